@@ -1,0 +1,63 @@
+# Everything works in a virtual environment of its own, .venv; root is asked for where BPF needs it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h') pyproject.toml
+# Root sees more. Where we are not root, sudo is used if it is there; without it, what can run does.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+KERNEL ?= 6.1
+
+.PHONY: run test test-random test-vm test-vm-all setup-vm setup-bcc check bench build clean
+
+run: $(VENV)/installed
+	$(AS_ROOT) $(BIN)/portwatch tail
+
+test: $(VENV)/developing
+	$(AS_ROOT) $(BIN)/pytest -m "not long"
+
+test-random: $(VENV)/developing
+	$(AS_ROOT) $(BIN)/pytest -m long tests/kernel
+
+test-vm: $(VENV)/vm
+	$(BIN)/python scripts/vm.py $(KERNEL)
+
+test-vm-all: $(VENV)/vm
+	$(BIN)/python scripts/vm.py all
+
+setup-vm:
+	$(AS_ROOT) scripts/provision.sh vm
+
+check: $(VENV)/developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/developing
+	@for one in bench/bench_*.py; do $(AS_ROOT) $(BIN)/python $$one || exit 1; done
+
+build: $(VENV)/developing
+	$(BIN)/python -m hatchling build
+
+# What the bcc engine needs, of which PyPI has nothing.
+setup-bcc:
+	$(AS_ROOT) scripts/provision.sh bcc
+
+clean:
+	rm -rf $(VENV) build dist portwatch/engines/core/core.bpf.o
+
+$(VENV)/bin/python:
+	@$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/developing: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/vm: $(VENV)/developing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[vm]'
+	@touch $@
