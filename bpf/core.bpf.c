@@ -1,0 +1,469 @@
+// SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
+/*
+ * The programs for libbpf: here on hooks that need neither kprobes nor fentry,
+ * in fentry.h on those. Which hook is exact about what is told in docs/hooks.md.
+ */
+#define CORE
+#include "libbpf.h"
+#include "kernel.h"
+#include "portwatch.h"
+#include "read.h"
+#include "capture.h"
+#include "held.h"
+#include "tree.h"
+
+/* Filled in before the load. One variable, since the compiler orders several as it likes. */
+const volatile struct {
+	bool ephemeral;		/* UDP ports that the kernel chose, too */
+	bool failures;		/* binds and listens that fail, too */
+	bool socket_helpers;	/* tracing programs may call the helpers for sockets: from 5.12 on */
+} settings = {};
+
+/* Memory shared with the reader. */
+struct {
+	__u64 lost;	/* records for which the ring had no room */
+	__u64 port;	/* the next pass shows not what is open, but whoever uses this port */
+	__u64 trees;	/* that are watched, a bit for each */
+	__u64 narrow;	/* nothing is told but what concerns these */
+} shared = {};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 << 20);
+} records SEC(".maps");
+
+/* A call under way in a thread, from its entry to its exit. */
+struct call {
+	__u64 address;	/* of the sockaddr, in user space */
+	__u32 fd;
+	__u32 length;	/* of the sockaddr */
+	__u32 opened;	/* the listen was reported by listen_opened */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, struct call);
+} calls SEC(".maps");
+
+/*
+ * Marks the UDP sockets that we reported, so that the release of every other
+ * socket costs one look at its protocol, and whatever a watched tree had. A
+ * storage in the socket has no size limit, goes when the socket goes, and costs
+ * half of a cookie and a hash.
+ */
+struct mark {
+	__u8 kernel_chose;
+	__u8 reported;
+	__u8 of_tree;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mark);
+} marks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct member);
+} members SEC(".maps");
+
+INLINE __u64 trees_of(struct task_struct *task)
+{
+	struct member *member;
+	__u32 pid;
+
+	if (!shared.trees)
+		return 0;
+	pid = pid_of(task);
+	member = bpf_map_lookup_elem(&members, &pid);
+	return member && member->start == start_of(task) ? member->trees & shared.trees : 0;
+}
+
+INLINE __u64 trees_of_current(void)
+{
+	return trees_of((void *)bpf_get_current_task());
+}
+
+/* `sk` is here, and below, a pointer that helpers take. */
+INLINE void note_of_tree(void *sk)
+{
+	struct mark *mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (mark)
+		mark->of_tree = 1;
+}
+
+INLINE bool is_of_tree(void *sk)
+{
+	struct mark *mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
+
+	return mark && mark->of_tree;
+}
+
+/* Whether what a process of these trees does to a socket is told. */
+INLINE bool is_wanted(void *sk, __u64 trees)
+{
+	return trees || !shared.narrow || is_of_tree(sk);
+}
+
+INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *sk, __u64 trees)
+{
+	struct portwatch_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+
+	if (!record) {
+		__sync_fetch_and_add(&shared.lost, 1);
+		return NULL;
+	}
+	capture(record, kind, sk);
+	record->trees = trees;
+	return record;
+}
+
+/* For what is told only if a watched tree does it itself; `sk` may be any pointer. */
+INLINE struct portwatch_record *reserve_own(enum portwatch_kind kind, struct sock *sk)
+{
+	__u64 trees = trees_of_current();
+
+	return trees || !shared.narrow ? reserve(kind, sk, trees) : NULL;
+}
+
+/* Without the helper, 0 for a socket that nobody ever asked for its cookie: then the inode tells. */
+INLINE __u64 cookie_of(struct sock *sk)
+{
+	return settings.socket_helpers ? bpf_get_socket_cookie(sk) : READ(sk, __sk_common.skc_cookie.counter);
+}
+
+/* From a tracing program. */
+INLINE void report(enum portwatch_kind kind, struct sock *sk)
+{
+	struct portwatch_record *record;
+	__u64 trees = trees_of_current();
+
+	if (settings.socket_helpers) {
+		/* MPTCP's subflow does not bear the mark: a pass over files shows MPTCP's own socket. */
+		if (!is_wanted(sk, trees) && !is_subflow(sk))
+			return;
+		if (trees)
+			note_of_tree(sk);
+	}
+	record = reserve(kind, sk, trees);
+	if (record) {
+		record->cookie = cookie_of(sk);
+		bpf_ringbuf_submit(record, 0);
+	}
+}
+
+/* Not bpf_get_current_pid_tgid: sockops programs may not call it before 6.12. */
+INLINE __u64 this_thread(void)
+{
+	return bpf_get_current_task();
+}
+
+/* Successful listens only, once for each CLOSE to LISTEN, when the port is known. */
+SEC("sockops")
+int listen_opened(struct bpf_sock_ops *ctx)
+{
+	struct portwatch_record *record;
+	struct call *call;
+	struct bpf_sock *bpf_sk;
+	struct sock *sk;
+	__u64 thread, trees;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB)
+		return 1;
+	bpf_sk = ctx->sk;
+	if (!bpf_sk)
+		return 1;
+	sk = bpf_skc_to_tcp_sock(bpf_sk);
+	if (!sk)
+		return 1;
+	trees = trees_of_current();
+	if (trees)
+		note_of_tree(bpf_sk);
+	record = is_wanted(bpf_sk, trees) ? reserve(PORTWATCH_OPEN, sk, trees) : NULL;
+	if (record) {
+		record->cookie = bpf_get_socket_cookie(ctx);
+		bpf_ringbuf_submit(record, 0);
+	}
+	thread = this_thread();
+	call = bpf_map_lookup_elem(&calls, &thread);
+	if (call)
+		call->opened = 1;
+	return 1;
+}
+
+/*
+ * Fires before the port is taken, so a listen that fails shows as an open and a
+ * close: opens are taken from listen_opened, and the table drops the close of a
+ * socket that was never open. No map of open sockets here, so none can be full.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int listen_closed(__u64 *ctx)
+{
+	struct sock *sk = (void *)ctx[0];
+
+	/*
+	 * To CLOSE, since the copy of a listener that a connection begins as leaves LISTEN, too.
+	 * TCP, since MPTCP's own socket goes through the same states as the subflow that listens.
+	 */
+	if ((int)ctx[1] == TCP_LISTEN && (int)ctx[2] == TCP_CLOSE && is_tcp(sk))
+		report(PORTWATCH_CLOSE, sk);
+	return 0;
+}
+
+/* Whether a UDP socket that was bound is one to be told of. */
+INLINE bool is_told(struct sock *sk)
+{
+	return settings.ephemeral || READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
+}
+
+/* The bound port no longer tells who chose it: sk_userlocks is set after post_bind. */
+INLINE int note_who_chooses(struct bpf_sock_addr *ctx)
+{
+	struct mark *mark;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	mark = bpf_sk_storage_get(&marks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (mark)
+		mark->kernel_chose = ctx->user_port == 0;
+	return 1;
+}
+
+SEC("cgroup/bind4")
+int bind4_asked(struct bpf_sock_addr *ctx)
+{
+	return note_who_chooses(ctx);
+}
+
+SEC("cgroup/bind6")
+int bind6_asked(struct bpf_sock_addr *ctx)
+{
+	return note_who_chooses(ctx);
+}
+
+INLINE int udp_bound(struct bpf_sock *ctx)
+{
+	struct sock *sk = (void *)ctx;
+	struct portwatch_record *record;
+	struct socket *socket;
+	struct mark *mark;
+	__u64 trees;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	mark = bpf_sk_storage_get(&marks, ctx, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (mark && mark->kernel_chose && !settings.ephemeral)
+		return 1;
+	/* The kernel's own sockets have no file and are never released by user space. */
+	socket = READ(sk, sk_socket);
+	if (!socket || !READ(socket, file))
+		return 1;
+	trees = trees_of_current();
+	if (trees)
+		note_of_tree(ctx);
+	if (mark)
+		mark->reported = 1;
+	record = is_wanted(ctx, trees) ? reserve(PORTWATCH_OPEN, sk, trees) : NULL;
+	if (record) {
+		record->cookie = bpf_get_socket_cookie(ctx);
+		if (mark && !mark->kernel_chose)
+			record->flags |= PORTWATCH_PORT_CHOSEN;
+		bpf_ringbuf_submit(record, 0);
+	}
+	return 1;
+}
+
+SEC("cgroup/post_bind4")
+int udp_bound4(struct bpf_sock *ctx)
+{
+	return udp_bound(ctx);
+}
+
+SEC("cgroup/post_bind6")
+int udp_bound6(struct bpf_sock *ctx)
+{
+	return udp_bound(ctx);
+}
+
+INLINE bool was_reported(struct bpf_sock *ctx)
+{
+	struct mark *mark = bpf_sk_storage_get(&marks, ctx, NULL, 0);
+
+	if (mark && mark->reported)
+		return true;
+	/* The snapshot could not mark it: the table knows whether it was open. */
+	return !settings.socket_helpers && is_told((void *)ctx);
+}
+
+SEC("cgroup/sock_release")
+int udp_released(struct bpf_sock *ctx)
+{
+	struct portwatch_record *record;
+
+	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx) || !is_wanted(ctx, 0))
+		return 1;
+	record = reserve(PORTWATCH_CLOSE, (void *)ctx, trees_of_current());
+	if (record) {
+		record->cookie = bpf_get_socket_cookie(ctx);
+		bpf_ringbuf_submit(record, 0);
+	}
+	return 1;
+}
+
+/*
+ * The address is read at the exit: at the entry its page may never have been
+ * touched, and reading it would fault. A thread that changes it meanwhile
+ * fools us as it would fool strace.
+ */
+SEC("tp/syscalls/sys_enter_bind")
+int bind_entered(struct syscall_enter *ctx)
+{
+	__u64 thread = this_thread();
+	struct call call = { .address = ctx->args[1], .fd = ctx->args[0], .length = ctx->args[2] };
+
+	bpf_map_update_elem(&calls, &thread, &call, 0);
+	return 0;
+}
+
+SEC("tp/syscalls/sys_exit_bind")
+int bind_exited(struct syscall_exit *ctx)
+{
+	__u64 thread = this_thread();
+	struct call *call = bpf_map_lookup_elem(&calls, &thread);
+	struct portwatch_record *record;
+	struct sock *sk;
+
+	if (!call)
+		return 0;
+	sk = ctx->ret < 0 ? sock_of_fd(call->fd) : NULL;
+	if (sk) {
+		record = reserve_own(PORTWATCH_BIND_FAILED, sk);
+		if (record) {
+			struct sockaddr_any asked = {};
+
+			record->error = ctx->ret;
+			if (!bpf_probe_read_user(&asked, bounded(call->length), (void *)call->address))
+				capture_asked(record, sk, &asked);
+			bpf_ringbuf_submit(record, 0);
+		}
+	}
+	bpf_map_delete_elem(&calls, &thread);
+	return 0;
+}
+
+SEC("tp/syscalls/sys_enter_listen")
+int listen_entered(struct syscall_enter *ctx)
+{
+	__u64 thread = this_thread();
+	struct call call = { .fd = ctx->args[0] };
+
+	bpf_map_update_elem(&calls, &thread, &call, 0);
+	return 0;
+}
+
+/* A listen that succeeded without listen_opened found a listener, and changed its backlog. */
+SEC("tp/syscalls/sys_exit_listen")
+int listen_exited(struct syscall_exit *ctx)
+{
+	__u64 thread = this_thread();
+	struct call *call = bpf_map_lookup_elem(&calls, &thread);
+	struct portwatch_record *record;
+	struct sock *sk;
+
+	if (!call)
+		return 0;
+	sk = call->opened ? NULL : sock_of_fd(call->fd);
+	if (sk) {
+		record = reserve_own(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
+		if (record) {
+			record->error = ctx->ret;
+			bpf_ringbuf_submit(record, 0);
+		}
+	}
+	bpf_map_delete_elem(&calls, &thread);
+	return 0;
+}
+
+/* Without the helper it is no pointer that other helpers take: then nothing can be marked. */
+INLINE struct sock *held_sock(struct file *file)
+{
+	struct socket *socket;
+
+	if (!settings.socket_helpers)
+		return sock_of_file(file);
+	socket = bpf_sock_from_file(file);
+	return socket ? socket->sk : NULL;
+}
+
+SEC("iter/task_file")
+int held_sockets(struct bpf_iter__task_file *ctx)
+{
+	/* Loaded once: to the verifier each load may be NULL anew. */
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct sock *sk;
+	struct mark *mark;
+	__u64 trees;
+
+	if (!file || !task)
+		return 0;
+	sk = held_sock(file);
+	if (!sk || !is_shown(sk, shared.port))
+		return 0;
+	trees = trees_of(task);
+	if (trees && settings.socket_helpers)
+		note_of_tree(sk);
+	/* What was bound before we came, too, is to be told of when it is released. */
+	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
+		mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (mark)
+			mark->reported = 1;
+	}
+	show(ctx, task, sk, cookie_of(sk), trees);
+	return 0;
+}
+
+/* Before the child runs: it belongs to what its parent belongs to, whatever becomes of that. */
+SEC("tp_btf/sched_process_fork")
+int process_forked(__u64 *ctx)
+{
+	struct task_struct *parent = (void *)ctx[0], *child = (void *)ctx[1];
+	struct member member = { .trees = trees_of(parent) };
+	__u32 pid;
+
+	if (!member.trees || is_thread(child))
+		return 0;
+	member.start = start_of(child);
+	pid = pid_of(child);
+	/* Full: what is lost is looked for, and with it who belongs to whom. */
+	if (bpf_map_update_elem(&members, &pid, &member, 0))
+		__sync_fetch_and_add(&shared.lost, 1);
+	return 0;
+}
+
+/* What it leaves open is closed later, and is of its trees by the mark in the socket. */
+SEC("tp_btf/sched_process_exit")
+int process_exited(__u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	__u32 pid;
+
+	if (!shared.trees || !is_last_thread(task))
+		return 0;
+	pid = pid_of(task);
+	if (trees_of(task))
+		bpf_map_delete_elem(&members, &pid);
+	return 0;
+}
+
+#include "fentry.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/*
+ * The one way to read a kernel field, wherever the running kernel has it: libbpf
+ * relocates it (CORE), bcc's structs are laid out by the kernel's BTF (LAYOUT), or
+ * the kernel's own headers declare it (KERNEL_HEADERS).
+ */
+#ifndef READ_H
+#define READ_H
+
+#define READ_INTO(dst, ptr, field) \
+	bpf_probe_read_kernel((dst), sizeof((ptr)->field), &(ptr)->field)
+
+#define READ(ptr, field)                        \
+	({                                      \
+		typeof((ptr)->field) value;     \
+		READ_INTO(&value, ptr, field);  \
+		value;                          \
+	})
+
+#ifndef KERNFS_ID
+#define KERNFS_ID id	/* older headers have it by other names: see headers.h */
+#endif
+
+/*
+ * READ_BITS reads what is a bit field on some kernels: sk_userlocks was one until
+ * 6.9, sk_type and sk_protocol until 5.6, is_mptcp is one in some, skc_ipv6only always.
+ */
+#ifdef CORE
+
+enum field_info { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_EXISTS = 2, FIELD_LSHIFT_U64 = 4, FIELD_RSHIFT_U64 = 5 };
+
+#define READ_BITS(ptr, field)                                                                                \
+	({                                                                                                   \
+		__u64 value = 0;                                                                             \
+		bpf_probe_read_kernel(&value, __builtin_preserve_field_info((ptr)->field, FIELD_BYTE_SIZE),  \
+				      (const char *)(ptr) +                                                  \
+					      __builtin_preserve_field_info((ptr)->field, FIELD_BYTE_OFFSET)); \
+		value <<= __builtin_preserve_field_info((ptr)->field, FIELD_LSHIFT_U64);                     \
+		value >>= __builtin_preserve_field_info((ptr)->field, FIELD_RSHIFT_U64);                     \
+		value;                                                                                       \
+	})
+
+#define HAS_FIELD(ptr, field) __builtin_preserve_field_info((ptr)->field, FIELD_EXISTS)
+#define OFFSET_OF(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_BYTE_OFFSET)
+#define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1)
+
+#else
+
+/* BITS_skc_ipv6only is byte offset, bytes, shift, width: where the bits are. */
+#define READ_BITS(ptr, field) read_bits(ptr, BITS_##field)
+#define HAS_FIELD(ptr, field) has_bits(BITS_##field)
+#define OFFSET_OF(type, field) __builtin_offsetof(type, field)
+#define SIZE_OF(type) sizeof(type)
+
+INLINE __u64 read_bits(const void *ptr, __u32 offset, __u32 bytes, __u32 shift, __u32 width)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, bytes, (const char *)ptr + offset);
+	return value >> shift & ((1ULL << width) - 1);
+}
+
+INLINE bool has_bits(__u32 offset, __u32 bytes, __u32 shift, __u32 width)
+{
+	return width;
+}
+
+#endif
+
+#endif
