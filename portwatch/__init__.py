@@ -1,0 +1,25 @@
+"""Every listening port, as it opens and closes, and who did it."""
+
+from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError
+from portwatch.hub import Counts
+from portwatch.model import Event, Holder, Listener, Process, Socket
+from portwatch.scope import Only, Scope
+from portwatch.watcher import PortWatcher, list_listeners
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Counts",
+    "EngineUnavailable",
+    "Event",
+    "Holder",
+    "Listener",
+    "NotPermitted",
+    "Only",
+    "PortWatcher",
+    "PortwatchError",
+    "Process",
+    "Scope",
+    "Socket",
+    "list_listeners",
+]

@@ -1,0 +1,45 @@
+"""The capabilities of this process, and what each is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A capability, by its number in the kernel."""
+
+    name: str
+    bit: int
+    purpose: str
+
+
+DAC_READ_SEARCH = Right("CAP_DAC_READ_SEARCH", 2, "finding the cgroup of a process that has ended")
+NET_ADMIN = Right("CAP_NET_ADMIN", 12, "attaching programs to cgroups")
+SYS_PTRACE = Right("CAP_SYS_PTRACE", 19, "reading which files other users' processes hold")
+SYS_ADMIN = Right("CAP_SYS_ADMIN", 21, "entering other network namespaces; tracefs where nobody has mounted it")
+SYS_RESOURCE = Right("CAP_SYS_RESOURCE", 24, "raising RLIMIT_MEMLOCK, which only kernels before 5.11 ask for")
+PERFMON = Right("CAP_PERFMON", 38, "programs that read the kernel's memory")
+BPF = Right("CAP_BPF", 39, "loading BPF programs")
+ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, SYS_RESOURCE)
+
+_FOR_PROGRAMS = (BPF, PERFMON, NET_ADMIN)
+"""What CAP_SYS_ADMIN, alone the key before 5.8, stands for still."""
+
+
+def effective() -> int:
+    """The set of capabilities that this process has."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+
+
+def has(right: Right, capabilities: int) -> bool:
+    """Whether a right is among the capabilities, by itself or by CAP_SYS_ADMIN."""
+    by_admin = right in _FOR_PROGRAMS and has(SYS_ADMIN, capabilities)
+    return bool(capabilities >> right.bit & 1) or by_admin
+
+
+def missing_for_programs() -> list[str]:
+    """The names of the capabilities that loading and attaching programs lacks."""
+    capabilities = effective()
+    return [right.name for right in _FOR_PROGRAMS if not has(right, capabilities)]

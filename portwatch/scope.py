@@ -1,0 +1,120 @@
+"""Whom it concerns: which ports, which processes and which containers somebody wants to hear of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from portwatch.model import Event, Exposure, Listener, Process, exposure
+
+T = TypeVar("T")
+
+PortRange = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Only(Generic[T]):
+    """What is wanted and what is not; nothing wanted means everything."""
+
+    wanted: tuple[T, ...] = ()
+    unwanted: tuple[T, ...] = ()
+
+
+class _Facts(NamedTuple):
+    """What is known of an event or a listener: of its processes, those that did it, opened it or hold it."""
+
+    port: int | None
+    proto: str | None
+    exposure: Exposure | None
+    netns: int | None
+    names: set[str | None]
+    cgroups: set[str | None]
+    containers: set[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Different fields narrow; several values of one field widen.
+
+    What is not known of an event is neither what somebody wants nor what they do not want.
+    """
+
+    port: Only[PortRange] = Only()
+    proto: Only[str] = Only()
+    exposure: Only[Exposure] = Only()
+    process: Only[str] = Only()
+    """Patterns as in a shell: `nginx*`."""
+    cgroup: Only[str] = Only()
+    """Paths from the root on, such as `/system.slice`: that cgroup and everything below it."""
+    container: Only[str] = Only()
+    """Ids, or how they begin."""
+    netns: Only[int] = Only()
+    """Inodes, as `/proc/PID/ns/net` has them."""
+    _narrowing: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The fields that say something: every event is asked about these, and often there are none."""
+
+    def __post_init__(self) -> None:
+        narrowing = tuple(name for name in _MATCHES if getattr(self, name) != Only())
+        object.__setattr__(self, "_narrowing", narrowing)
+
+    def admits(self, event: Event) -> bool:
+        """Whether an event is wanted. A gap concerns everybody."""
+        if not self._narrowing or event.kind == "gap":
+            return True
+        opener = event.opener
+        return self._admits(
+            _Facts(
+                event.port,
+                event.proto,
+                event.exposure,
+                event.netns,
+                {event.process, opener.process if opener else None},
+                {event.cgroup, opener.cgroup if opener else None},
+                {event.container, opener.container if opener else None},
+            )
+        )
+
+    def admits_listener(self, listener: Listener) -> bool:
+        """Whether a listener is wanted."""
+        socket = listener.socket
+        processes: Iterable[Process] = filter(None, (listener.opener, *listener.holders))
+        known = [(one.process, one.cgroup, one.container) for one in processes]
+        names, cgroups, containers = map(set, zip(*known, strict=True)) if known else (set(), set(), set())
+        return self._admits(
+            _Facts(
+                socket.port,
+                socket.proto,
+                exposure(socket.address),
+                socket.netns,
+                names,
+                cgroups,
+                containers,
+            )
+        )
+
+    def _admits(self, facts: _Facts) -> bool:
+        for name in self._narrowing:
+            matches, only = _MATCHES[name], getattr(self, name)
+            if only.wanted and not any(matches(one, facts) for one in only.wanted):
+                return False
+            if any(matches(one, facts) for one in only.unwanted):
+                return False
+        return True
+
+
+def _is_within(cgroup: str, wanted: str) -> bool:
+    return f"{cgroup.rstrip('/')}/".startswith(f"{wanted.rstrip('/')}/")
+
+
+_MATCHES: dict[str, Callable[[Any, _Facts], bool]] = {
+    "port": lambda bounds, facts: facts.port is not None and bounds[0] <= facts.port <= bounds[1],
+    "proto": lambda wanted, facts: facts.proto == wanted,
+    "exposure": lambda wanted, facts: facts.exposure == wanted,
+    "netns": lambda wanted, facts: facts.netns == wanted,
+    "process": lambda pattern, facts: any(name and fnmatchcase(name, pattern) for name in facts.names),
+    "cgroup": lambda wanted, facts: any(path and _is_within(path, wanted) for path in facts.cgroups),
+    "container": lambda prefix, facts: any(one and one.startswith(prefix) for one in facts.containers),
+}
+"""When a value of a field fits."""

@@ -1,0 +1,294 @@
+"""What is open, as records and snapshots tell it: every change becomes one event. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Set
+from dataclasses import replace
+from itertools import count
+
+from portwatch.model import (
+    Event,
+    EventKind,
+    Held,
+    Holder,
+    Key,
+    Listener,
+    Origin,
+    Process,
+    Record,
+    Socket,
+    Why,
+    event_of,
+    oldest,
+)
+
+
+class _Entry:
+    """An open socket. Mutable, and never seen outside the table."""
+
+    __slots__ = ("holders", "opened", "opener", "origin", "socket", "trees")
+
+    def __init__(
+        self,
+        socket: Socket,
+        opened: int | None,
+        origin: Origin,
+        opener: Process | None,
+        holders: tuple[Process, ...],
+        trees: int,
+    ) -> None:
+        self.socket = socket
+        self.opened = opened
+        self.origin = origin
+        self.opener = opener
+        self.holders = holders
+        self.trees = trees
+        """Of whoever opened it, or was found to hold it: it stays theirs when they pass it on."""
+
+    def last_known_holder(self) -> Process | None:
+        """Who let go, when only the holders of a while ago are known: the one, or nobody we could name."""
+        return self.holders[0] if len(self.holders) == 1 else None
+
+
+class Table:
+    """Keyed by socket, never by process: a close runs in whoever lets go last."""
+
+    def __init__(self, engine: str | None = None) -> None:
+        self._engine = engine
+        self._sequence = count(1)
+        self._entries: dict[Hashable, _Entry] = {}
+        self._by_inode: dict[int, Hashable] = {}
+        self._sockets_at: Counter[Key] = Counter()
+
+    def apply(self, record: Record) -> list[Event]:
+        """The events that a record makes: none for a close of what was never open."""
+        return _APPLY[record.kind](self, record)
+
+    def merge(
+        self,
+        held: Iterable[Held],
+        time: int,
+        origin: Origin,
+        pending: Set[Hashable] = frozenset(),
+        *,
+        only_trees: bool = False,
+    ) -> list[Event]:
+        """Makes the table equal to a snapshot, and says what that changed.
+
+        Sockets in `pending` have opens or closes that the table has yet to apply, and are left to
+        these: so no socket that changed while the snapshot was taken is lost, or becomes a ghost.
+        With `only_trees`, what is of no watched tree is left out.
+        """
+        events: list[Event] = []
+        found: set[Hashable] = set()
+        for one in held:
+            key = self._find(one.socket)
+            if not pending or pending.isdisjoint(names(one.socket)):
+                if key is not None and self._moved(key, one.socket):
+                    events += self._close(key, time, origin, None)
+                    key = None
+                if key is None:
+                    if only_trees and not one.trees:
+                        continue
+                    opener = oldest(one.holders)
+                    events += self._open(one.socket, time, None, origin, opener, one.holders, one.trees)
+                    key = self._find(one.socket)
+                else:
+                    self._refresh(key, one)
+            if key is not None:
+                found.add(key)
+        for key in [key for key in self._entries if key not in found]:
+            if not pending or pending.isdisjoint(names(self._entries[key].socket)):
+                events += self._close(key, time, origin, None)
+        return events
+
+    def gap(self, lost: int | None, time: int) -> Event:
+        """An event that says that records were lost, and that the table was put right."""
+        return Event(next(self._sequence), time, "gap", "reconcile", lost=lost, engine=self._engine)
+
+    def replay(
+        self, time: int, origin: Origin, wants: Callable[[Socket, int], bool] = lambda *_: True
+    ) -> list[Event]:
+        """What is open, as events: for somebody who comes later, and `wants` sockets by their trees."""
+        return [
+            self._event(time, "open", origin, entry, entry.opener)
+            for entry in self._entries.values()
+            if wants(entry.socket, entry.trees)
+        ]
+
+    def keep_only(self, trees: int) -> None:
+        """Forgets every other tree, and what is of none of these: nobody hears of it any more."""
+        for key, entry in list(self._entries.items()):
+            entry.trees &= trees
+            if not entry.trees:
+                self._remove(key)
+
+    def forget(self, trees: int) -> None:
+        """Forgets what belonged to trees, and keeps it."""
+        for entry in self._entries.values():
+            entry.trees &= ~trees
+
+    def listeners(self, trees: int | None = None) -> list[Listener]:
+        """What is open; of certain trees only, if they are given."""
+        return [
+            Listener(
+                entry.origin,
+                entry.opened,
+                entry.socket,
+                self._sockets_at[entry.socket.key],
+                entry.opener,
+                entry.holders,
+                self._engine,
+            )
+            for entry in self._entries.values()
+            if trees is None or entry.trees & trees
+        ]
+
+    def in_the_way_of(self, refused: Socket) -> tuple[Holder, ...]:
+        """Who holds, by what the table knows, the address that was refused to a socket."""
+        why: Why = "listening" if refused.proto == "tcp" else "bound"
+        return tuple(
+            {
+                Holder(process.pid, process.process, process.container, why): None
+                for entry in self._entries.values()
+                if entry.socket.blocks(refused) and entry.socket.inode != refused.inode
+                for process in entry.holders
+            }
+        )
+
+    def _apply_open(self, record: Record) -> list[Event]:
+        events: list[Event] = []
+        key = self._find(record.socket)
+        if key is not None:
+            if not self._moved(key, record.socket):
+                return []
+            events = self._close(key, record.time, "event", None)
+        holders = (record.actor,) if record.actor else ()
+        return events + self._open(
+            record.socket, record.time, record.time, "event", record.actor, holders, record.trees
+        )
+
+    def _apply_close(self, record: Record) -> list[Event]:
+        key = self._find(record.socket)
+        if key is None:
+            return []
+        actor = record.actor or self._entries[key].last_known_holder()
+        return self._close(key, record.time, "event", actor)
+
+    def _apply_backlog(self, record: Record) -> list[Event]:
+        key = self._find(record.socket)
+        if key is not None:
+            entry = self._entries[key]
+            entry.socket = replace(entry.socket, backlog=record.socket.backlog)
+        return []
+
+    def _apply_failure(self, record: Record) -> list[Event]:
+        held_by = None
+        if record.errno == "EADDRINUSE":
+            held_by = self.in_the_way_of(record.socket)
+        return [
+            event_of(
+                next(self._sequence),
+                record.time,
+                "bind_failed" if record.kind == "bind_failed" else "listen_failed",
+                "event",
+                record.socket,
+                record.actor,
+                record.actor,
+                self._sockets_at.get(record.socket.key, 0),
+                self._engine,
+                record.errno,
+                held_by,
+                record.trees,
+            )
+        ]
+
+    def _open(
+        self,
+        socket: Socket,
+        time: int,
+        opened: int | None,
+        origin: Origin,
+        opener: Process | None,
+        holders: tuple[Process, ...],
+        trees: int,
+    ) -> list[Event]:
+        key = names(socket)[0]
+        entry = _Entry(socket, opened, origin, opener, holders, trees)
+        self._entries[key] = entry
+        if socket.inode is not None:
+            self._by_inode[socket.inode] = key
+        self._sockets_at[socket.key] += 1
+        return [self._event(time, "open", origin, entry, opener)]
+
+    def _close(self, key: Hashable, time: int, origin: Origin, actor: Process | None) -> list[Event]:
+        entry = self._remove(key)
+        return [self._event(time, "close", origin, entry, actor)]
+
+    def _remove(self, key: Hashable) -> _Entry:
+        entry = self._entries.pop(key)
+        if entry.socket.inode is not None:
+            self._by_inode.pop(entry.socket.inode, None)
+        self._sockets_at[entry.socket.key] -= 1
+        if not self._sockets_at[entry.socket.key]:
+            del self._sockets_at[entry.socket.key]
+        return entry
+
+    def _refresh(self, key: Hashable, one: Held) -> None:
+        entry = self._entries[key]
+        entry.holders = one.holders
+        entry.trees |= one.trees
+        if one.socket.backlog is not None:
+            entry.socket = replace(entry.socket, backlog=one.socket.backlog)
+
+    def _find(self, socket: Socket) -> Hashable | None:
+        for name in names(socket):
+            if name in self._entries:
+                return name
+        # MPTCP shows one cookie to whoever looks at the file and another, the subflow's,
+        # to the hooks; /proc/net shows none. The inode is the same for all of them.
+        key = self._by_inode.get(socket.inode) if socket.inode is not None else None
+        if key is not None:
+            known = self._entries[key].socket
+            if None in (known.cookie, socket.cookie) or known.mptcp or known.cookie == socket.cookie:
+                return key
+        return None
+
+    def _moved(self, key: Hashable, socket: Socket) -> bool:
+        return self._entries[key].socket.port != socket.port
+
+    def _event(self, time: int, kind: EventKind, origin: Origin, entry: _Entry, actor: Process | None) -> Event:
+        return event_of(
+            next(self._sequence),
+            time,
+            kind,
+            origin,
+            entry.socket,
+            actor,
+            entry.opener,
+            self._sockets_at.get(entry.socket.key, 0),
+            self._engine,
+            trees=entry.trees,
+        )
+
+
+_APPLY = {
+    "open": Table._apply_open,
+    "close": Table._apply_close,
+    "backlog": Table._apply_backlog,
+    "bind_failed": Table._apply_failure,
+    "listen_failed": Table._apply_failure,
+}
+
+
+def names(socket: Socket) -> tuple[Hashable, ...]:
+    """What a socket can be recognised by, the best first."""
+    found: list[Hashable] = []
+    if socket.cookie is not None:
+        found.append(socket.cookie)
+    if socket.sock is not None:
+        found.append(("sock", socket.sock))
+    if socket.inode is not None:
+        found.append(("inode", socket.inode))
+    return tuple(found) or (socket.key,)

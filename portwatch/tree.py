@@ -1,0 +1,218 @@
+"""Process trees: a root, and all that descends from it.
+
+Where the kernel tells of forks, it keeps the members itself (Members); else /proc is asked when
+something happens (Lineage), as far as it can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from typing import NamedTuple
+
+from portwatch import clock, procfs
+from portwatch.errors import PortwatchError
+from portwatch.model import Listener, Process
+
+MOST = 64
+"""Trees at once: each has a bit."""
+NO_ROOM = "there is no room for more processes in the watched trees: watch fewer"
+_REMEMBERED = 4096
+
+
+class Identity(NamedTuple):
+    """A process, told from a later one of the same pid by its start."""
+
+    pid: int
+    start_time: int
+
+
+def root_at(pid: int) -> Identity:
+    """The process of that pid. Raises PortwatchError if there is none, or if it is a thread's number."""
+    try:
+        leader = procfs.thread_group(pid)
+        if leader != pid:
+            raise PortwatchError(f"{pid} is a thread of process {leader}: say --pid {leader}")
+        return _identity(pid)
+    except procfs.UNREADABLE:
+        raise PortwatchError(f"there is no process {pid}, or not for us to see") from None
+
+
+def identity_of(process: Process) -> Identity:
+    """What tells a process from a later one of its pid."""
+    return Identity(process.pid, process.start_time or 0)
+
+
+def of_trees(pids: Sequence[int], listeners: Iterable[Listener]) -> list[Listener]:
+    """Those that these processes, or what descends from them, hold now. Raises PortwatchError."""
+    members: set[Identity] = set()
+    for pid in pids:
+        descend(root_at(pid), members.add)
+    return [one for one in listeners if members.intersection(map(identity_of, one.holders))]
+
+
+def descend(root: Identity, join: Callable[[Identity], object]) -> None:
+    """Has a process and every descendant join, and those who are born meanwhile, until there are none.
+
+    Raises PortwatchError if the root has ended.
+    """
+    import psutil  # 31 ms, which only those pay who ask for a tree
+
+    psutil.PROCFS_PATH = procfs.root()
+    joined: set[Identity] = set()
+    while True:
+        try:
+            if _identity(root.pid) != root:
+                raise ProcessLookupError
+            pids = [root.pid, *(one.pid for one in psutil.Process(root.pid).children(recursive=True))]
+        except (*procfs.UNREADABLE, psutil.Error):
+            raise PortwatchError(f"process {root.pid} has ended") from None
+        new = {one for pid in pids if (one := _identity_if_there(pid))} - joined
+        if not new:
+            return
+        for one in new:
+            join(one)
+        joined |= new
+
+
+class Bits:
+    """Which bit stands for which tree, while somebody watches it."""
+
+    def __init__(self) -> None:
+        self._users: dict[Identity, int] = {}
+        self._bits: dict[Identity, int] = {}
+
+    @property
+    def all(self) -> int:
+        """The bits of all."""
+        return sum(self._bits.values())
+
+    def take(self, root: Identity) -> tuple[int, bool]:
+        """The bit of a tree, and whether nobody had it before. Raises PortwatchError if there are too many."""
+        is_new = root not in self._bits
+        if is_new:
+            free = next((1 << index for index in range(MOST) if not self.all & 1 << index), None)
+            if free is None:
+                raise PortwatchError(
+                    f"{MOST} process trees at once are the most; remove_pid makes room for another"
+                )
+            self._bits[root], self._users[root] = free, 0
+        self._users[root] += 1
+        return self._bits[root], is_new
+
+    def give_back(self, root: Identity) -> tuple[int, bool]:
+        """The bit of a tree, and whether nobody has it any more."""
+        self._users[root] -= 1
+        if self._users[root]:
+            return self._bits[root], False
+        del self._users[root]
+        return self._bits.pop(root), True
+
+
+class Members:
+    """Membership in a map of the kernel's, pid to (start, trees): a fork adds to it, an end takes away."""
+
+    def __init__(self, kept: MutableMapping[int, tuple[int, int]]) -> None:
+        self._kept = kept
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """Takes in a process and all that descends from it. Raises PortwatchError if it has ended."""
+
+        def join(one: Identity) -> None:
+            start = clock.ticks(one.start_time)
+            before, trees = self._kept.get(one.pid, (start, 0))
+            self._kept[one.pid] = start, (trees if before == start else 0) | tree
+            if _identity_if_there(one.pid) != one:
+                self._kept.pop(one.pid, None)  # the kernel has told of its end before we put it in
+
+        descend(root, join)
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree; those who are born meanwhile, too."""
+        while members := [(pid, start, trees) for pid, (start, trees) in self._kept.items() if trees & tree]:
+            for pid, start, trees in members:
+                if trees == tree:
+                    self._kept.pop(pid, None)
+                else:
+                    self._kept[pid] = start, trees & ~tree
+
+    def of(self, *processes: Process) -> int:
+        """The trees that processes belong to, a bit for each."""
+        found = 0
+        for pid, start_time in map(identity_of, processes):
+            start, trees = self._kept.get(pid, (0, 0))
+            if start == clock.ticks(start_time):
+                found |= trees
+        return found
+
+
+class Lineage:
+    """Membership as /proc tells it when it is asked for.
+
+    Who descends from whom is settled at birth, so what was found out once stays true,
+    whatever becomes of the parents.
+    """
+
+    def __init__(self) -> None:
+        self._members: dict[Identity, int] = {}
+        self._strangers: dict[Identity, None] = {}
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """Takes in a process and all that descends from it. Raises PortwatchError if it has ended."""
+
+        def join(one: Identity) -> None:
+            self._members[one] = self._members.get(one, 0) | tree
+
+        self._strangers.clear()
+        descend(root, join)
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree."""
+        self._members = {one: trees & ~tree for one, trees in self._members.items() if trees & ~tree}
+
+    def of(self, *processes: Process) -> int:
+        """The trees that processes belong to, a bit for each."""
+        trees = 0
+        if self._members:
+            for process in processes:
+                trees |= self._of(identity_of(process))
+        return trees
+
+    def _of(self, process: Identity) -> int:
+        line: list[Identity] = []
+        for one in _line_of(process):
+            if one in self._members:
+                self._members.update(dict.fromkeys(line, self._members[one]))
+                return self._members[one]
+            if one in self._strangers:
+                break
+            line.append(one)
+        while len(self._strangers) >= _REMEMBERED:
+            del self._strangers[next(iter(self._strangers))]
+        self._strangers.update(dict.fromkeys(line))
+        return 0
+
+
+def _identity(pid: int) -> Identity:
+    return Identity(pid, procfs.stat(pid)[2])
+
+
+def _identity_if_there(pid: int) -> Identity | None:
+    try:
+        return _identity(pid)
+    except procfs.UNREADABLE:
+        return None
+
+
+def _line_of(process: Identity) -> Iterator[Identity]:
+    """A process and its ancestors, as long as each is still the one that was meant."""
+    yield process
+    pid, start_time = process
+    try:
+        while pid > 1:
+            _, parent, start = procfs.stat(pid)
+            if start != start_time:
+                return
+            pid, start_time = parent, procfs.stat(parent)[2]
+            yield Identity(pid, start_time)
+    except procfs.UNREADABLE:
+        return
