@@ -1,0 +1,139 @@
+"""Where events come from: one protocol, several engines, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from portwatch.engines.capabilities import Capabilities
+from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.model import Holder, Record, Snapshot, Socket
+from portwatch.tree import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of an engine."""
+
+    failures: bool = True
+    """Binds and listens that fail, too."""
+    ephemeral: bool = False
+    """UDP ports that the kernel chose, too."""
+    interval: float = 1.0
+    """Seconds between two polls, for engines that poll."""
+    hooks: str = "auto"
+    """The set of hooks, for engines that have several."""
+
+
+class Engine(Protocol):
+    """Sees ports open and close. All but `wake` are called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """What `--engine` calls it."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can see here."""
+
+    @property
+    def lost(self) -> int:
+        """How many records it had to drop since `attach`."""
+
+    def attach(self) -> None:
+        """Begins to see. Raises EngineUnavailable."""
+
+    def read(self, timeout: float | None) -> list[Record]:
+        """Waits for records, for `wake`, or for `timeout` seconds, and returns what there is."""
+
+    def read_up_to_now(self) -> list[Record]:
+        """Every record of what had happened when this was called, without waiting."""
+
+    def wake(self) -> None:
+        """Ends a `read` that waits; from any thread."""
+
+    def snapshot(self) -> Snapshot:
+        """What is open now; needs no `attach`."""
+
+    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+        """Who is in the way of a socket that was refused its address."""
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """From here on, records and snapshots say by the bit `tree` what concerns a process tree.
+
+        Raises PortwatchError if the process has ended.
+        """
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree."""
+
+    def narrow(self, narrow: bool) -> bool:
+        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+
+    def detach(self) -> None:
+        """Ends it; leaves nothing behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine, and why the better ones were not taken."""
+
+    engine: Engine
+    refusals: dict[str, EngineUnavailable] = field(default_factory=dict)
+
+
+def _core(options: Options) -> Engine:
+    from portwatch.engines.core.engine import CoreEngine
+
+    return CoreEngine(failures=options.failures, ephemeral=options.ephemeral, hooks=options.hooks)
+
+
+def _bcc(options: Options) -> Engine:
+    from portwatch.engines.bcc.engine import BccEngine
+
+    return BccEngine(failures=options.failures, ephemeral=options.ephemeral)
+
+
+def _poll(options: Options) -> Engine:
+    from portwatch.engines.poll import PollEngine
+
+    return PollEngine(interval=options.interval)
+
+
+ENGINES: dict[str, Callable[[Options], Engine]] = {"core": _core, "bcc": _bcc, "poll": _poll}
+"""The best first. Each is imported when it is wanted."""
+
+
+def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Choice:
+    """The engine of that name, or the best that works for "auto".
+
+    An engine works if `prove`, which is given it and uses it, does not raise EngineUnavailable.
+    """
+    if name == "auto" and options.hooks != "auto":
+        name = "core"  # whose hooks they are
+    refusals: dict[str, EngineUnavailable] = {}
+    for candidate in ENGINES if name == "auto" else (name,):
+        try:
+            engine = ENGINES[candidate](options)
+        except (EngineUnavailable, OSError) as error:
+            refusals[candidate] = _refusal(error)
+            continue
+        try:
+            prove(engine)
+        except (EngineUnavailable, OSError) as error:
+            engine.detach()
+            refusals[candidate] = _refusal(error)
+            continue
+        return Choice(engine, refusals)
+    if name in refusals:
+        raise refusals[name]
+    kind = type(next(reversed(refusals.values())))
+    raise kind("no engine works here: " + "; ".join(f"{one}: {error}" for one, error in refusals.items()))
+
+
+def _refusal(error: EngineUnavailable | OSError) -> EngineUnavailable:
+    if isinstance(error, EngineUnavailable):
+        return error
+    kind = NotPermitted if isinstance(error, PermissionError) else EngineUnavailable
+    return kind(f"the system refuses what it needs ({error}); portwatch doctor shows what this machine allows")

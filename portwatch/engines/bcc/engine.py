@@ -1,0 +1,299 @@
+"""The engine on programs that bcc compiles when it starts, for kernels and hosts that core does not serve."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import mmap
+import os
+import select
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from portwatch import clock, mounts, procfs, rights
+from portwatch.engines import capabilities as caps
+from portwatch.engines import perf
+from portwatch.engines.bcc import hooks, syscalls
+from portwatch.engines.bcc.buffer import Buffer
+from portwatch.engines.bcc.compiler import compile_programs, quiet
+from portwatch.engines.bcc.members import MemberTable
+from portwatch.engines.bcc.order import Fields, Order
+from portwatch.engines.bcc.shared import Shared
+from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.model import Holder, Record, Snapshot, Socket
+from portwatch.record import Raw, decode
+from portwatch.snapshot import files, listed, usage
+from portwatch.tree import Identity, Lineage, Members
+
+BUFFER_BYTES = 8 << 20
+"""Of all CPUs together; on two CPUs each has what core's ring has. More makes an overload longer."""
+_LEAST_PAGES = 64
+ITERATOR = "held_sockets"
+_WITHOUT_FAILURES = (caps.FAILURES, caps.BACKLOG_CHANGE)
+
+
+class _Request(ctypes.Structure):
+    _fields_ = (("trees", ctypes.c_uint64), ("narrow", ctypes.c_uint32), ("port", ctypes.c_uint32))
+
+
+class _Failed(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_uint64),)
+
+
+class BccEngine:
+    """Events from BPF, compiled here; on kprobes, or where the kernel has none on the stable hooks."""
+
+    name = "bcc"
+
+    def __init__(self, *, failures: bool = True, ephemeral: bool = False, pages: int | None = None) -> None:
+        """Compiles the programs. Raises EngineUnavailable, saying what to install."""
+        if missing := rights.missing_for_programs():  # said before half a second of compiling
+            raise NotPermitted(f"for want of {', '.join(missing)}; run it as root (sudo portwatch)")
+        self._failures = failures
+        self._ephemeral = ephemeral
+        self._pages = pages or _pages_for_each_cpu()
+        self._hooks = hooks.STABLE_NAME
+        self._limits: tuple[caps.Limit, ...] = hooks.STABLE_LIMITS
+        self._why: str | None = None
+        self._program = compile_programs(ephemeral=ephemeral)
+        self._bpf = self._program.bpf
+        self._descriptors: list[int] = []
+        self._iterator: int | None = None
+        self._failed = Shared(self._bpf[b"failed"], _Failed)
+        self._requests = Shared(self._bpf[b"requests"], _Request)
+        self._fork_programs: dict[str, int] = {}
+        """By raw tracepoint; none where the kernel has no such."""
+        self._membership: Members | Lineage = Lineage()
+        self._buffers: list[Buffer] = []
+        self._told_lost = 0
+        self._counted_lost = 0
+        self._order = Order(self._drain)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.epoll()
+        self._poll.register(self._wake, select.EPOLLIN)
+        # A snapshot alone needs the iterator only; without it, what sock_diag can tell.
+        self._open_iterator_link()
+
+    @property
+    def capabilities(self) -> caps.Capabilities:
+        """What the hooks that are attached can see."""
+        of_snapshots = listed.limits() if self._iterator is None else ()
+        limits = tuple(dict.fromkeys(self._limits + of_snapshots))
+        return caps.Capabilities(self.name, self._hooks, limits, self._why)
+
+    @property
+    def lost(self) -> int:
+        """Records for which a buffer had no room, as the programs count, or as the kernel tells."""
+        return max(self._told_lost, self._counted_lost)
+
+    def attach(self) -> None:
+        """Attaches every program; from here on nothing that happens is missed."""
+        self._open_buffers()
+        if self._attach_kprobes():
+            self._hooks = hooks.KPROBES_NAME
+        else:
+            self._attach_stable()
+        self._load_fork_programs()
+        # The compiler's memory, of no use from here on.
+        self._bpf.free_bcc_memory()
+
+    def read(self, timeout: float | None) -> list[Record]:
+        """What happened, in order: waits until something has, until `wake`, or for `timeout` seconds."""
+        if not self._order.is_waiting:
+            for fd, _ in self._poll.poll(timeout):
+                if fd == self._wake:
+                    os.eventfd_read(self._wake)
+        return self.read_up_to_now()
+
+    def read_up_to_now(self) -> list[Record]:
+        """Every record of what had happened when this was called."""
+        epoch, own_pid = clock.monotonic_epoch(), os.getpid()
+        records = [decode(fields, epoch, own_pid) for fields in self._order.take()]
+        if self._fork_programs:
+            return records
+        return [replace(one, trees=self._membership.of(one.actor)) if one.actor else one for one in records]
+
+    def wake(self) -> None:
+        """Ends a `read` that waits; may be called from any thread and from a signal handler."""
+        os.eventfd_write(self._wake, 1)
+
+    def snapshot(self) -> Snapshot:
+        """Every open socket, with all its holders."""
+        if self._iterator is None:
+            return listed.held_sockets(self._membership)
+        return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
+
+    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+        """Who uses the port of `socket`, listening or not, as of now."""
+        rows = self._pass_over_files(socket.port) if self._iterator is not None else []
+        return usage.users_of(socket, rows)
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
+        if self._fork_programs and not isinstance(self._membership, Members):
+            self._watch_forks()
+        self._requests.value.trees |= tree
+        self._requests.publish()
+        self._membership.watch(root, tree)
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree."""
+        self._requests.value.trees &= ~tree
+        self._requests.publish()
+        self._membership.unwatch(tree)
+
+    def narrow(self, narrow: bool) -> bool:
+        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+        # What a pass over files does not show, the programs cannot know for a tree's.
+        can = self._iterator is not None and bool(self._fork_programs)
+        self._requests.value.narrow = narrow and can
+        self._requests.publish()
+        return bool(self._requests.value.narrow)
+
+    def detach(self) -> None:
+        """Takes everything out of the kernel again."""
+        for fd in reversed(self._descriptors):
+            os.close(fd)
+        self._descriptors.clear()
+        self._iterator = None
+        for buffer in self._buffers:
+            buffer.close()
+        self._buffers.clear()
+        self._failed.close()
+        self._requests.close()
+        with quiet():
+            self._bpf.cleanup()
+        atexit.unregister(self._bpf.cleanup)  # bcc's own, which would keep all of it until then
+        self._poll.close()
+        os.close(self._wake)
+
+    def _open_buffers(self) -> None:
+        for cpu in _online_cpus():
+            fd = perf.open_output(cpu)
+            self._descriptors.append(fd)
+            self._buffers.append(Buffer(mmap.mmap(fd, (1 + self._pages) * mmap.PAGESIZE)))
+            self._bpf[b"records"][ctypes.c_int(cpu)] = ctypes.c_int(fd)
+            self._poll.register(fd, select.EPOLLIN)
+
+    def _drain(self) -> list[Fields]:
+        records: list[Fields] = []
+        for buffer in self._buffers:
+            found, lost = buffer.read()
+            records += found
+            self._told_lost += lost
+        if records:
+            self._counted_lost = self._failed.fetch().count
+        return records
+
+    def _attach_kprobes(self) -> bool:
+        """Attaches the one set; takes it back where this kernel has no kprobes."""
+        probes = (*hooks.KPROBES, *(hooks.FAILURE_KPROBES if self._failures else ()))
+        limits = hooks.KPROBES_LIMITS + (() if self._failures else _WITHOUT_FAILURES)
+        with quiet():
+            for probe in probes:
+                try:
+                    self._bpf.attach_kprobe(event=probe.function.encode(), fn_name=probe.entry.encode())
+                    if probe.exit:
+                        self._bpf.attach_kretprobe(event=probe.function.encode(), fn_name=probe.exit.encode())
+                except Exception:  # bcc raises nothing more precise
+                    if probe.lost is None:
+                        self._detach_kprobes()
+                        self._why = f"kprobes: the kernel lets none sit on {probe.function}"
+                        return False
+                    limits += (probe.lost,)
+        self._limits = limits
+        return True
+
+    def _detach_kprobes(self) -> None:
+        for event in list(self._bpf.kprobe_fds):
+            self._bpf.detach_kprobe_event(event)
+
+    def _attach_stable(self) -> None:
+        root = mounts.open_cgroup_root()
+        self._descriptors.append(root)
+        try:
+            for name, tracepoint in hooks.RAW_TRACEPOINTS.items():
+                program = self._load(name, syscalls.RAW_TRACEPOINT)
+                self._descriptors.append(syscalls.attach_raw_tracepoint(program, tracepoint))
+            for hook in hooks.CGROUP:
+                program = self._load(hook.program, hook.kind, hook.attach_type)
+                self._descriptors.append(syscalls.attach_cgroup(program, root, hook.attach_type))
+        except PermissionError as error:
+            raise NotPermitted(
+                f"the kernel does not let the programs in ({error.strerror}): lockdown or a security module "
+                "forbids it, or another tool holds the root cgroup for itself"
+            ) from error
+        if not (self._failures and self._attach_tracepoints()):
+            self._limits += _WITHOUT_FAILURES
+
+    def _attach_tracepoints(self) -> bool:
+        try:
+            tracefs = mounts.open_tracefs()
+            try:
+                opened = [(name, perf.open_tracepoint(tracefs, at)) for name, at in hooks.TRACEPOINTS.items()]
+            finally:
+                os.close(tracefs)
+        except (OSError, EngineUnavailable):  # said by the limit `failures`
+            return False
+        self._descriptors += [event for _, event in opened]
+        for name, event in opened:
+            syscalls.attach_perf_event(self._load(name, syscalls.TRACEPOINT), event)
+        return True
+
+    def _load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
+        library, module = _library(self._bpf), self._bpf.module
+        size = library.bpf_function_size(module, name.encode())
+        address = library.bpf_function_start(module, name.encode())
+        fd = syscalls.load(syscalls.Code(name, address, size // 8), kind, attach_type, function)
+        self._descriptors.append(fd)
+        return fd
+
+    def _open_iterator_link(self) -> None:
+        function = self._program.iterator_function
+        if function is not None:
+            try:
+                program = self._load(ITERATOR, syscalls.TRACING, syscalls.TRACE_ITER, function)
+                self._iterator = syscalls.attach_iterator(program)
+            except (OSError, EngineUnavailable):  # the helpers that it calls came later than it did
+                self._iterator = None
+            else:
+                self._descriptors.append(self._iterator)
+
+    def _load_fork_programs(self) -> None:
+        try:
+            for name, tracepoint in hooks.FORKS.items():
+                self._fork_programs[tracepoint] = self._load(name, syscalls.RAW_TRACEPOINT)
+        except (OSError, EngineUnavailable):  # raw tracepoints came with 4.17
+            self._fork_programs.clear()
+            self._limits += (caps.TREES,)
+
+    def _watch_forks(self) -> None:
+        procfs.require_all_processes()
+        for tracepoint, program in self._fork_programs.items():
+            self._descriptors.append(syscalls.attach_raw_tracepoint(program, tracepoint))
+        self._membership = Members(MemberTable(self._bpf[b"members"]))
+
+    def _pass_over_files(self, port: int) -> list[Raw]:
+        assert self._iterator is not None
+        self._requests.value.port = port
+        self._requests.publish()
+        return files.read_pass(syscalls.open_iterator(self._iterator))
+
+
+def _pages_for_each_cpu() -> int:
+    """A power of two."""
+    pages = BUFFER_BYTES // os.sysconf("SC_NPROCESSORS_ONLN") // os.sysconf("SC_PAGESIZE")
+    return 1 << max(_LEAST_PAGES, pages).bit_length() - 1
+
+
+def _online_cpus() -> list[int]:
+    ranges = Path("/sys/devices/system/cpu/online").read_text("ascii").strip().split(",")
+    ends = [[int(end) for end in one.split("-")] for one in ranges]
+    return [cpu for first, *last in ends for cpu in range(first, (last or [first])[0] + 1)]
+
+
+def _library(bpf: Any) -> Any:
+    """libbcc, as the bcc that made `bpf` has loaded it."""
+    return sys.modules[type(bpf).__module__].lib

@@ -1,0 +1,117 @@
+"""The structs of bpf/kernel.h, laid out as the running kernel has them: C for bcc to compile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from portwatch.engines.bcc.btf import Btf, Place
+from portwatch.errors import EngineUnavailable
+
+ITERATOR = "bpf_iter_task_file"
+"""The kernel's function that stands for the pass over open files, from 5.8 on."""
+
+BITS = ("skc_ipv6only", "sk_type", "sk_protocol", "sk_userlocks", "is_mptcp")
+"""What read.h reads by READ_BITS, as it is a bit field on some kernels."""
+
+FORMER_NAMES = {"start_boottime": "real_start_time"}  # until 5.5, cf25e24db61c
+
+_READ_WHOLE = frozenset({"in6_addr"})
+"""Structs whose fields are not looked at, and have in kernel.h a name of ours."""
+_OPTIONAL_FIELDS = frozenset({"is_mptcp"})
+_OPTIONAL_STRUCTS = frozenset({"bpf_iter_meta", "bpf_iter__task_file"})
+
+_BLOCK = re.compile(r"#pragma clang attribute push.*?\n(.*)#pragma clang attribute pop", re.DOTALL)
+_STRUCT = re.compile(r"^(?:struct (\w+) \{|typedef struct \{)$(.*?)^\}(?: (\w+))?;$", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"^\t([^:\n]+[ *])(\w+)(\[\d+\])?(?: : \d+)?;.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field as kernel.h declares it."""
+
+    kind: str
+    name: str
+    dimension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A struct as kernel.h declares it."""
+
+    name: str
+    is_typedef: bool
+    fields: tuple[Field, ...]
+
+
+def declared(header: str) -> Iterator[Struct]:
+    """What the relocated part of kernel.h declares."""
+    block = _BLOCK.search(header)
+    assert block, "kernel.h has lost its structs"
+    for struct, body, typedef in _STRUCT.findall(block[1]):
+        fields = tuple(Field(kind.strip(), name, dimension) for kind, name, dimension in _FIELD.findall(body))
+        yield Struct(struct or typedef, not struct, fields)
+
+
+def names(header: str) -> set[str]:
+    """What has to be looked for in the kernel's BTF."""
+    return {struct.name for struct in declared(header)} | {ITERATOR}
+
+
+def render(header: str, btf: Btf) -> str:
+    """C that declares each struct so that every field is where the kernel has it.
+
+    Raises EngineUnavailable where this kernel lacks a field that the programs need.
+    """
+    lines = ["#define LAYOUT"]
+    if btf.function(ITERATOR) is not None:
+        lines.append("#define HAS_ITERATOR")
+    for struct in declared(header):
+        size = btf.size(struct.name)
+        if size is not None:
+            lines += _struct(struct, size, btf)
+        elif struct.name not in _OPTIONAL_STRUCTS:
+            if struct.name == "tcp_sock":
+                lines.append(_bits("is_mptcp", None))
+                continue
+            raise EngineUnavailable(f"this kernel's BTF has no struct {struct.name}")
+    return "\n".join(lines) + "\n"
+
+
+def _struct(struct: Struct, size: int, btf: Btf) -> Iterator[str]:
+    kind = struct.name if struct.is_typedef else f"struct {struct.name}"
+    bits, members, asserted = [], [], []
+    for field in () if struct.name in _READ_WHOLE else struct.fields:
+        place = btf.field(struct.name, field.name)
+        if place is None and field.name in FORMER_NAMES:
+            place = btf.field(struct.name, FORMER_NAMES[field.name])
+        if place is None and field.name not in _OPTIONAL_FIELDS:
+            raise EngineUnavailable(f"this kernel's struct {struct.name} has no field {field.name}")
+        if field.name in BITS:
+            bits.append(_bits(field.name, place))
+        elif place:
+            padding = f"char before_{field.name}[{place.offset // 8}]; " if place.offset else ""
+            declaration = f"{field.kind} {field.name}{field.dimension};"
+            members.append(f"\tstruct {{ {padding}{declaration} }};")
+            asserted.append(_assert(f"__builtin_offsetof({kind}, {field.name}) == {place.offset // 8}"))
+    yield from bits
+    yield f"{'typedef union' if struct.is_typedef else f'struct {struct.name}'} {{"
+    if not struct.is_typedef:
+        yield "\tunion {"
+    yield f"\tchar whole[{size}];"
+    yield from members
+    yield f"}} {struct.name};" if struct.is_typedef else "\t};\n};"
+    # A kernel's packed struct is none of these: should one become it, this says so.
+    yield from asserted
+
+
+def _assert(condition: str) -> str:
+    return f'_Static_assert({condition}, "{condition}");'
+
+
+def _bits(name: str, place: Place | None) -> str:
+    if place is None:
+        return f"#define BITS_{name} 0, 1, 0, 0"
+    byte, shift = divmod(place.offset, 8)
+    return f"#define BITS_{name} {byte}, {(shift + place.width + 7) // 8}, {shift}, {place.width}"

@@ -1,0 +1,298 @@
+"""The engine on BPF programs that were compiled with the package."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from collections import deque
+from pathlib import Path
+from struct import Struct
+
+from portwatch import clock, mounts, procfs, rights
+from portwatch.engines import capabilities as caps
+from portwatch.engines import perf
+from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
+from portwatch.engines.core.libbpf import Libbpf, Object
+from portwatch.engines.core.ring import HEADER, Ring
+from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.model import Holder, Record, Snapshot, Socket
+from portwatch.record import LAYOUT, Raw, decode
+from portwatch.snapshot import files, usage
+from portwatch.tree import Identity, Members
+
+OBJECT = Path(__file__).with_name("core.bpf.o")
+RING_BYTES = 2 << 20
+"""Counts twice in resident memory, as it is mapped twice; emptied long before it is full (_BACKLOG_SLICES)."""
+BTF = Path("/sys/kernel/btf/vmlinux")
+ITERATOR = "held_sockets"
+
+_STRIDE = Struct(f"<{HEADER}x{LAYOUT.format[1:]}")
+"""A record as it lies in the ring, behind its header."""
+_SLICE = 512 * _STRIDE.size
+_BACKLOG_SLICES = 512
+"""Of 70 KB each, at the most: the ring is emptied faster than records are decoded, so a storm that it
+could not hold waits in our own memory, which is there for other things when it is over."""
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (("ephemeral", ctypes.c_bool), ("failures", ctypes.c_bool), ("socket_helpers", ctypes.c_bool))
+
+
+class _Shared(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("lost", "port", "trees", "narrow"))
+
+
+class CoreEngine:
+    """Events and snapshots from BPF, on the first set of hooks that this kernel lets us attach."""
+
+    name = "core"
+
+    def __init__(
+        self,
+        *,
+        failures: bool = True,
+        ephemeral: bool = False,
+        ring_bytes: int = RING_BYTES,
+        hooks: str = "auto",
+    ) -> None:
+        """Raises EngineUnavailable where BTF, libbpf or the object is missing."""
+        if not BTF.exists():
+            raise EngineUnavailable(
+                f"this kernel has no BTF ({BTF} is missing), by which the programs find its fields; "
+                "a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later) has it"
+            )
+        self._candidates = tuple(HOOK_SETS.values()) if hooks == "auto" else (HOOK_SETS[hooks],)
+        self._hooks = self._candidates[-1]
+        self._why: str | None = None
+        self._failures = failures
+        self._ephemeral = ephemeral
+        self._ring_bytes = ring_bytes
+        self._limits = self._hooks.limits
+        self._libbpf = Libbpf()
+        self._object = self._open(socket_helpers=True)
+        self._shared: _Shared | None = None
+        self._has_socket_helpers = True
+        self._membership: Members | None = None
+        self._iterator: int | None = None
+        self._ring: Ring | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.epoll()
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._backlog: deque[memoryview] = deque()
+
+    @property
+    def capabilities(self) -> caps.Capabilities:
+        """What the hooks that are attached can see."""
+        return caps.Capabilities(self.name, self._hooks.name, self._limits, self._why)
+
+    @property
+    def lost(self) -> int:
+        """Records for which the ring had no room, since attach."""
+        return int(self._shared.lost) if self._shared else 0
+
+    def attach(self) -> None:
+        """Loads and attaches every program of a set; from here on nothing that happens is missed."""
+        for hooks in self._candidates:
+            try:
+                self._limits = self._attach(hooks)
+            except EngineUnavailable as error:
+                self._object.close()
+                self._shared = None
+                if hooks is self._candidates[-1]:
+                    raise
+                self._why = f"{hooks.name}: {error}"
+            else:
+                self._hooks = hooks
+                break
+        self._ring = Ring(self._object.map_fd("records"), self._ring_bytes, LAYOUT.size)
+        self._poll.register(self._ring.fileno(), select.EPOLLIN)
+
+    def read(self, timeout: float | None) -> list[Record]:
+        """What happened, in order: waits until something has, until `wake`, or for `timeout` seconds."""
+        assert self._ring, "attach first"
+        if not self._backlog and self._ring.produced == self._ring.consumed:
+            for fd, _ in self._poll.poll(timeout):
+                if fd == self._wake:
+                    os.eventfd_read(self._wake)
+        if len(self._backlog) < _BACKLOG_SLICES:
+            self._empty_ring()
+        return self._decode(self._backlog.popleft()) if self._backlog else []
+
+    def read_up_to_now(self) -> list[Record]:
+        """Every record of what had happened when this was called."""
+        assert self._ring, "attach first"
+        end = self._ring.produced
+        while self._ring.consumed < end:
+            self._empty_ring()
+        records = [record for batch in self._backlog for record in self._decode(batch)]
+        self._backlog.clear()
+        return records
+
+    def wake(self) -> None:
+        """Ends a `read` that waits; may be called from any thread and from a signal handler."""
+        os.eventfd_write(self._wake, 1)
+
+    def snapshot(self) -> Snapshot:
+        """Every open socket that a process holds, in every network namespace, with all its holders."""
+        return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
+
+    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+        """Who uses the port of `socket`, listening or not, as of now."""
+        return usage.users_of(socket, self._pass_over_files(socket.port))
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
+        assert self._shared, "attach first"
+        if self._membership is None:
+            procfs.require_all_processes()
+            for name in FORKS:
+                self._object.attach(name)
+            self._membership = Members(self._object.members("members"))
+        self._shared.trees |= tree
+        self._membership.watch(root, tree)
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree."""
+        if self._shared and self._membership:
+            self._shared.trees &= ~tree
+            self._membership.unwatch(tree)
+
+    def narrow(self, narrow: bool) -> bool:
+        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+        assert self._shared, "attach first"
+        self._shared.narrow = narrow and self._has_socket_helpers
+        return bool(self._shared.narrow)
+
+    def detach(self) -> None:
+        """Takes everything out of the kernel again."""
+        if self._ring:
+            self._poll.unregister(self._ring.fileno())
+            self._ring.close()
+            self._ring = None
+        self._shared = None
+        self._object.close()
+        self._poll.close()
+        os.close(self._wake)
+
+    def _attach(self, hooks: HookSet) -> tuple[caps.Limit, ...]:
+        """Returns what is then not seen."""
+        if hooks.on_functions and self._libbpf.forbids_fentry() and not rights.missing_for_programs():
+            raise NotPermitted(
+                "this kernel, or what guards it, lets no program sit on its functions "
+                "(BPF_TRACE_FENTRY: Operation not permitted)"
+            )
+        tracing = [*hooks.tracing]
+        if self._failures:
+            tracing += hooks.for_failures
+        if self._ephemeral:
+            tracing += hooks.for_ephemeral
+        root = mounts.open_cgroup_root() if hooks.cgroup else None
+        tracepoints = self._open_tracepoints(hooks) if self._failures else {}
+        sees_failures = self._failures and bool(tracepoints or not hooks.tracepoints)
+        try:
+            others = {*hooks.cgroup, *tracepoints, *FORKS, ITERATOR}
+            try:
+                self._load({*tracing, *others}, hooks.needs_socket_helpers)
+            except NotPermitted:
+                raise
+            except EngineUnavailable:
+                absent = self._absent(hooks)
+                if not absent:
+                    raise
+                tracing = [name for name in tracing if name not in absent]
+                self._load({*tracing, *others}, hooks.needs_socket_helpers)
+            # What sees closes comes before what sees opens: no open is told whose close is missed.
+            for name in tracing:
+                self._object.attach(name)
+            for name in hooks.cgroup:
+                self._attach_to_cgroup(name, root)
+            for name, fd in tuple(tracepoints.items()):
+                self._object.attach(name, perf_fd=fd)
+                del tracepoints[name]  # libbpf closes it from here on
+        finally:
+            for fd in (*tracepoints.values(), *([] if root is None else [root])):
+                os.close(fd)
+        limits = hooks.limits if sees_failures else hooks.limits + hooks.without_failures
+        return limits if self._has_socket_helpers else (*limits, caps.COOKIES)
+
+    def _absent(self, hooks: HookSet) -> set[str]:
+        """The programs for functions that this kernel has not. Slow, so asked only when a load fails."""
+        if not hooks.where_there:
+            return set()
+        present = self._libbpf.kernel_functions(set(hooks.where_there.values()))
+        return {program for program, function in hooks.where_there.items() if function not in present}
+
+    def _open_tracepoints(self, hooks: HookSet) -> dict[str, int]:
+        """The perf events of the programs that see failures; none where one is not to be had."""
+        opened: dict[str, int] = {}
+        try:
+            tracefs = mounts.open_tracefs()
+            try:
+                for program, tracepoint in hooks.tracepoints.items():
+                    opened[program] = perf.open_tracepoint(tracefs, tracepoint)
+            finally:
+                os.close(tracefs)
+        except (OSError, EngineUnavailable):  # said by the limit `failures`
+            for fd in opened.values():
+                os.close(fd)
+            return {}
+        return opened
+
+    def _open(self, *, socket_helpers: bool) -> Object:
+        opened = Object(self._libbpf, OBJECT)
+        opened.set_constants(
+            _Settings(ephemeral=self._ephemeral, failures=self._failures, socket_helpers=socket_helpers)
+        )
+        return opened
+
+    def _load(self, names: set[str], needs_socket_helpers: bool = False) -> None:
+        """Loads these programs: with the helpers for sockets, or else, if they can do without, without."""
+        refusal = None
+        for socket_helpers in (True,) if needs_socket_helpers else (True, False):
+            self._object.close()
+            self._object = self._open(socket_helpers=socket_helpers)
+            self._object.keep_only(names)
+            self._object.resize("records", self._ring_bytes)
+            try:
+                self._object.load()
+            except NotPermitted:
+                raise
+            except EngineUnavailable as error:
+                refusal = refusal or error
+            else:
+                self._shared = self._object.variables(_Shared)
+                self._has_socket_helpers = socket_helpers
+                return
+        assert refusal
+        raise refusal
+
+    def _attach_to_cgroup(self, name: str, root: int | None) -> None:
+        try:
+            self._object.attach(name, cgroup_fd=root)
+        except NotPermitted:
+            if rights.missing_for_programs():
+                raise
+            raise NotPermitted(
+                f"{name} does not attach: another tool holds the root cgroup for itself "
+                "(bpftool cgroup show /sys/fs/cgroup shows which), or a security module forbids it"
+            ) from None
+
+    def _empty_ring(self) -> None:
+        assert self._ring
+        # Slices of one block, not copies of their own: these stay in the heap when they are done with.
+        batch = memoryview(self._ring.read())
+        self._backlog.extend(batch[start : start + _SLICE] for start in range(0, len(batch), _SLICE))
+
+    def _decode(self, batch: memoryview) -> list[Record]:
+        epoch, own_pid = clock.monotonic_epoch(), os.getpid()
+        return [decode(fields, epoch, own_pid) for fields in _STRIDE.iter_unpack(batch)]
+
+    def _pass_over_files(self, port: int) -> list[Raw]:
+        if self._shared is None:
+            self._load({ITERATOR})
+        if self._iterator is None:
+            self._iterator = self._object.attach_iterator(ITERATOR)
+        assert self._shared
+        self._shared.port = port
+        return files.read_pass(self._object.open_iterator(self._iterator))

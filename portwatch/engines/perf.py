@@ -1,0 +1,45 @@
+"""perf_event_open: how a program is attached to a tracepoint, whoever has mounted tracefs or not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+from portwatch.libc import number_here, syscall
+
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319}
+_TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2
+_COUNT_BPF_OUTPUT = 10
+_SAMPLE_RAW = 1 << 10
+_ENABLE = 0x2400
+_ATTR_SIZE = 64
+_FLAG_FD_CLOEXEC = 8
+
+
+def open_tracepoint(tracefs: int, name: str) -> int:
+    """A perf event on a tracepoint such as `syscalls/sys_enter_bind`, for every process."""
+    with open(
+        f"events/{name}/id", encoding="ascii", opener=lambda path, flags: os.open(path, flags, dir_fd=tracefs)
+    ) as file:
+        tracepoint = int(file.read())
+    # A program runs for the tracepoint wherever it fires, whichever CPU its event is opened on.
+    return _open(name, 0, _TYPE_TRACEPOINT, tracepoint)
+
+
+def open_output(cpu: int) -> int:
+    """A perf event into whose buffer programs on a CPU write; its reader is woken for each record."""
+    fd = _open(f"CPU {cpu}", cpu, _TYPE_SOFTWARE, _COUNT_BPF_OUTPUT, _SAMPLE_RAW, 1)
+    fcntl.ioctl(fd, _ENABLE, 0)
+    return fd
+
+
+def _open(what: str, cpu: int, kind: int, config: int, sample_type: int = 0, wakeup_events: int = 0) -> int:
+    number = number_here("perf_event_open", _PERF_EVENT_OPEN)
+    # type, size, config, sample_period, sample_type, read_format, flags, wakeup_events; the rest is zero.
+    attr = struct.pack("=IIQQQQQI", kind, _ATTR_SIZE, config, 1, sample_type, 0, 0, wakeup_events)
+    try:
+        return syscall(number, attr.ljust(_ATTR_SIZE, b"\0"), -1, cpu, -1, _FLAG_FD_CLOEXEC)
+    except OSError as error:
+        error.filename = what
+        raise

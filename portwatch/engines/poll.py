@@ -1,0 +1,125 @@
+"""The engine without BPF: asks sock_diag again and again, and reports what differs."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from portwatch.engines import capabilities as caps
+from portwatch.model import Held, Holder, Record, Snapshot, Socket, oldest
+from portwatch.snapshot import listed
+from portwatch.snapshot.usage import users_listed
+from portwatch.tree import Identity, Lineage
+
+INTERVAL = 1.0
+LIMITS = (
+    caps.SHORT_LIVED,
+    caps.FAILURES,
+    caps.IO_URING_FAILURES,
+    caps.COMPAT_FAILURES,
+    caps.ACTOR,
+    caps.EPHEMERAL_UDP,
+    caps.UDP_CONNECT,
+    caps.BACKLOG_CHANGE,
+    caps.EMPTY_NAMESPACES,
+    caps.TREES,
+)
+
+
+class PollEngine:
+    """Events and snapshots from sock_diag."""
+
+    name = "poll"
+    lost = 0
+
+    def __init__(self, *, interval: float = INTERVAL) -> None:
+        """Raises EngineUnavailable where sock_diag does not answer."""
+        self._interval = interval
+        self._known: dict[int | None, Held] = {}
+        self._due = 0.0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._membership = Lineage()
+        self._limits = tuple(dict.fromkeys(LIMITS + listed.limits()))
+
+    @property
+    def capabilities(self) -> caps.Capabilities:
+        """What polling can see with the rights that we have."""
+        return caps.Capabilities(self.name, "sock_diag", self._limits)
+
+    def attach(self) -> None:
+        """Looks for the first time."""
+        self._known = {held.socket.cookie: held for held in self.snapshot().held}
+        self._due = time.monotonic() + self._interval
+
+    def read(self, timeout: float | None) -> list[Record]:
+        """What differs from the last poll; [] when `timeout` or `wake` came before the next one."""
+        until_due = self._due - time.monotonic()
+        wait = max(0.0, until_due if timeout is None else min(until_due, timeout))
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        if poller.poll(wait * 1000):
+            os.eventfd_read(self._wake)
+            return []
+        if time.monotonic() < self._due:
+            return []
+        self._due = time.monotonic() + self._interval
+        return self._difference()
+
+    def read_up_to_now(self) -> list[Record]:
+        """What differs from the last poll, at once."""
+        return self._difference()
+
+    def wake(self) -> None:
+        """Ends a `read` that waits."""
+        os.eventfd_write(self._wake, 1)
+
+    def snapshot(self) -> Snapshot:
+        """Every open socket of every network namespace that we may enter, with its holders."""
+        return listed.held_sockets(self._membership)
+
+    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+        """Who uses the port of `socket`, listening or not, as far as sock_diag tells."""
+        return users_listed(socket)
+
+    def watch(self, root: Identity, tree: int) -> None:
+        """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
+        self._membership.watch(root, tree)
+
+    def unwatch(self, tree: int) -> None:
+        """Forgets a tree."""
+        self._membership.unwatch(tree)
+
+    def narrow(self, narrow: bool) -> bool:  # noqa: ARG002  # the protocol's
+        """Polling sees all that there is or nothing."""
+        return False
+
+    def detach(self) -> None:
+        """Forgets what was seen."""
+        os.close(self._wake)
+
+    def _difference(self) -> list[Record]:
+        now = time.time_ns()
+        current = {socket.cookie: socket for socket in listed.open_sockets()}
+        gone = [held for cookie, held in self._known.items() if not _same(held.socket, current.get(cookie))]
+        for held in gone:
+            del self._known[held.socket.cookie]
+        new = listed.with_holders(
+            [socket for cookie, socket in current.items() if cookie not in self._known], self._membership
+        )
+        self._known.update((held.socket.cookie, held) for held in new)
+        changed = [
+            socket for cookie, socket in current.items() if socket.backlog != self._known[cookie].socket.backlog
+        ]
+        for socket in changed:
+            self._known[socket.cookie] = Held(socket, self._known[socket.cookie].holders)
+        return [
+            *(Record("close", now, held.socket, None) for held in gone),
+            *(Record("open", now, held.socket, oldest(held.holders), None, held.trees) for held in new),
+            *(Record("backlog", now, socket, None) for socket in changed),
+        ]
+
+
+def _same(before: Socket, after: Socket | None) -> bool:
+    """Whether it is open as before: a socket that listened twice may have got another port."""
+    return after is not None and before.key == after.key
