@@ -1,0 +1,67 @@
+"""What /proc adds to a process that is known: how it was called, and whom it descends from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from portwatch import procfs
+from portwatch.model import Process
+
+
+class Ancestor(NamedTuple):
+    """A process of a line of descent, by what it is called now."""
+
+    pid: int
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Where a process comes from."""
+
+    command: tuple[str, ...] | None
+    """Its arguments, as it shows them itself; None if it has ended or is not ours to see."""
+    ancestry: tuple[Ancestor, ...]
+    """From pid 1 down to the process itself; where the line cannot be followed up, from there."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "command": None if self.command is None else [*self.command],
+            "ancestry": [one._asdict() for one in self.ancestry],
+        }
+
+
+def background(process: Process) -> Background:
+    """Where a process comes from, as of now; nothing of a later process of the same pid."""
+    return Background(_command(process), _ancestry(process))
+
+
+def _command(process: Process) -> tuple[str, ...] | None:
+    try:
+        content = procfs.read(process.pid, "cmdline")
+        if procfs.stat(process.pid)[2] != process.start_time:
+            return None
+    except procfs.UNREADABLE:
+        return None
+    # Programs that write a title of their own leave the rest of the room as NULs or spaces.
+    title = content.rstrip(b"\0 ")
+    return tuple(part.decode("utf-8", "backslashreplace") for part in title.split(b"\0")) if title else ()
+
+
+def _ancestry(process: Process) -> tuple[Ancestor, ...]:
+    line: list[Ancestor] = []
+    pid, born_before = process.pid, process.start_time
+    try:
+        while pid:
+            comm, parent, start_time = procfs.stat(pid)
+            # A parent may end while we go up, and its pid be another's: who is younger than his child.
+            is_it = start_time == process.start_time if not line else start_time <= (born_before or 0)
+            if not is_it:
+                break
+            line.append(Ancestor(pid, comm.decode("utf-8", "backslashreplace")))
+            pid, born_before = parent, start_time
+    except procfs.UNREADABLE:
+        pass  # what was found so far is true
+    return tuple(reversed(line))

@@ -1,0 +1,112 @@
+"""Programs that hold a port for somebody else, and whom that is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import PurePath
+
+from portwatch import procfs
+from portwatch.identity import place_of
+from portwatch.model import Listener, Process
+from portwatch.snapshot import netns
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Where a port leads whose holder only forwards."""
+
+    advice: str
+    """What to do instead of ending the forwarder."""
+    target: str | None = None
+    container: str | None = None
+    listeners: tuple[Process, ...] = ()
+    """Who listens there."""
+
+
+def forwarding_of(
+    process: Process, command: tuple[str, ...] | None, listeners: Iterable[Listener]
+) -> Forwarding | None:
+    """Where the port leads that a process holds, if it is one that is known to forward.
+
+    `listeners` are those of the whole machine: who is behind it is looked for among them.
+    """
+    called = PurePath(command[0]).name if command else process.process
+    find = _FORWARDERS.get(called) or _FORWARDERS.get(process.process)
+    return find(command or (), listeners) if find else None
+
+
+def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarding:
+    options = dict(pairwise(command))
+    address, port = options.get("-container-ip"), options.get("-container-port")
+    if not address or not port or not port.isdecimal():
+        return Forwarding("docker ps shows the containers with their ports; docker stop NAME ends one")
+    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    inside = _namespace_of(address)
+    behind = tuple(
+        holder
+        for one in listeners
+        if inside
+        and (one.socket.netns, one.socket.port) == (inside.inode, int(port))
+        and one.socket.proto == options.get("-proto", "tcp")
+        for holder in one.holders
+    )
+    container = next((one.container for one in behind if one.container), None)
+    if not container and inside and inside.pid:
+        container = _container(inside.pid)
+    advice = (
+        f"docker stop {container[:12]}"
+        if container
+        else "docker ps shows which container has the port; docker stop NAME"
+    )
+    return Forwarding(advice, target, container, behind)
+
+
+def _namespace_of(address: str) -> netns.Namespace | None:
+    """The network namespace that has an address, of those that are not ours."""
+    own = netns.own().inode
+    for namespace in netns.all_namespaces():
+        if namespace.inode == own or not namespace.pid:
+            continue
+        try:
+            if address in _addresses(namespace.pid):
+                return namespace
+        except OSError:
+            continue  # it ended meanwhile, or is not ours to see
+    return None
+
+
+def _addresses(pid: int) -> set[str]:
+    """The IPv4 addresses of a process's network namespace, without entering it."""
+    found, leaf = set(), ""
+    for line in procfs.read(pid, "net/fib_trie").decode("ascii", "replace").splitlines():
+        if "|-- " in line:
+            leaf = line.rpartition(" ")[2]
+        elif "/32 host LOCAL" in line:
+            found.add(leaf)
+    return found
+
+
+def _container(pid: int) -> str | None:
+    try:
+        return place_of(pid).container
+    except procfs.UNREADABLE:
+        return None
+
+
+def _advise(advice: str) -> Callable[[tuple[str, ...], Iterable[Listener]], Forwarding]:
+    return lambda _command, _listeners: Forwarding(advice)
+
+
+_PODMAN = _advise("podman ps shows the containers with their ports; podman stop NAME ends one")
+
+_FORWARDERS = {
+    "docker-proxy": _docker,
+    "rootlessport": _PODMAN,
+    "slirp4netns": _PODMAN,
+    "kubectl": _advise("ending it ends the way into the cluster, and nothing in the cluster"),
+    "ssh": _advise("ending it ends the whole connection, and nothing on the other side"),
+    "socat": _advise("its command line says where to; ending it ends nothing there"),
+}
+"""By what they are called."""

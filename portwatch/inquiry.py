@@ -1,0 +1,100 @@
+"""One port, and all that the kernel tells of it: who listens, or else who is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from portwatch.engines import Choice, Engine, Options, choose
+from portwatch.model import WILDCARDS, Event, Holder, Listener, Process, Socket
+from portwatch.scope import Only, Scope
+from portwatch.snapshot import netns
+from portwatch.tree import of_trees
+from portwatch.watcher import take_listing
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A number, and the protocols of which it may be."""
+
+    number: int
+    protos: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.protos[0]}/{self.number}" if len(self.protos) == 1 else f"port {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which sockets are meant: those of a port that a scope admits, of some process trees or of anybody."""
+
+    port: Port
+    scope: Scope
+    pids: tuple[int, ...] = ()
+    """The roots of the trees; none means anybody."""
+
+    @property
+    def place(self) -> Scope:
+        """Of a socket this admits all that happens, or nothing: whatever processes it went through."""
+        return Scope(
+            port=Only(((self.port.number, self.port.number),)),
+            proto=Only(self.port.protos),
+            exposure=self.scope.exposure,
+            netns=self.scope.netns,
+        )
+
+    def admits(self, event: Event) -> bool:
+        """Whether an event is about such a socket."""
+        return self.place.admits(event) and self.scope.admits(event)
+
+    def pick(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+        """Those that are such sockets, of whatever tree."""
+        return tuple(
+            one for one in listeners if self.place.admits_listener(one) and self.scope.admits_listener(one)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of a port now."""
+
+    choice: Choice
+    listeners: tuple[Listener, ...]
+    """Those that are meant."""
+    everywhere: tuple[Listener, ...]
+    """Of every port: what is behind one that forwards is among them."""
+    in_the_way: tuple[Holder, ...] = ()
+    """Where nobody listens: who keeps others from it all the same."""
+
+
+def inquire(question: Question, engine: str, options: Options) -> Finding:
+    """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
+    choice, everywhere = take_listing(engine, options)
+    listeners = question.pick(of_trees(question.pids, everywhere) if question.pids else everywhere)
+    finding = Finding(choice, listeners, tuple(everywhere))
+    if listeners:
+        return finding
+    return replace(finding, in_the_way=_in_the_way(question, choice.engine.name, options))
+
+
+def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
+    """Every process that holds one of these, once, the oldest first."""
+    found = {(holder.pid, holder.start_time): holder for one in listeners for holder in one.holders}
+    return tuple(sorted(found.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
+
+
+def _in_the_way(question: Question, engine: str, options: Options) -> tuple[Holder, ...]:
+    # In the way of a socket for both families and every address is whoever has the port at all.
+    anyone = [
+        Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], question.port.number, v6only=False)
+        for namespace in question.scope.netns.wanted or (netns.own().inode,)
+        for proto in question.port.protos
+    ]
+    found: dict[Holder, None] = {}
+
+    def ask(candidate: Engine) -> None:
+        for socket in anyone:
+            found.update(dict.fromkeys(candidate.users_of(socket)))
+
+    choose(engine, options, prove=ask).engine.detach()
+    return tuple(holder for holder in found if holder.why != "unknown")
