@@ -1,0 +1,5 @@
+"""python -m portwatch."""
+
+from portwatch.cli import main
+
+main()

@@ -1,0 +1,42 @@
+"""portwatch list."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Any
+
+import click
+
+from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
+from portwatch.engines import Options
+from portwatch.tree import of_trees
+from portwatch.watcher import take_listing
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
+@click.option("--pid", "pids", type=int, multiple=True, help="A process and all that descends from it.")
+@scope_options
+@engine_options
+def command(
+    as_json: bool, pids: tuple[int, ...], engine: str, ephemeral: bool, interval: float, **scope: Any
+) -> None:
+    """What is open now, and who holds it.
+
+    Example: portwatch list --exposure all,public
+    """
+    wanted = scope_of(scope)
+    choice, listeners = take_listing(engine, Options(ephemeral=ephemeral, interval=interval))
+    say_fallback(choice)
+    listeners = [
+        one for one in (of_trees(pids, listeners) if pids else listeners) if wanted.admits_listener(one)
+    ]
+    if as_json:
+        lines = [one.to_json() for one in listeners]
+    else:
+        from portwatch.cli.text import listener_table
+
+        lines = listener_table(listeners, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    for line in lines:
+        click.echo(line)

@@ -1,0 +1,196 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from portwatch import cgroups, identity, procfs
+from portwatch.engines import ENGINES, Choice
+from portwatch.errors import NotPermitted, PortwatchError
+from portwatch.scope import Only, PortRange, Scope
+from portwatch.snapshot import netns
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NS_GET_NSTYPE = 0xB703
+
+PROTOCOLS = ("tcp", "udp")
+EXPOSURES = ("loopback", "private", "public", "all")
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that can be waited for: not "nan", which passes every comparison."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        if str(value).strip().lower().lstrip("+-") == "nan":
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _List(click.ParamType[Any]):
+    """Values between commas."""
+
+    def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
+        self.name = name
+        self._convert = convert
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._convert(part) for part in value.split(","))
+        except NotPermitted:
+            raise
+        except (ValueError, PortwatchError) as error:
+            self.fail(str(error), param, ctx)
+
+
+def _port_range(text: str) -> PortRange:
+    first, dash, last = text.partition("-")
+    try:
+        bounds = int(first), int(last if dash else first)
+    except ValueError:
+        raise ValueError(f"{text!r} is no port and no range such as 8000-8999") from None
+    if not 0 < bounds[0] <= bounds[1] <= 65_535:
+        raise ValueError(f"{text!r} is outside 1-65535, or upside down")
+    return bounds
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+        return text
+
+    return check
+
+
+def _namespace(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text != "self" and "/" not in text:
+        inode = netns.named(text)
+        if inode is None:
+            raise ValueError(f"no network namespace is called {text!r} (ip netns lists them; a path will do)")
+        return inode
+    try:
+        fd = os.open(
+            "/proc/self/ns/net" if text == "self" else text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        try:
+            inode, kind = os.fstat(fd).st_ino, fcntl.ioctl(fd, _NS_GET_NSTYPE)
+        finally:
+            os.close(fd)
+    except PermissionError:
+        raise NotPermitted(f"{text!r} is not ours to open as a network namespace: run it as root") from None
+    except OSError as error:
+        reason = "it is no namespace" if error.errno == errno.ENOTTY else error.strerror
+        raise ValueError(f"{text!r} cannot be opened as a network namespace: {reason}") from None
+    if kind != netns.CLONE_NEWNET:
+        raise ValueError(
+            f"{text!r} is not a network namespace, but one of another kind (try /proc/PID/ns/net, or a name)"
+        )
+    return inode
+
+
+def _but_not_all(text: str) -> int | None:
+    if text == "all":
+        raise ValueError("without all network namespaces, nothing is left to show")
+    return _namespace(text)
+
+
+PORTS = _List("PORTS", _port_range)
+PROTOS = _List("PROTO", _one_of(PROTOCOLS))
+EXPOSED = _List("EXPOSURE", _one_of(EXPOSURES))
+GLOBS = _List("GLOB", str)
+CGROUPS = _List("PATH", cgroups.find)
+CONTAINERS = _List("ID", identity.find_container)
+NETNS = _List("NETNS", _namespace)
+
+_SCOPE = {
+    "port": (PORTS, "Ports and ranges: 80,8000-8999."),
+    "proto": (PROTOS, "tcp, udp."),
+    "exposure": (EXPOSED, "loopback, private, public, all."),
+    "process": (GLOBS, "Names of processes: 'nginx*'."),
+    "cgroup": (CGROUPS, "/system.slice and what is below."),
+    "container": (CONTAINERS, "How a container's id begins."),
+    "netns": (NETNS, "self, all, a path or a name."),
+}
+_NOT = {name: kind for name, (kind, _) in _SCOPE.items()} | {"netns": _List("NETNS", _but_not_all)}
+
+
+def _use_procfs(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        try:
+            procfs.use(path)
+        except NotPermitted:
+            raise
+        except PortwatchError as error:
+            raise click.BadParameter(str(error), ctx, param_hint="'--procfs' (or $HOST_PROC)") from None
+
+
+procfs_option = click.option(
+    "--procfs",
+    metavar="PATH",
+    envvar="HOST_PROC",
+    is_eager=True,  # the other options' values are looked up there
+    expose_value=False,
+    callback=_use_procfs,
+    hidden=True,  # doctor says where it is needed, and the screen is full
+)
+
+
+def engine_options(function: F) -> F:
+    """--engine and what engines are asked for."""
+    for option in (
+        click.option(
+            "--interval",
+            type=Seconds(min=0.01, max=86_400),
+            default=1.0,
+            metavar="SECONDS",
+            help="Between two polls.  [1]",
+        ),
+        click.option("--ephemeral", is_flag=True, help="UDP ports that the kernel chose, too."),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", *ENGINES]),
+            default="auto",
+            metavar="ENGINE",
+            help=f"{', '.join(ENGINES)}.  [auto: the best that works]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def scope_options(function: F) -> F:
+    """The options that narrow what is shown; several values of one widen it."""
+    for name, (kind, text) in reversed(_SCOPE.items()):
+        also = f"{text} Also --not-{name}."
+        function = click.option(f"--not-{name}", type=_NOT[name], multiple=True, hidden=True)(function)
+        function = click.option(f"--{name}", type=kind, multiple=True, help=also)(function)
+    return procfs_option(function)
+
+
+def scope_of(options: dict[str, Any]) -> Scope:
+    """Takes the scope's options out of a command's."""
+
+    def flat(name: str) -> tuple[Any, ...]:
+        values = tuple(value for given in options.pop(name, ()) for value in given)
+        return () if None in values else values  # with `all`, whatever stands beside it
+
+    return Scope(**{name: Only(flat(name), flat(f"not_{name}")) for name in _SCOPE})
+
+
+def say_fallback(choice: Choice) -> None:
+    """One line when a lesser engine had to do, with what would help."""
+    if choice.refusals:
+        refused = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
+        click.echo(f"portwatch: {refused}. Using {choice.engine.name} instead.", err=True)

@@ -1,0 +1,101 @@
+"""portwatch tail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import threading
+from typing import Any
+
+import click
+
+from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
+from portwatch.engines.core.hooks import HOOK_SETS
+from portwatch.watcher import PortWatcher
+
+_READER_GONE = (errno.EPIPE, errno.EIO)
+"""What a pipe says that is closed, and a terminal that went away."""
+
+
+@click.command("tail")
+@click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
+@click.option("--no-snapshot", is_flag=True, help="Only what changes from now on.")
+@click.option("--no-failures", is_flag=True, help="No failed binds and listens, nor their cost.")
+@click.option("--pid", "pids", type=int, multiple=True, help="A process and all that descends from it.")
+@click.option(
+    "--hooks",
+    type=click.Choice(["auto", *HOOK_SETS]),
+    default="auto",
+    metavar="SET",
+    hidden=True,  # for who develops it; README has it
+)
+@scope_options
+@engine_options
+def command(
+    as_json: bool,
+    no_snapshot: bool,
+    no_failures: bool,
+    pids: tuple[int, ...],
+    engine: str,
+    ephemeral: bool,
+    interval: float,
+    hooks: str,
+    **scope: Any,
+) -> None:
+    """What is open, then each change as it happens.
+
+    Example: portwatch tail --port 8000-8999 --not-process 'node*'
+    """
+    watcher = PortWatcher(
+        scope=scope_of(scope),
+        engine=engine,
+        snapshot=not no_snapshot,
+        failures=not no_failures,
+        ephemeral=ephemeral,
+        interval=interval,
+        hooks=hooks,
+    )
+    for pid in pids:
+        watcher.add_pid(pid)
+    _end_with_the_reader()
+    with watcher:
+        say_fallback(watcher.choice)
+        for event in watcher:
+            _write(event.to_json() + "\n" if as_json else _coloured(event))
+
+
+def _write(line: str) -> None:
+    try:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in _READER_GONE:
+            os._exit(0)
+        raise
+
+
+def _coloured(event: Any) -> str:
+    from portwatch.cli.text import KINDS, event_line
+
+    line = event_line(event)
+    if _colours():
+        line = click.style(line, fg=KINDS[event.kind][1], dim=event.origin == "snapshot")
+    return line + "\n"
+
+
+def _colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _end_with_the_reader() -> None:
+    """Ends the tail when whoever reads it has gone, also while nothing is written."""
+
+    def wait() -> None:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)  # an error or a hang-up is always told
+        poller.poll()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
