@@ -1,0 +1,90 @@
+"""Writes README's table of what each engine sees on each kernel, from the results of `make test-vm-all`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from kernels import KERNELS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "build" / "vm"
+BEGIN, END = "<!-- kernels: scripts/kernels_table.py writes this table -->\n", "<!-- /kernels -->\n"
+_ROW = re.compile(r"test_([st]\d\d)\w*\[(core-\w+|bcc|core|poll)")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The rows of the contract, by what became of their tests on one engine."""
+
+    seen: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    """What the kernel itself has not."""
+    limited: set[str] = field(default_factory=set)
+    """What the engine says that it cannot see as it happens."""
+
+    def __str__(self) -> str:
+        """A cell."""
+        seen = self.seen - self.failed - self.absent - self.limited
+        parts = [f"{len(seen)} rows"]
+        for what, rows in (
+            ("fails", self.failed),
+            ("limited", self.limited - self.failed),
+            ("not in this kernel", self.absent),
+        ):
+            if rows:
+                parts.append(f"{what}: {' '.join(sorted(rows))}")
+        return "; ".join(parts)
+
+
+def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
+    """The kernel's release, and an outcome for each engine."""
+    root = ElementTree.parse(result).getroot()  # noqa: S314  # our own pytest wrote it
+    said = {one.get("name", ""): one.get("value", "") for one in root.iter("property")}
+    found: dict[str, Outcome] = defaultdict(Outcome)
+    for case in root.iter("testcase"):
+        match = _ROW.match(case.get("name", ""))
+        if not match:
+            continue
+        row, outcome = match[1].upper(), found[match[2]]
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed.add(row)
+        elif case.find("skipped") is not None:
+            outcome.absent.add(row)
+        else:
+            outcome.seen.add(row)
+    for engine, outcome in found.items():
+        outcome.limited = set(said.get(f"limited on {engine}", "").split()) & outcome.seen
+    return said["kernel"], dict(found)
+
+
+def table(results: list[Path]) -> str:
+    """The table, as Markdown."""
+    kernels = [outcomes(result) for result in results]
+    engines = list(dict.fromkeys(engine for _, found in kernels for engine in found))
+    lines = [
+        "| kernel | " + " | ".join(f"`{engine.replace('-', ' ')}`" for engine in engines) + " |",
+        "|---|" + "---|" * len(engines),
+    ]
+    for release, found in kernels:
+        lines.append(f"| {release} | " + " | ".join(str(found.get(engine, "")) for engine in engines) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Replaces what stands between the marks."""
+    results = [path for kernel in KERNELS if (path := RESULTS / f"{kernel.name}.xml").exists()]
+    if not results:
+        sys.exit("there are no results yet: make test-vm-all")
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what Debian and Ubuntu have of what we need: provision.sh GROUP...
+# For CI, the virtual machines (make setup-vm) and the Vagrantfile. Needs root.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+
+declare -A groups=(
+	[base]="make iproute2 util-linux mount libbpf1 python3-venv"
+	[vm]="qemu-system-x86 kmod cpio busybox-static debian-archive-keyring iproute2"
+	[bcc]="python3-bpfcc"
+	[headers]="linux-headers-$(uname -r)"
+	[ruby]="ruby"
+)
+
+missing=()
+for group in "$@"; do
+	for package in ${groups[$group]:?there is no such group}; do
+		dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+			missing+=("$package")
+	done
+done
+if ((${#missing[@]})); then
+	apt-get update -q
+	apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi

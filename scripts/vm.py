@@ -1,0 +1,115 @@
+"""Runs the scenario tests in a virtual machine, on another kernel: vm.py NAME... | all.
+
+The machine has this one's file system (it cannot write to it) and a kernel of scripts/kernels.py.
+It is emulated in software, so it needs neither /dev/kvm nor root.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import kernels
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "build" / "vm"
+GUEST = ROOT / "tests" / "vm" / "guest.sh"
+TIME_LIMIT = 2400
+"""Seconds after which a machine is taken to hang."""
+PATIENCE = 180
+"""What tests are told to wait for something, in seconds, since all is slow in emulation."""
+
+
+def test(kernel: kernels.Kernel) -> bool:
+    """Boots a kernel, and tells whether all tests passed there."""
+    image = kernels.image_of(kernel)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result = RESULTS / f"{kernel.name}.xml"
+    result.unlink(missing_ok=True)
+    begin = time.monotonic()
+    status = _run(_command(image, result, kernel.engines), result.with_suffix(".log"))
+    took = f"{time.monotonic() - begin:.0f} s in all"
+    if not result.exists():
+        print(f"{kernel.name}: the machine ended without a result, with status {status}, {took}", flush=True)
+        return False
+    suite = ElementTree.parse(result).getroot()[0]  # noqa: S314  # our own pytest wrote it
+    counts = ", ".join(f"{suite.get(what)} {what}" for what in ("tests", "failures", "errors", "skipped"))
+    print(f"{kernel.name} ({image.name.removeprefix('vmlinuz-')}): {counts}, {took}", flush=True)
+    return status == 0 and suite.get("failures") == suite.get("errors") == "0"
+
+
+def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
+    inside = {
+        "PORTWATCH_TEST_PATIENCE": str(PATIENCE),
+        "PORTWATCH_TEST_ENGINES": " ".join(engines),
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+    }
+    return [
+        str(Path(sys.executable).with_name("vng")),
+        "--disable-kvm",
+        "--verbose",  # without a udev in the machine, its console is the only way out of it
+        f"--run={image}",
+        "--user=root",
+        "--cpus=2",
+        "--memory=2G",
+        # One thread for all of its CPUs: with one for each, QEMU (7.2 at least) can go on running a function's
+        # first instruction as it was before ftrace changed it, for ever, and the machine hangs.
+        "--qemu-opts=-accel tcg,thread=single",
+        f"--rwdir={RESULTS}",
+        "--exec",
+        shlex.join(["env", *(f"{name}={value}" for name, value in inside.items()), str(GUEST), str(result)]),
+    ]
+
+
+_PASSED_ON = ("PORTWATCH_TEST_ENGINES", "PYTEST_ADDOPTS", "PYTHONPATH")
+
+
+def _run(command: list[str], log: Path) -> int:
+    """Its status; whatever it started is ended with it. What its kernel says goes to `log` only."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (
+        log.open("wb") as kept,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # a file, its emulator would truncate
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            start_new_session=True,
+        ) as machine,
+    ):
+        assert machine.stdout
+        limit = threading.Timer(TIME_LIMIT, os.killpg, (machine.pid, signal.SIGKILL))
+        limit.start()
+        try:
+            for line in machine.stdout:
+                kept.write(line)
+                if not line.startswith(b"["):
+                    print(line.decode("utf-8", "replace").rstrip("\r\n"), flush=True)
+            return machine.wait()
+        except BaseException:
+            os.killpg(machine.pid, signal.SIGKILL)
+            raise
+        finally:
+            limit.cancel()
+
+
+def main(names: list[str]) -> str | None:
+    """Every kernel that is asked for, also when an earlier one fails."""
+    # A machine that is left behind would run for an hour.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    wanted = kernels.KERNELS if names == ["all"] else [kernels.named(name) for name in names]
+    failed = [kernel.name for kernel in wanted if not test(kernel)]
+    return f"failed: {', '.join(failed)}" if failed else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

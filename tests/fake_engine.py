@@ -1,0 +1,89 @@
+"""The one engine without a kernel, for what stands above engines."""
+
+import queue
+
+from portwatch.engines.capabilities import Capabilities
+from portwatch.model import Held, Process, Record, Snapshot, Socket
+
+PROCESS = Process(10, 1_000_000_000, "nginx", 0)
+
+
+def socket(number=1, port=8080, **fields):
+    return Socket(number, 1000 + number, 1, "tcp", "ipv4", "127.0.0.1", port, **fields)
+
+
+def opening(number=1, port=8080, time=1, actor=PROCESS):
+    return Record("open", time, socket(number, port), actor)
+
+
+def closing(number=1, port=8080, time=2, actor=PROCESS):
+    return Record("close", time, socket(number, port), actor)
+
+
+class FakeEngine:
+    """Tells what a test pushes, and finds open what a test put into `held`."""
+
+    name = "fake"
+    capabilities = Capabilities("fake", "none")
+
+    def __init__(self, held=()):
+        self.held = list(held)
+        self.during_snapshot = []
+        self.lost = 0
+        self.watched = {}
+        self.is_narrow = False
+        self.attached = 0
+        self.detached = 0
+        self._records = queue.SimpleQueue()
+
+    def attach(self):
+        self.attached += 1
+
+    def push(self, *records):
+        self._records.put(list(records))
+
+    def fail(self, error):
+        self._records.put(error)
+
+    def lose(self, count):
+        self.lost += count
+        self._records.put([])
+
+    def read(self, timeout):
+        try:
+            batch = self._records.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        if isinstance(batch, Exception):
+            raise batch
+        return batch
+
+    def read_up_to_now(self):
+        pending, self.during_snapshot = self.during_snapshot, []
+        return pending
+
+    def wake(self):
+        self._records.put([])
+
+    def snapshot(self):
+        return Snapshot(tuple(self.held), {one.socket.inode for one in self.held})
+
+    def users_of(self, refused):  # noqa: ARG002  # the protocol's
+        return ()
+
+    def watch(self, root, tree):
+        self.watched[tree] = root.pid
+
+    def unwatch(self, tree):
+        self.watched.pop(tree, None)
+
+    def narrow(self, narrow):
+        self.is_narrow = narrow
+        return narrow
+
+    def detach(self):
+        self.detached += 1
+
+
+def held(number=1, port=8080, holders=(PROCESS,)):
+    return Held(socket(number, port), tuple(holders))

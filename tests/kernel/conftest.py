@@ -1,0 +1,62 @@
+"""Every test here drives real sockets, on each engine that runs on this kernel."""
+
+import os
+from importlib.machinery import PathFinder
+
+import pytest
+from support import ENGINES, Actor, Watch
+
+from portwatch.engines.bcc.compiler import DIST_PACKAGES
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/kernel" in str(item.path) and (reason := _unable_to_run(item)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _unable_to_run(item):
+    if os.geteuid() != 0:
+        return "needs root: BPF, and network namespaces"
+    if "bcc" not in item.nodeid:
+        return None
+    if "bcc" not in ENGINES:
+        return "bcc is not one of PORTWATCH_TEST_ENGINES"
+    # If it is there and broken, that is for the tests to say.
+    return None if PathFinder.find_spec("bcc", DIST_PACKAGES) else "needs bcc: make setup-bcc"
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def running(request, record_testsuite_property):
+    """A watcher that has been running for a while, as in life."""
+    made = Watch(request.param)
+    limited = {row for limit in made.capabilities.limits for row in limit.scenarios}
+    record_testsuite_property("kernel", os.uname().release)
+    record_testsuite_property(f"limited on {request.param}", " ".join(sorted(limited)))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def watch(running):
+    """The same, for one test; what the test left open is told before the next one begins."""
+    yield running
+    running.settle()
+
+
+@pytest.fixture
+def make_actor():
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Actor(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for actor in made:
+        actor.close()
+
+
+@pytest.fixture
+def actor(make_actor):
+    return make_actor()

@@ -1,0 +1,178 @@
+"""The bcc engine beside core, and what its buffers, one for each CPU, must not confuse."""
+
+import gc
+import os
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from support import Actor, Watch, open_files, until
+
+from portwatch.engines import Choice
+from portwatch.engines.bcc import hooks
+from portwatch.engines.bcc.engine import BccEngine
+from portwatch.engines.bcc.hooks import Kprobe
+from portwatch.engines.capabilities import LISTEN_FAILURES
+from portwatch.hub import Hub
+from portwatch.model import Event
+
+SEED = 31_415
+NAMESPACES = 3
+PAIRS = 10_000
+
+
+@pytest.fixture
+def both():
+    """core and bcc, at once."""
+    watches = [Watch("core"), Watch("bcc")]
+    yield watches
+    for watch in watches:
+        watch.stop()
+
+
+def test_its_snapshots_are_the_kernels_where_it_has_iterators(both):
+    _, bcc = both
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    assert bcc.capabilities.lacks("ephemeral_udp") == (release < (5, 12))
+
+
+def told_of_each_socket(events):
+    """inode: what was told of it, in order."""
+    told = defaultdict(list)
+    for event in events:
+        told[event.inode].append(replace(event, opener=event.opener and replace(event.opener, cgroup=None)))
+    return dict(told)
+
+
+LATER = {"seq", "time", "engine", "held_by", "cgroup", "sockets"}
+"""What differs by nature, or is asked for after the record, when the process may be gone."""
+COMPARED = set(Event.__slots__) - LATER
+
+
+def differences(core, bcc):
+    return [
+        (ours.kind, field, getattr(ours, field), getattr(theirs, field))
+        for inode, told in core.items()
+        for ours, theirs in zip(told, bcc[inode], strict=True)
+        # A failure's cookie may be the one of MPTCP's own socket, or none; kprobes cannot ask for one.
+        for field in COMPARED - ({"cookie"} if ours.errno or theirs.cookie is None else set())
+        if getattr(ours, field) != getattr(theirs, field)
+    ]
+
+
+def test_core_and_bcc_tell_the_same_of_each_socket(both):
+    homes = [Actor() for _ in range(NAMESPACES)]
+    program = Actor(homes[0].namespace)
+    try:
+        program.do("import random_program")
+        program.do(f"p = random_program.Program({SEED}, {[home.namespace for home in homes]})")
+        program.do("p.run(1000)")
+        core, bcc = (told_of_each_socket(watch.events(*homes)) for watch in both)
+    finally:
+        for actor in (program, *homes):
+            actor.close()
+    assert len(core) > 200
+    assert bcc.keys() == core.keys()
+    assert differences(core, bcc) == []
+
+
+ACROSS = """
+import os, socket
+first, second = {cpus}
+for step in range({pairs}):
+    os.sched_setaffinity(0, {{first}})
+    s = socket.socket()
+    s.bind(("127.0.0.1", 1024 + step % 50000))
+    s.listen()
+    os.sched_setaffinity(0, {{second}})
+    s.close()
+"""
+
+
+def test_an_open_and_its_close_on_different_cpus_leave_no_ghost(actor):
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip("there is one CPU here, and it cannot disagree with itself")
+    watch = Watch("bcc", failures=False)
+    try:
+        actor.do(f"code = {ACROSS.format(cpus=cpus, pairs=PAIRS)!r}")
+        actor.do("p = subprocess.Popen([sys.executable, '-c', code]); p.wait()")
+        events = watch.events(actor)
+        assert watch.gaps() == []
+        assert len(events) == 2 * PAIRS
+        for opened, closed in zip(events[::2], events[1::2], strict=True):
+            assert (opened.kind, closed.kind, opened.cookie) == ("open", "close", closed.cookie)
+            assert opened.time < closed.time
+    finally:
+        watch.stop()
+
+
+def test_a_buffer_that_overflows_is_counted_and_put_right(actor):
+    engine = BccEngine(pages=1)
+    engine.attach()
+    hub = Hub(Choice(engine))
+    told = {}
+
+    def hear(event):
+        if event.kind == "open":
+            told[event.inode] = event.port
+        elif event.kind == "close":
+            del told[event.inode]
+
+    hub.subscribe(lambda event: event.netns == actor.netns, callback=hear)
+    hub.start()
+    hub.wait_ready()
+    try:
+        actor.do("made = [listener(port=port) for port in range(2000, 2500)]")
+        actor.do(
+            "for _ in range(4):\n"
+            "    more = [listener(port=port) for port in range(3000, 3400)]\n"
+            "    [s.close() for s in more]\n"
+        )
+        actor.do("[s.close() for s in made[:250]]")
+        until(lambda: engine.lost, "a loss")
+        until(lambda: sorted(told.values()) == list(range(2250, 2500)), "the repair")
+        assert hub.counts.reconciliations["loss"]
+    finally:
+        hub.stop()
+
+
+def test_nothing_stays_in_the_kernel_when_it_is_detached():
+    before = open_files()
+    for _ in range(2):
+        engine = BccEngine()
+        engine.attach()
+        engine.detach()
+    assert open_files() <= before
+
+
+def test_a_function_that_this_kernel_has_not_costs_what_it_sees_and_no_more(monkeypatch, actor):
+    absent = Kprobe("inet_listen_as_no_kernel_calls_it", "socket_listens", "socket_listened", LISTEN_FAILURES)
+    monkeypatch.setattr(hooks, "FAILURE_KPROBES", (absent, *hooks.FAILURE_KPROBES[1:]))
+    engine = BccEngine()
+    engine.attach()
+    try:
+        able = engine.capabilities
+        if able.hooks != hooks.KPROBES_NAME:
+            pytest.skip(f"this kernel has no kprobes at all ({able.why}); make test-vm runs it where there are")
+        assert LISTEN_FAILURES in able.limits
+        actor.do("s = listener(port=8080)")
+        until(lambda: actor.netns in [one.socket.netns for one in engine.read(0.1)], "the open")
+    finally:
+        engine.detach()
+
+
+def test_an_engine_that_ends_takes_nothing_from_another(actor):
+    watch = Watch("bcc", failures=False)
+    try:
+        for _ in range(3):
+            engine = BccEngine()
+            engine.attach()
+            engine.detach()
+            del engine
+            gc.collect()
+        actor.do("s = listener(port=8080); s.close()")
+        assert watch.kinds(actor) == ["open", "close"]
+        assert watch.gaps() == []
+    finally:
+        watch.stop()

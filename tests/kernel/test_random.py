@@ -1,0 +1,121 @@
+"""A random program against the tracer: whenever it rests, the table equals what `ss` says."""
+
+import re
+import subprocess
+import time
+
+import pytest
+from support import CORE_HOOKS, PATIENCE, Actor, until
+
+from portwatch.engines import Choice
+from portwatch.engines.core.engine import CoreEngine
+from portwatch.hub import Hub
+
+SEED = 20_260
+NAMESPACES = 3
+REST_AFTER = 200
+
+
+def listed_by_ss(actors):
+    """inode: (netns, proto, port, pids) as `ss` has it in each namespace."""
+    found = {}
+    for actor in actors:
+        lines = subprocess.run(
+            ["nsenter", f"--net={actor.namespace}", "ss", "-Hlntupe"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+        for line in lines:
+            proto, _, _, _, local = line.split()[:5]
+            inode = int(re.search(r"ino:(\d+)", line)[1])
+            pids = {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
+            found[inode] = (actor.netns, proto, int(local.rpartition(":")[2]), pids)
+    return found
+
+
+class Told:
+    """What is open by the events alone."""
+
+    def __init__(self, namespaces):
+        self._namespaces = namespaces
+        self.open = {}
+        self.gaps = 0
+        self.events = 0
+
+    def hear(self, event):
+        if event.kind == "gap":
+            self.gaps += 1
+        if event.netns not in self._namespaces or event.kind not in ("open", "close"):
+            return
+        self.events += 1
+        if event.kind == "open":
+            assert event.inode not in self.open, event
+            self.open[event.inode] = event
+        else:
+            before = self.open.pop(event.inode)
+            assert before.port == event.port, event
+
+    def places(self):
+        return {event.inode: (event.netns, event.proto, event.port) for event in list(self.open.values())}
+
+
+class SlowReader(CoreEngine):
+    """Reads so seldom, from a ring so small, that records are lost."""
+
+    def __init__(self, **options):
+        super().__init__(ring_bytes=4096, **options)
+
+    def read(self, timeout):
+        time.sleep(PATIENCE / 1000)  # where all is slow, the program under test is, too
+        return super().read(timeout)
+
+
+def run(steps, engine, seed):
+    homes = [Actor() for _ in range(NAMESPACES)]
+    program = Actor(homes[0].namespace)
+    engine.attach()
+    hub = Hub(Choice(engine))
+    told = Told({home.netns for home in homes})
+    subscribing = hub.subscribe(lambda _: True, callback=told.hear)
+    hub.start()
+    subscription = subscribing.wait()
+    hub.wait_ready()
+    try:
+        program.do("import random_program")
+        program.do(f"p = random_program.Program({seed}, {[home.namespace for home in homes]})")
+        for _ in range(steps // REST_AFTER):
+            program.do(f"p.run({REST_AFTER})")
+            truth = listed_by_ss(homes)
+            places = {inode: entry[:3] for inode, entry in truth.items()}
+            until(lambda places=places: told.places() == places, "the events to say what ss says")
+            drift = hub.counts.drift.total()
+            mine = [
+                one for one in hub.listeners(subscription) if one.socket.netns in {home.netns for home in homes}
+            ]
+            assert {one.socket.inode: {holder.pid for holder in one.holders} for one in mine} == {
+                inode: pids for inode, (_, _, _, pids) in truth.items()
+            }
+            if not told.gaps:
+                assert hub.counts.drift.total() == drift, "a check found what no event had told"
+        return hub.counts, told
+    finally:
+        hub.stop()
+        for actor in (program, *homes):
+            actor.close()
+
+
+@pytest.mark.parametrize("hooks", CORE_HOOKS)
+@pytest.mark.parametrize(("engine", "loses"), [(CoreEngine, False), (SlowReader, True)])
+def test_at_rest_the_table_is_what_ss_says(engine, loses, hooks):
+    counts, told = run(1_000, engine(hooks=hooks), SEED)
+    assert told.events > 300
+    assert bool(counts.lost) == bool(told.gaps) == loses
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hooks", CORE_HOOKS)
+@pytest.mark.parametrize(("engine", "loses"), [(CoreEngine, False), (SlowReader, True)])
+def test_over_ten_thousand_operations_the_table_is_what_ss_says(engine, loses, hooks):
+    counts, told = run(12_000, engine(hooks=hooks), SEED + 1)
+    assert bool(counts.lost) == bool(told.gaps) == loses

@@ -1,0 +1,277 @@
+"""Whom it concerns, by process tree: rows T01 to T09 of the contract."""
+
+import os
+
+import pytest
+from support import Actor, Watch, has_mptcp, until
+
+from portwatch import PortWatcher, PortwatchError
+
+
+class Told(Watch):
+    """A watcher of trees, one of which is a marker's, by which it is known that all has been told."""
+
+    def __init__(self, engine, root, **options):
+        self.marker = Actor()
+        super().__init__(engine, pid=self.marker.pid, **options)
+        self.watcher.add_pid(root.pid)
+
+    def settle(self):
+        self.marker.do("s = listener()")
+        inode = self.marker.do("os.fstat(s.fileno()).st_ino")
+        until(lambda: self._count(inode) == 1, "the marker's open")
+        self.marker.do("s.close()")
+        until(lambda: self._count(inode) == 2, "the marker's close")
+
+    def ports(self, *actors):
+        """(kind, port) of what was told, when it has settled."""
+        return [(event.kind, event.port) for event in self.events(*actors)]
+
+    def stop(self):
+        super().stop()
+        self.marker.close()
+
+
+@pytest.fixture
+def told_of(watch):
+    """Makes a watcher of a tree, beside one that hears of everything."""
+    made = []
+
+    def make(root, **options):
+        made.append(Told(watch.engine, root, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def unless_limited(watch):
+    if watch.capabilities.lacks("trees"):
+        pytest.skip(
+            "limited here: " + next(one.text for one in watch.capabilities.limits if one.name == "trees")
+        )
+
+
+@pytest.fixture
+def root(make_actor):
+    actor = make_actor()
+    actor.do("made = []")
+    return actor
+
+
+def test_t01_a_root_its_child_and_its_grandchild_are_in(told_of, root):
+    told = told_of(root)
+    root.do("a = listener(port=8001)")
+    root.do("fork(lambda: made.append(listener(port=8002)))")
+    root.do("fork(lambda: fork(lambda: made.append(listener(port=8003))))")
+    assert sorted(told.ports(root)) == [("open", 8001), ("open", 8002), ("open", 8003)]
+
+
+def test_t02_a_process_outside_is_out(told_of, root, make_actor):
+    other = make_actor(root.namespace)
+    told = told_of(root)
+    other.do("s = listener(port=8080)")
+    root.do("t = listener(port=8081)")
+    other.do("s.close()")
+    assert told.ports(root) == [("open", 8081)]
+
+
+def test_t03_a_daemon_that_init_adopted_is_in(told_of, root, watch):
+    unless_limited(watch)
+    told = told_of(root)
+    pid = root.do("daemon(lambda: made.append(listener(port=8080)))")
+    os.kill(pid, 9)
+    assert [(event.kind, event.port, event.pid) for event in told.events(root)] == [
+        ("open", 8080, pid),
+        ("close", 8080, pid),
+    ]
+
+
+def test_t04_descendants_stay_in_when_the_root_has_ended(told_of, make_actor, root, watch):
+    unless_limited(watch)
+    told = told_of(root)
+    root.do("a, b = socket.socketpair()")
+    root.do("here = os.getpid()")
+    child = root.do(
+        "fork_child() or (b.close(), libc.prctl(1, 0), signal.alarm(300), a.recv(1),"
+        " made.append(listener(port=8080)), time.sleep(600))"
+    )
+    witness = make_actor(f"/proc/{child}/ns/net")
+    root.kill()
+    until(lambda: told.kinds(witness) == ["open"], "the child's open")
+    os.kill(child, 9)
+    assert told.ports(witness) == [("open", 8080), ("close", 8080)]
+
+
+def test_t05_children_that_were_there_before_are_in(told_of, root):
+    child = root.do("fork(lambda: made.append(listener(port=8080)))")
+    told = told_of(root)
+    root.do(f"kill({child})")
+    assert [(event.kind, event.origin) for event in told.events(root)] == [
+        ("open", "snapshot"),
+        ("close", "event"),
+    ]
+
+
+def test_t06_a_descendant_that_is_gone_at_once_is_in(told_of, root, watch):
+    unless_limited(watch)
+    told = told_of(root)
+    root.do("[flash(lambda: made.append(listener(port=port))) for port in range(8000, 8050)]")
+    assert told.ports(root) == [(kind, port) for port in range(8000, 8050) for kind in ("open", "close")]
+
+
+def test_t07_a_listener_that_the_root_inherited_is_in(told_of, make_actor):
+    parent = make_actor()
+    parent.do("made = [listener(port=8080)]")
+    child = parent.do("fork(lambda: None)")
+    root = Process(child)
+    told = told_of(root)
+    parent.do("made[0].close()")
+    assert told.ports(parent) == [("open", 8080)]
+    parent.do(f"kill({child})")
+    assert told.ports(parent) == [("open", 8080), ("close", 8080)]
+
+
+def test_t07_a_listener_that_a_member_received_is_in_at_the_next_check(told_of, make_actor, watch):
+    outsider = make_actor()
+    outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
+    member = outsider.do("fork_child() or receive(b)")
+    told = told_of(Process(member))
+    outsider.do("s = listener(port=8080)")
+    outsider.do("socket.send_fds(a, [b'x'], [s.fileno()])")
+    outsider.do("_ = a.recv(1)")
+    if watch.engine != "poll":  # which may find it when it is theirs already
+        assert told.ports(outsider) == []
+    watch.listeners(outsider)
+    assert told.kinds(outsider) == ["open"]
+    outsider.do("s.close()")
+    outsider.do(f"kill({member})")
+    assert told.kinds(outsider) == ["open", "close"]
+
+
+def test_t08_another_process_of_the_roots_pid_is_out(told_of, root, make_actor):
+    heir = make_actor(root.namespace)
+    told = told_of(root)
+    pid = root.pid
+    root.kill()
+    heir.do("made = []")
+    if heir.do(f"as_pid({pid}, lambda: made.append(listener(port=8080)))") is None:
+        pytest.skip(f"the kernel did not give pid {pid} a second time: somebody else forks all the time")
+    assert told.ports(heir) == []
+
+
+def test_t09_a_tree_that_forks_without_end_is_still_known_and_leaves_nothing_behind(told_of, root, watch):
+    told = told_of(root)
+    root.do("[flash(lambda: None) for _ in range(2_000)]")
+    root.do("flash(lambda: made.append(listener(port=8080)))")
+    if not watch.capabilities.lacks("trees"):
+        assert told.ports(root) == [("open", 8080), ("close", 8080)]
+        members = told.watcher.choice.engine._membership._kept
+        assert set(members) >= {root.pid, told.marker.pid}
+        assert len(members) < 10
+    root.do("s = listener(port=8081)")
+    assert told.ports(root)[-1] == ("open", 8081)
+
+
+def test_trees_come_and_go_while_it_runs(told_of, root, make_actor):
+    other = make_actor()
+    other.do("s = listener(port=8080)")
+    told = told_of(root)
+    assert told.ports(root, other) == []
+    told.watcher.add_pid(other.pid)
+    assert [(event.kind, event.origin) for event in told.events(other)] == [("open", "snapshot")]
+    told.watcher.remove_pid(other.pid)
+    other.do("t = listener(port=8081)")
+    root.do("t = listener(port=8082)")
+    assert told.ports(root, other) == [("open", 8080), ("open", 8082)]
+    assert [one.socket.port for one in told.watcher.listeners() if one.socket.netns == root.netns] == [8082]
+
+
+def test_who_is_in_the_way_of_a_tree_is_named_from_outside_of_it(told_of, root, make_actor, watch):
+    if watch.capabilities.lacks("failures"):
+        return
+    other = make_actor(root.namespace)
+    other.do("s = listener(port=8080)")
+    told = told_of(root)
+    root.attempt("listener(port=8080)")
+    (event,) = told.events(root)
+    assert (event.kind, event.held_by[0].pid) == ("bind_failed", other.pid)
+
+
+def test_a_root_that_ends_before_the_start_is_said(watch, make_actor):
+    actor = make_actor()
+    name, _, hooks = watch.engine.partition("-")
+    watcher = PortWatcher(pid=actor.pid, engine=name, hooks=hooks or "auto", interval=0.05)
+    actor.kill()
+    with pytest.raises(PortwatchError, match=f"process {actor.pid} has ended"):
+        watcher.start()
+
+
+STORM = "[listener(port=port).close() for _ in range(20) for port in range(9000, 9100)]"
+
+
+def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, watch):
+    if watch.engine == "poll":
+        return
+    other = make_actor()
+    told = Told(
+        watch.engine, root, reconcile_interval=3600.0
+    )  # an engine of its own, where nobody hears of more
+    try:
+        engine = told.watcher.choice.engine
+        told.settle()
+        reads = count_calls(engine, "read")
+        other.do(STORM)
+        assert reads() == 0
+        root.do("s = listener(port=8080)")
+        assert told.ports(root, other) == [("open", 8080)]
+        with PortWatcher(
+            engine=watch.engine.partition("-")[0],
+            hooks=watch.engine.partition("-")[2] or "auto",
+            interval=0.05,
+            reconcile_interval=3600.0,
+            callback=lambda _: None,
+        ):
+            other.do(STORM)
+            assert reads() > 0
+        other.do("kept = listener(port=8081)")
+        other.do("kept.close()")
+        assert told.ports(root, other) == [("open", 8080)]
+    finally:
+        told.stop()
+
+
+def test_what_a_tree_opened_is_closed_for_it_when_all_of_it_is_gone(root, watch):
+    if watch.engine == "poll":
+        return
+    told = Told(watch.engine, root, reconcile_interval=3600.0)
+    try:
+        proto = 262 if has_mptcp() else 0
+        root.do(f"made = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
+        assert told.kinds(root) == ["open"] * 3
+        root.kill()
+        assert told.kinds(root) == ["open"] * 3 + ["close"] * 3
+    finally:
+        told.stop()
+
+
+def count_calls(thing, name):
+    """Counts the calls of a method from now on."""
+    calls = []
+    method = getattr(thing, name)
+
+    def counted(*arguments):
+        result = method(*arguments)
+        calls.append(result)
+        return result
+
+    setattr(thing, name, counted)
+    return lambda: len(calls)
+
+
+class Process:
+    """A child of an actor's, as a root."""
+
+    def __init__(self, pid):
+        self.pid = pid

@@ -1,0 +1,147 @@
+"""A program that does at random what programs do with sockets: run by an actor, in several namespaces."""
+
+import contextlib
+import os
+import random
+import socket
+import time
+
+from actor import TCP, UDP, V4, V6, enter, fork_child, kill
+
+PORTS = range(2000, 2060)
+
+
+class Program:
+    """Holds sockets and children, and changes them step by step."""
+
+    def __init__(self, seed, namespaces):
+        self._random = random.Random(seed)
+        self._namespaces = namespaces
+        self._sockets = []
+        self._children = []
+        self._steps = [
+            (8, self.open_tcp),
+            (3, self.open_udp),
+            (2, self.listen_without_bind),
+            (1, self.connect_udp),
+            (6, self.close),
+            (2, self.shut_down),
+            (2, self.listen_again),
+            (1, self.duplicate),
+            (3, self.fork),
+            (3, self.kill),
+            (2, self.hand_over),
+            (1, self.change_namespace),
+            (1, self.live_shortly),
+        ]
+
+    def run(self, steps):
+        """Takes that many steps; those that the kernel refuses count too."""
+        weights = [weight for weight, _ in self._steps]
+        for _, step in self._random.choices(self._steps, weights, k=steps):
+            with contextlib.suppress(OSError):
+                step()
+
+    def _any_socket(self):
+        return self._random.choice(self._sockets) if self._sockets else socket.socket()
+
+    def _address(self, family):
+        return self._random.choice(("127.0.0.1", "0.0.0.0") if family == V4 else ("::1", "::"))
+
+    def open_tcp(self):
+        family = self._random.choice((V4, V6))
+        made = socket.socket(family, TCP, self._random.choice((0, 0, 262)))
+        made.setsockopt(socket.SOL_SOCKET, self._random.choice((socket.SO_REUSEADDR, 15)), 1)
+        made.bind((self._address(family), self._random.choice(PORTS)))
+        made.listen(self._random.randrange(1, 100))
+        self._sockets.append(made)
+
+    def open_udp(self):
+        family = self._random.choice((V4, V6))
+        made = socket.socket(family, UDP)
+        made.bind((self._address(family), self._random.choice(PORTS)))
+        self._sockets.append(made)
+
+    def listen_without_bind(self):
+        made = socket.socket(self._random.choice((V4, V6)), TCP)
+        made.listen()
+        self._sockets.append(made)
+
+    def connect_udp(self):
+        made = socket.socket(V4, UDP)
+        made.connect(("127.0.0.1", 9))
+        self._sockets.append(made)
+
+    def close(self):
+        if self._sockets:
+            self._sockets.pop(self._random.randrange(len(self._sockets))).close()
+
+    def shut_down(self):
+        self._any_socket().shutdown(socket.SHUT_RD)
+
+    def listen_again(self):
+        self._any_socket().listen(self._random.randrange(1, 100))
+
+    def duplicate(self):
+        self._sockets.append(self._any_socket().dup())
+
+    def fork(self):
+        if len(self._children) > 8:
+            self.kill()
+        told, tell = os.pipe()
+        child = fork_child()
+        if child == 0:
+            with contextlib.suppress(Exception):
+                os.close(told)
+                self._children = []
+                self._random.seed(self._random.random() + 1)
+                for _ in range(self._random.randrange(4)):
+                    with contextlib.suppress(OSError):
+                        self._random.choice((self.open_tcp, self.open_udp, self.close, self.shut_down))()
+                os.close(tell)
+                time.sleep(600)
+            os._exit(0)
+        os.close(tell)
+        os.read(told, 1)
+        os.close(told)
+        self._children.append(child)
+
+    def kill(self):
+        if self._children:
+            kill(self._children.pop(self._random.randrange(len(self._children))))
+
+    def hand_over(self):
+        """Sends a socket to a new child, and lets go of it."""
+        if not self._sockets:
+            return
+        sent = self._sockets.pop(self._random.randrange(len(self._sockets)))
+        here, there = socket.socketpair()
+        child = fork_child()
+        if child == 0:
+            with contextlib.suppress(Exception):
+                sent.close()
+                for one in self._sockets:
+                    one.close()
+                here.close()
+                socket.recv_fds(there, 1, 1)
+                there.send(b"x")
+                time.sleep(600)
+            os._exit(0)
+        there.close()
+        socket.send_fds(here, [b"x"], [sent.fileno()])
+        here.recv(1)
+        here.close()
+        sent.close()
+        self._children.append(child)
+
+    def change_namespace(self):
+        enter(self._random.choice(self._namespaces))
+
+    def live_shortly(self):
+        child = fork_child()
+        if child == 0:
+            with contextlib.suppress(Exception):
+                self._random.seed(self._random.random() + 2)
+                self.open_tcp()
+            os._exit(0)
+        os.waitpid(child, 0)

@@ -1,0 +1,198 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from portwatch import doctor
+from portwatch.cli.doctor import command
+from portwatch.engines import ENGINES
+from portwatch.engines.capabilities import Capabilities, Limit
+from portwatch.engines.core import engine as core
+from portwatch.errors import EngineUnavailable
+
+FACTS = [
+    "kernel",
+    "btf",
+    "lockdown",
+    "capabilities",
+    "memlock",
+    "libbpf",
+    "bpf object",
+    "cgroup v2",
+    "tracefs",
+    "namespaces",
+    "proc",
+    "bcc",
+    "sock_diag",
+]
+
+
+class FakeEngine:
+    capabilities = Capabilities("fake", "hooks of its own", (Limit("moon", "the far side is not seen"),))
+
+    def __init__(self):
+        self.calls = []
+
+    def attach(self):
+        self.calls.append("attach")
+
+    def detach(self):
+        self.calls.append("detach")
+
+
+def refuse(_options):
+    raise EngineUnavailable("the stars are wrong; wait")
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """core refuses and poll is a fake, and there is no third."""
+    fake = FakeEngine()
+    monkeypatch.setitem(ENGINES, "core", refuse)
+    monkeypatch.delitem(ENGINES, "bcc")
+    monkeypatch.setitem(ENGINES, "poll", lambda _options: fake)
+    return fake
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, arguments)
+
+
+def fact(report, name):
+    return next(fact for fact in report.facts if fact.name == name)
+
+
+def test_every_fact_has_a_state_and_a_sentence():
+    report = doctor.examine()
+    assert [fact.name for fact in report.facts] == FACTS
+    for one in report.facts:
+        assert one.state in ("ok", "limited", "not ok")
+        assert one.text
+
+
+def test_an_engine_is_really_attached_and_taken_out_again(engines):
+    doctor.examine()
+    assert engines.calls == ["attach", "detach"]
+
+
+@pytest.mark.usefixtures("engines")
+def test_auto_takes_the_first_that_works_and_says_why_not_the_better_one():
+    report = doctor.examine()
+    assert report.taken.engine == "poll"
+    assert report.why == "core cannot run here (the stars are wrong; wait)"
+
+
+@pytest.mark.usefixtures("engines")
+def test_exits_with_1_if_no_engine_works(monkeypatch):
+    assert run().exit_code == 0
+    monkeypatch.setitem(ENGINES, "poll", refuse)
+    result = run()
+    assert result.exit_code == 1
+    assert "no engine works here: core cannot run here" in result.stdout
+
+
+@pytest.mark.usefixtures("engines")
+def test_json_is_one_object_with_all_that_the_text_says():
+    result = run("--json")
+    assert result.stdout.count("\n") == 1
+    report = json.loads(result.stdout)
+    assert report["engine"] == "poll"
+    assert [fact["name"] for fact in report["facts"]] == FACTS
+    assert all(set(fact) == {"name", "state", "text", "help"} for fact in report["facts"])
+    assert set(report["capabilities"]) >= {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"}
+    assert report["engines"] == [
+        {
+            "engine": "core",
+            "works": False,
+            "refusal": "the stars are wrong; wait",
+            "hooks": None,
+            "why": None,
+            "limits": [],
+        },
+        {
+            "engine": "poll",
+            "works": True,
+            "refusal": None,
+            "hooks": "hooks of its own",
+            "why": None,
+            "limits": [{"name": "moon", "text": "the far side is not seen"}],
+        },
+    ]
+
+
+@pytest.mark.usefixtures("engines")
+def test_text_is_aligned_and_plain_where_no_terminal_is():
+    lines = run().stdout.splitlines()
+    assert not any("\x1b" in line for line in lines)
+    assert "             " + "        " + "limit: the far side is not seen" in lines
+    assert "poll         ok      works, on the hooks: hooks of its own" in lines
+
+
+def test_a_check_that_fails_is_a_fact_and_not_the_end(monkeypatch):
+    def fail():
+        raise PermissionError(13, "Permission denied", "/proc/self/status")
+
+    monkeypatch.setattr(doctor.rights, "effective", fail)
+    assert fact(doctor.examine(), "capabilities").state == "not ok"
+
+
+def test_no_btf(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "BTF", tmp_path / "vmlinux")
+    monkeypatch.setattr(core, "BTF", tmp_path / "vmlinux")
+    report = doctor.examine()
+    assert fact(report, "btf").state == "not ok"
+    assert "CONFIG_DEBUG_INFO_BTF" in fact(report, "btf").help
+    assert not report.trials[0].works
+    assert "has no BTF" in report.trials[0].refusal
+
+
+def test_lockdown_is_told_apart_by_its_mode(monkeypatch, tmp_path):
+    file = tmp_path / "lockdown"
+    monkeypatch.setattr(doctor, "LOCKDOWN", file)
+    assert fact(doctor.examine(), "lockdown").state == "ok"
+    file.write_text("none [integrity] confidentiality\n")
+    assert fact(doctor.examine(), "lockdown").text == "integrity"
+    file.write_text("none integrity [confidentiality]\n")
+    assert fact(doctor.examine(), "lockdown").state == "not ok"
+
+
+def test_missing_capabilities_are_named_with_what_they_are_for(monkeypatch):
+    monkeypatch.setattr(doctor.rights, "effective", lambda: 1 << doctor.rights.BPF.bit)
+    found = fact(doctor.examine(), "capabilities")
+    assert found.state == "not ok"
+    assert "CAP_BPF" not in found.text
+    assert "CAP_PERFMON is missing" in found.text
+    assert "run it as root" in found.help
+
+
+def test_sys_admin_stands_for_the_capabilities_that_came_later(monkeypatch):
+    monkeypatch.setattr(doctor.rights, "effective", lambda: 1 << doctor.rights.SYS_ADMIN.bit)
+    held = doctor.examine().capabilities
+    assert held["CAP_BPF"]
+    assert held["CAP_NET_ADMIN"]
+    assert not held["CAP_SYS_PTRACE"]
+
+
+def test_memlock_matters_before_5_11_only(monkeypatch):
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (65_536, 65_536))
+    monkeypatch.setattr(doctor.rights, "effective", lambda: 0)
+    monkeypatch.setattr(doctor, "_release", lambda: (5, 10))
+    assert fact(doctor.examine(), "memlock").state == "limited"
+    monkeypatch.setattr(doctor, "_release", lambda: (5, 11))
+    assert fact(doctor.examine(), "memlock").state == "ok"
+
+
+def test_a_procfs_whose_pids_are_not_the_kernels_is_said_with_what_to_mount(monkeypatch):
+    monkeypatch.setattr(doctor.procfs, "has_kernels_pids", lambda: False)
+    found = fact(doctor.examine(), "proc")
+    assert found.state == "limited"
+    assert "has other pids than BPF tells" in found.text
+    assert "-v /proc:/host/proc:ro -e HOST_PROC=/host/proc" in found.help
+
+
+def test_what_cannot_be_read_is_no_traceback(monkeypatch):
+    def missing():
+        raise EngineUnavailable("libbpf 1.0 or later is needed; install it")
+
+    monkeypatch.setattr(doctor, "Libbpf", missing)
+    assert fact(doctor.examine(), "libbpf").text == "libbpf 1.0 or later is needed; install it"

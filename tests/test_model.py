@@ -1,0 +1,78 @@
+"""Times, exposures and the one JSON form."""
+
+import json
+
+import pytest
+from fake_engine import PROCESS, held, socket
+from support import EVENT_FIELDS
+
+from portwatch.model import event_of, exposure, iso_time
+from portwatch.table import Table
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("0.0.0.0", "all"),
+        ("::", "all"),
+        ("127.9.9.9", "loopback"),
+        ("::1", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("10.1.2.3", "private"),
+        ("172.31.0.1", "private"),
+        ("172.32.0.1", "public"),
+        ("192.168.1.1", "private"),
+        ("169.254.1.1", "private"),
+        ("100.64.0.1", "private"),
+        ("100.128.0.1", "public"),
+        ("fd00::1", "private"),
+        ("fe80::1", "private"),
+        ("::ffff:10.0.0.1", "private"),
+        ("8.8.8.8", "public"),
+        ("2001:db8::1", "public"),
+    ],
+)
+def test_exposure_is_how_far_an_address_is_reached_from(address, expected):
+    assert exposure(address) == expected
+
+
+def test_times_keep_every_nanosecond_that_was_measured():
+    assert iso_time(1_795_238_306_586_493_133) == "2026-11-21T05:18:26.586493133Z"
+    assert iso_time(1_795_238_305_540_000_000) == "2026-11-21T05:18:25.54Z"
+    assert iso_time(1_795_238_305_000_000_000) == "2026-11-21T05:18:25Z"
+    assert iso_time(None) is None
+
+
+def test_an_event_is_one_line_of_exactly_these_names():
+    event = event_of(41, 1, "open", "event", socket(0x138A), PROCESS, PROCESS, 1, "core")
+    line = event.to_json()
+    assert "\n" not in line
+    assert list(json.loads(line)) == EVENT_FIELDS
+    assert json.loads(line)["cookie"] == "0x138a"
+    assert json.loads(line)["opener"] == {
+        "pid": 10,
+        "start_time": "1970-01-01T00:00:01Z",
+        "process": "nginx",
+        "uid": 0,
+    }
+    assert [name for name in EVENT_FIELDS if not hasattr(event, name)] == []
+
+
+def test_a_listener_is_an_event_without_its_moment():
+    table = Table("core")
+    table.merge([held()], 1, "snapshot")
+    (listener,) = table.listeners()
+    expected = [
+        name for name in EVENT_FIELDS if name not in ("seq", "kind", "time", "errno", "held_by", "lost")
+    ]
+    assert list(json.loads(listener.to_json())) == [*expected, "opened", "holders"]
+    assert listener.as_dict()["holders"] == [{**PROCESS.as_dict(), "container": None}]
+
+
+def test_control_characters_reach_no_terminal_through_json():
+    from dataclasses import replace
+
+    process = replace(PROCESS, process="\x1b[31m\x9b")
+    line = event_of(1, 1, "open", "event", socket(), process, process, 1, "core").to_json()
+    assert line.isprintable()
+    assert json.loads(line)["process"] == process.process

@@ -1,0 +1,112 @@
+"""Whom it concerns."""
+
+from dataclasses import fields, replace
+from itertools import product
+
+import pytest
+from fake_engine import PROCESS, socket
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portwatch.model import Event, Listener, event_of
+from portwatch.scope import Only, Scope
+
+CONTAINER = "4f" * 32
+PLACED = replace(PROCESS, cgroup=f"/system.slice/docker-{CONTAINER}.scope", container=CONTAINER)
+EVENT = event_of(1, 1, "open", "event", socket(1, 8080), PLACED, PLACED, 1, "core")
+SCOPES = [
+    (Scope(), True),
+    (Scope(port=Only(((80, 80), (8000, 8999)))), True),
+    (Scope(port=Only(((80, 80),))), False),
+    (Scope(port=Only((), ((8080, 8080),))), False),
+    (Scope(port=Only(((8000, 8999),), ((8080, 8080),))), False),
+    (Scope(proto=Only(("udp",))), False),
+    (Scope(proto=Only(("udp", "tcp"))), True),
+    (Scope(exposure=Only(("loopback",))), True),
+    (Scope(process=Only(("ngin*",))), True),
+    (Scope(process=Only((), ("nginx",))), False),
+    (Scope(netns=Only((2,))), False),
+    (Scope(netns=Only((), (1,))), False),
+    (Scope(cgroup=Only(("/",))), True),
+    (Scope(cgroup=Only(("/system.slice",))), True),
+    (Scope(cgroup=Only(("/user.slice", "/system.slice/"))), True),
+    (Scope(cgroup=Only((PLACED.cgroup,))), True),
+    (Scope(cgroup=Only(("/system",))), False),
+    (Scope(cgroup=Only((f"{PLACED.cgroup}/init",))), False),
+    (Scope(cgroup=Only(("/system.slice",), (PLACED.cgroup,))), False),
+    (Scope(cgroup=Only((), ("/user.slice",))), True),
+    (Scope(container=Only((CONTAINER,))), True),
+    (Scope(container=Only(("5a", "4f4f"))), True),
+    (Scope(container=Only(("5a",))), False),
+    (Scope(container=Only((), (CONTAINER,))), False),
+]
+
+
+@pytest.mark.parametrize(("scope", "admitted"), SCOPES)
+def test_several_values_widen_and_what_is_unwanted_is_out(scope, admitted):
+    assert scope.admits(EVENT) is admitted
+    listener = Listener("event", 1, socket(1, 8080), 1, PLACED, (PLACED,), "core")
+    assert scope.admits_listener(listener) is admitted
+
+
+def test_different_options_narrow():
+    for (one, takes_one), (other, takes_other) in product(SCOPES, SCOPES):
+        first, second = _chosen(one), _chosen(other)
+        if first.keys().isdisjoint(second):
+            assert Scope(**first, **second).admits(EVENT) is (takes_one and takes_other), (one, other)
+
+
+def _chosen(scope):
+    return {
+        one.name: only for one in fields(Scope) if one.init and (only := getattr(scope, one.name)) != Only()
+    }
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=3).map(lambda names: "/" + "/".join(names))
+
+
+@given(PATHS, st.lists(PATHS), st.lists(PATHS))
+def test_a_cgroup_is_wanted_with_all_that_is_below_it(cgroup, wanted, unwanted):
+    def is_in(path):
+        parts = [part for part in path.split("/") if part]
+        return [part for part in cgroup.split("/") if part][: len(parts)] == parts
+
+    event = replace(EVENT, cgroup=cgroup, opener=None)
+    expected = (not wanted or any(map(is_in, wanted))) and not any(map(is_in, unwanted))
+    assert Scope(cgroup=Only(tuple(wanted), tuple(unwanted))).admits(event) is expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("process", "*"), ("cgroup", "/"), ("container", "4f"), ("netns", 1), ("port", (1, 65_535))],
+)
+def test_what_is_not_known_is_neither_wanted_nor_unwanted(field, value):
+    unknown = Event(1, 1, "open", "event")
+    assert not Scope(**{field: Only((value,))}).admits(unknown)
+    assert Scope(**{field: Only((), (value,))}).admits(unknown)
+
+
+def test_a_gap_concerns_everybody():
+    assert Scope(port=Only(((1, 1),))).admits(Event(1, 1, "gap", "reconcile", lost=3))
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        Scope(process=Only(("nginx",))),
+        Scope(cgroup=Only(("/system.slice",))),
+        Scope(container=Only((CONTAINER,))),
+    ],
+)
+def test_the_close_of_a_listener_is_its_openers_too(scope):
+    assert scope.admits(event_of(2, 2, "close", "event", socket(1, 8080), None, PLACED, 0, "core"))
+
+
+def test_a_listener_is_whoevers_that_holds_it():
+    elsewhere = replace(PROCESS, pid=11, cgroup="/user.slice")
+    listener = Listener("event", 1, socket(1, 8080), 1, PLACED, (elsewhere,), "core")
+    for path in ("/user.slice", "/system.slice"):
+        assert Scope(cgroup=Only((path,))).admits_listener(listener)
+    nobodys = Listener("event", 1, socket(1, 8080), 1, None, (), "core")
+    assert not Scope(cgroup=Only(("/",))).admits_listener(nobodys)
+    assert Scope(cgroup=Only((), ("/",))).admits_listener(nobodys)

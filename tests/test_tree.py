@@ -1,0 +1,130 @@
+"""Process trees, of real processes."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from support import until
+
+from portwatch import PortwatchError
+from portwatch.model import Process
+from portwatch.procfs import stat
+from portwatch.tree import MOST, Bits, Identity, Lineage, Members, root_at
+
+CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def family():
+    """A child of ours, and its child."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    grandchild = int(child.stdout.readline())
+    yield child, grandchild
+    os.kill(grandchild, 9)
+    child.communicate()
+
+
+def identity(pid):
+    return Identity(pid, stat(pid)[2])
+
+
+def process(pid, start_time=None):
+    return Process(pid, start_time or stat(pid)[2], "x", 0)
+
+
+@pytest.fixture(params=["kernel", "proc"])
+def kept(request):
+    """Membership in a map of the kernel's, as if no fork had been told of, and as /proc tells it."""
+    return Members({}) if request.param == "kernel" else Lineage()
+
+
+def test_children_and_grandchildren_that_were_there_are_in(kept, family):
+    child, grandchild = family
+    kept.watch(identity(child.pid), 4)
+    assert kept.of(process(child.pid)) == kept.of(process(grandchild)) == 4
+    assert kept.of(process(os.getpid())) == 0
+    assert kept.of(process(os.getpid()), process(grandchild)) == 4
+
+
+def test_another_process_of_a_members_pid_is_out(kept, family):
+    child, _ = family
+    kept.watch(identity(child.pid), 1)
+    assert kept.of(process(child.pid, start_time=stat(child.pid)[2] + 10_000_000)) == 0
+
+
+def test_a_removed_tree_is_out_and_the_others_stay(kept, family):
+    child, grandchild = family
+    kept.watch(identity(child.pid), 1)
+    kept.watch(identity(grandchild), 2)
+    assert kept.of(process(grandchild)) == 3
+    kept.unwatch(1)
+    assert kept.of(process(child.pid)) == 0
+    assert kept.of(process(grandchild)) == 2
+
+
+def test_a_root_that_has_ended_is_said(kept):
+    gone = subprocess.Popen(["sleep", "600"])
+    root = identity(gone.pid)
+    gone.kill()
+    gone.wait()
+    with pytest.raises(PortwatchError, match=f"process {gone.pid} has ended"):
+        kept.watch(root, 1)
+
+
+def test_by_proc_who_is_born_later_is_in():
+    lineage = Lineage()
+    lineage.watch(identity(os.getpid()), 1)
+    late = subprocess.Popen(["sleep", "600"])
+    assert lineage.of(process(late.pid)) == 1
+    late.kill()
+    late.wait()
+
+
+def test_by_proc_a_member_stays_in_when_its_parent_has_ended(family):
+    child, grandchild = family
+    lineage = Lineage()
+    lineage.watch(identity(child.pid), 1)
+    child.kill()
+    child.wait()
+    assert stat(grandchild)[1] != child.pid
+    assert lineage.of(process(grandchild)) == 1
+
+
+def test_a_pid_that_is_nobodys_is_said():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(PortwatchError, match=f"no process {gone.pid}"):
+        root_at(gone.pid)
+
+
+def test_a_threads_number_is_answered_with_its_process():
+    numbers = []
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (numbers.append(threading.get_native_id()), done.wait()))
+    thread.start()
+    until(lambda: numbers, "the thread")
+    with pytest.raises(PortwatchError, match=f"{numbers[0]} is a thread of process {os.getpid()}"):
+        root_at(numbers[0])
+    done.set()
+    thread.join()
+
+
+def test_a_tree_has_a_bit_as_long_as_somebody_watches_it():
+    bits = Bits()
+    one, two = Identity(1, 1), Identity(2, 2)
+    assert (bits.take(one), bits.take(two), bits.take(one)) == ((1, True), (2, True), (1, False))
+    assert (bits.give_back(one), bits.give_back(one)) == ((1, False), (1, True))
+    assert bits.take(Identity(3, 3)) == (1, True)
+    assert bits.all == 3
+
+
+def test_too_many_trees_are_refused():
+    bits = Bits()
+    for number in range(MOST):
+        bits.take(Identity(number + 1, 1))
+    with pytest.raises(PortwatchError, match=f"{MOST} process trees"):
+        bits.take(Identity(MOST + 1, 1))

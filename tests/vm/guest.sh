@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs within the virtual machine: the scenario tests against its kernel.
+# usage: guest.sh RESULT.xml
+set -eu
+cd "$(dirname "$0")/../.."
+
+mount_at() {
+	mountpoint -q "$2" || mount -t "$1" "$1" "$2"
+}
+mount_at bpf /sys/fs/bpf
+mount_at cgroup2 /sys/fs/cgroup
+mount_at tracefs /sys/kernel/tracing
+ip link set lo up
+
+uname -rv
+export PYTHONDONTWRITEBYTECODE=1
+# What depends on the kernel. What the commands make of it is tested where starting one takes no seconds.
+exec .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
+	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py
