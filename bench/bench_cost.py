@@ -1,0 +1,87 @@
+"""What tracing costs those who only close connections, or call the kernel for something else."""
+
+import math
+import time
+from contextlib import contextmanager
+
+from common import begin, judge, median_with_interval, show, workload
+
+from portwatch.engines.core.engine import CoreEngine
+
+ROUNDS = 60
+REPEATS = 5
+SETTLE = 0.02
+WORK = {"tcp_close": 150, "tcp_connection": 100, "udp_connected": 500, "getppid": 10_000}
+TITLES = {
+    "tcp_close": "closing both ends of a TCP connection",
+    "tcp_connection": "TCP: connect, accept, close both ends",
+    "udp_connected": "UDP: socket, connect, close",
+    "getppid": "getppid, for every other syscall",
+}
+BARS = {"tcp_close": 3, "udp_connected": 6}
+
+
+@contextmanager
+def attached(failures):
+    engine = CoreEngine(failures=failures)
+    engine.attach()
+    try:
+        yield
+    finally:
+        engine.detach()
+
+
+@contextmanager
+def untraced():
+    yield
+
+
+ARMS = {
+    "without": untraced,
+    "--no-failures": lambda: attached(failures=False),
+    "default": lambda: attached(failures=True),
+}
+
+
+def block(program, arm):
+    """Nanoseconds of each workload: the least of a few tries, which interrupts spoil the least."""
+    with ARMS[arm]():
+        time.sleep(SETTLE)
+        return {
+            name: min(program.nanoseconds(name, count) for _ in range(REPEATS)) for name, count in WORK.items()
+        }
+
+
+def main():
+    begin("What it costs the traced: alternating blocks with and without, median of paired ratios [95 %]")
+    order = (*ARMS, *reversed(ARMS))
+    with workload() as program:
+        block(program, "without")
+        rounds = [[(arm, block(program, arm)) for arm in order] for _ in range(ROUNDS)]
+
+    def logarithms(name, arm):
+        return [sum(math.log(found[name]) for which, found in blocks if which == arm) / 2 for blocks in rounds]
+
+    for name, title in TITLES.items():
+        base = logarithms(name, "without")
+        nanoseconds = math.exp(sum(base) / len(base))
+        show(title, f"{nanoseconds:,.0f} ns without")
+        for arm in list(ARMS)[1:]:
+            ratios = [
+                100 * math.expm1(one - zero) for one, zero in zip(logarithms(name, arm), base, strict=True)
+            ]
+            middle, low, high = median_with_interval(ratios)
+            spread = f"[{low:+.1f} … {high:+.1f}], {nanoseconds * middle / 100:+.0f} ns"
+            if name in BARS:
+                judge(f"  {arm}: {spread}", middle, "%", most=BARS[name])
+            else:
+                show(f"  {arm}: {spread}", f"{middle:+.1f} %")
+        noise = [
+            100 * math.expm1(math.log(blocks[-1][1][name]) - math.log(blocks[0][1][name])) for blocks in rounds
+        ]
+        middle, low, high = median_with_interval(noise)
+        show(f"  without, against itself: [{low:+.1f} … {high:+.1f}]", f"{middle:+.1f} %")
+
+
+if __name__ == "__main__":
+    main()

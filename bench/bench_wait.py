@@ -1,0 +1,59 @@
+"""From the listen to the exit of whoever waits for it, as their parent sees it; and what the wait costs."""
+
+import os
+import random
+import socket
+import subprocess
+import time
+
+from common import COMMAND, begin, installed, judge, percentile, show
+
+RUNS = {"portwatch wait": 100}
+FEWER_RUNS = 30
+HEAD_START = 0.5
+"""Seconds for the waiter to start in, of which portwatch takes 0.15."""
+LONG = 10
+
+
+def waiters(port):
+    """Command lines that end when somebody listens on the port, the busiest loop first."""
+    yield "portwatch wait", [COMMAND, "wait", f"tcp/{port}"]
+    if installed("nc"):
+        probe = f"nc -z 127.0.0.1 {port} 2>/dev/null"
+        for pause in ("", "sleep 0.1", "sleep 1"):
+            name = f"until nc -z; do {pause or ':'}; done"
+            yield name, ["sh", "-c", f"until {probe}; do {pause or ':'}; done"]
+    if installed("ss"):
+        probe = f"ss -Hlnt | grep -q ':{port} '"
+        yield "until ss -Hlnt | grep; do sleep 0.1; done", ["sh", "-c", f"until {probe}; do sleep 0.1; done"]
+
+
+def of_one(name, wait):
+    """Milliseconds from the call of listen() to the exit, and the CPU seconds of the wait."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        command = dict(waiters(server.getsockname()[1]))[name]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as waiter:
+            time.sleep(wait)
+            start = time.perf_counter()
+            server.listen()
+            _, status, usage = os.wait4(waiter.pid, 0)
+            late = time.perf_counter() - start
+            waiter.returncode = os.waitstatus_to_exitcode(status)
+    if waiter.returncode:
+        raise SystemExit(f"   {name} ended with {waiter.returncode}")
+    return 1000 * late, usage.ru_utime + usage.ru_stime
+
+
+def main():
+    begin("How late waiters are: from listen() to the moment their parent knows that they have ended")
+    for name, _ in waiters(0):
+        late = [of_one(name, HEAD_START + random.random())[0] for _ in range(RUNS.get(name, FEWER_RUNS))]
+        if name in RUNS:
+            judge(f"{name}, p50", percentile(late, 50), "ms", most=3)
+        figures = " · ".join(f"p{p} {percentile(late, p):,.1f} ms" for p in (50, 90, 99))
+        show(name, f"{figures}; CPU in a wait of {LONG} s: {of_one(name, LONG)[1]:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

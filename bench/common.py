@@ -1,0 +1,163 @@
+"""What the benchmarks share: where they ran, figures beside their bars, and processes to measure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import portwatch
+
+COMMAND = str(Path(sys.executable).with_name("portwatch"))
+CPUS = sorted(os.sched_getaffinity(0))
+_WIDTH = 52
+
+
+def begin(title: str) -> None:
+    """The heading: what is measured, and on what."""
+    if os.geteuid():
+        sys.exit(f"{Path(sys.argv[0]).name}: needs root, as the engine does (sudo make bench)")
+    sys.stdout.reconfigure(line_buffering=True)
+    print(f"\n== {title}")
+    print(
+        f"   Linux {platform.release()}, {len(CPUS)} CPUs ({_cpu_model()}), {_memory_gib():.0f} GiB, "
+        f"{platform.python_implementation()} {platform.python_version()}, portwatch {portwatch.__version__}"
+    )
+    for pid, name in sorted(_other_tracers().items()):
+        print(f"   Note: {name} ({pid}) has BPF programs attached; what is called `without` is with these.")
+
+
+def show(what: str, figure: str) -> None:
+    """A figure without a bar."""
+    print(f"   {what:<{_WIDTH}} {figure}")
+
+
+def judge(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> None:
+    """A figure, its bar, and whether it holds."""
+    bar = f"≤ {most:,g}" if most is not None else f"≥ {least:,g}"
+    holds = (most is None or value <= most) and (least is None or value >= least)
+    unit = unit and f" {unit}"
+    show(what, f"{number(value)}{unit}   (bar: {bar}{unit}: {'holds' if holds else 'missed'})")
+
+
+def number(value: float) -> str:
+    """With as many digits as say something."""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` of the values do not exceed."""
+    return sorted(values)[max(0, -(-len(values) * percent // 100).__int__() - 1)]
+
+
+def median_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median and the ends of its 95 % confidence interval, by bootstrap."""
+    medians = sorted(statistics.median(random.choices(values, k=len(values))) for _ in range(2000))
+    return statistics.median(values), medians[50], medians[-51]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def run(*command: str) -> None:
+    """Runs a command to its end and reads what it prints, as whoever uses it would."""
+    subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def installed(name: str) -> bool:
+    """Whether there is such a command."""
+    return shutil.which(name) is not None
+
+
+@contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command whose output is read by us; it is ended with the block."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.stdout.read()
+
+
+@contextmanager
+def forked(work: Callable[[], object]) -> Iterator[int]:
+    """A child that does `work` and is ended with the block. Fork before there are threads."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with suppress(BaseException):
+            work()
+        os._exit(0)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+class Workload:
+    """workload.c, which does one thing many times on a CPU of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def nanoseconds(self, what: str, count: int) -> float:
+        """How long each of `count` took."""
+        self._process.stdin.write(f"{what} {count}\n".encode())
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline()) / count
+
+
+@contextmanager
+def workload() -> Iterator[Workload]:
+    """Compiled, on the first CPU and in a network namespace of its own; we go to the other CPUs."""
+    compiler = next(filter(installed, ("cc", "gcc", "clang")), None)
+    if not compiler:
+        sys.exit(
+            "   needs a C compiler (Debian, Ubuntu: apt-get install gcc libc6-dev; Fedora: dnf install gcc)"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/workload"
+        run(compiler, "-O2", "-o", program, str(Path(__file__).with_name("workload.c")))
+        os.sched_setaffinity(0, CPUS[1:] or CPUS)
+        # Tens of thousands of connections stay in TIME_WAIT: nobody else's ports are to suffer.
+        setup = 'ip link set lo up && echo 1000000 >/proc/sys/net/ipv4/tcp_max_tw_buckets && exec "$@"'
+        pin = ("taskset", "--cpu-list", str(CPUS[0]))
+        with running("unshare", "--net", *pin, "sh", "-c", setup, "sh", program) as process:
+            yield Workload(process)
+
+
+def _other_tracers() -> dict[int, str]:
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) in ("anon_inode:bpf_link", "anon_inode:bpf-link"):
+                found[int(link.parts[2])] = Path(*link.parts[:3], "comm").read_text(encoding="utf-8").strip()
+    return found
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
