@@ -14,6 +14,8 @@ ip link set lo up
 
 uname -rv
 export PYTHONDONTWRITEBYTECODE=1
+# The tree of the sources is read-only in here, and hypothesis warns of a database that it cannot write.
+export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 # What depends on the kernel. What the commands make of it is tested where starting one takes no seconds.
 exec .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
 	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py
