@@ -42,6 +42,7 @@ class Errand(Generic[T]):
         try:
             self._outcome.put((self._work(), None))
         except Exception as error:  # whoever waits is told, and reading goes on
+            log.debug("an errand failed", exc_info=True)
             self.refuse(error)
 
     def refuse(self, error: Exception) -> None:
@@ -173,10 +174,12 @@ class Hub:
         """Ends a subscription."""
 
         def end() -> None:
-            self._end(subscription)
-            subscription.close()
-            with self._turn:
-                self._schedule([subscription])
+            try:
+                self._end(subscription)
+            finally:  # whatever becomes of the engine, whoever stops waits for its last event
+                subscription.close()
+                with self._turn:
+                    self._schedule([subscription])
 
         self._send(Errand(end))
 
@@ -217,9 +220,9 @@ class Hub:
             )
 
     def _end(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
         for root in tuple(subscription.roots):
             self._unwatch(subscription, root)
-        self._subscriptions.remove(subscription)
         if self._subscriptions:
             self._set_width(self._subscriptions)
 

@@ -6,8 +6,8 @@ something happens (Lineage), as far as it can tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from portwatch import clock, procfs
 from portwatch.errors import PortwatchError
@@ -108,10 +108,26 @@ class Bits:
         return self._bits.pop(root), True
 
 
-class Members:
-    """Membership in a map of the kernel's, pid to (start, trees): a fork adds to it, an end takes away."""
+class MemberMap(Protocol):
+    """Pid to (start, trees), in the kernel, whose programs change it meanwhile."""
 
-    def __init__(self, kept: MutableMapping[int, tuple[int, int]]) -> None:
+    def get(self, pid: int) -> tuple[int, int] | None:
+        """What is kept of a process."""
+
+    def put(self, pid: int, start: int, trees: int) -> None:
+        """Keeps this of it. Raises PortwatchError if there is no room."""
+
+    def remove(self, pid: int) -> None:
+        """Keeps nothing of it, and is content if nothing was kept."""
+
+    def pids(self) -> Iterable[int]:
+        """Of whom something is kept; who comes or goes meanwhile may be missed, or be there twice."""
+
+
+class Members:
+    """Membership in a map of the kernel's: a fork adds to it, an end takes away."""
+
+    def __init__(self, kept: MemberMap) -> None:
         self._kept = kept
 
     def watch(self, root: Identity, tree: int) -> None:
@@ -119,27 +135,29 @@ class Members:
 
         def join(one: Identity) -> None:
             start = clock.ticks(one.start_time)
-            before, trees = self._kept.get(one.pid, (start, 0))
-            self._kept[one.pid] = start, (trees if before == start else 0) | tree
+            before, trees = self._kept.get(one.pid) or (start, 0)
+            self._kept.put(one.pid, start, (trees if before == start else 0) | tree)
             if _identity_if_there(one.pid) != one:
-                self._kept.pop(one.pid, None)  # the kernel has told of its end before we put it in
+                self._kept.remove(one.pid)  # the kernel has told of its end before we put it in
 
         descend(root, join)
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree; those who are born meanwhile, too."""
-        while members := [(pid, start, trees) for pid, (start, trees) in self._kept.items() if trees & tree]:
+        while members := [
+            (pid, *member) for pid in self._kept.pids() if (member := self._kept.get(pid)) and member[1] & tree
+        ]:
             for pid, start, trees in members:
                 if trees == tree:
-                    self._kept.pop(pid, None)
+                    self._kept.remove(pid)
                 else:
-                    self._kept[pid] = start, trees & ~tree
+                    self._kept.put(pid, start, trees & ~tree)
 
     def of(self, *processes: Process) -> int:
         """The trees that processes belong to, a bit for each."""
         found = 0
         for pid, start_time in map(identity_of, processes):
-            start, trees = self._kept.get(pid, (0, 0))
+            start, trees = self._kept.get(pid) or (0, 0)
             if start == clock.ticks(start_time):
                 found |= trees
         return found

@@ -13,6 +13,23 @@ from portwatch.model import Process
 from portwatch.procfs import stat
 from portwatch.tree import MOST, Bits, Identity, Lineage, Members, root_at
 
+
+class Kept(dict):
+    """A map of the kernel's, which lists processes that are gone by the time it is asked for them."""
+
+    def __init__(self):
+        self.gone = []
+
+    def put(self, pid, start, trees):
+        self[pid] = start, trees
+
+    def remove(self, pid):
+        self.pop(pid, None)
+
+    def pids(self):
+        return [*self, *self.gone]
+
+
 CHILD = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
 
 
@@ -39,7 +56,7 @@ def process(pid, start_time=None):
 @pytest.fixture(params=["kernel", "proc"])
 def kept(request):
     """Membership in a map of the kernel's, as if no fork had been told of, and as /proc tells it."""
-    return Members({}) if request.param == "kernel" else Lineage()
+    return Members(Kept()) if request.param == "kernel" else Lineage()
 
 
 def test_children_and_grandchildren_that_were_there_are_in(kept, family):
@@ -64,6 +81,17 @@ def test_a_removed_tree_is_out_and_the_others_stay(kept, family):
     kept.unwatch(1)
     assert kept.of(process(child.pid)) == 0
     assert kept.of(process(grandchild)) == 2
+
+
+def test_members_that_end_while_their_tree_is_removed_are_no_matter(family):
+    child, grandchild = family
+    map_of_kernel = Kept()
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 1)
+    map_of_kernel.gone.append(grandchild)
+    del map_of_kernel[grandchild]
+    kept.unwatch(1)
+    assert not map_of_kernel
 
 
 def test_a_root_that_has_ended_is_said(kept):

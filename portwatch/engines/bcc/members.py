@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from portwatch.errors import PortwatchError
 from portwatch.tree import NO_ROOM
 
 
-class MemberTable(MutableMapping[int, tuple[int, int]]):
-    """Pid to (start, trees), which the programs change meanwhile."""
+class MemberTable:
+    """Pid to struct member, as portwatch.tree has it."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
 
-    def __getitem__(self, pid: int) -> tuple[int, int]:
-        found = self._table[self._table.Key(pid)]
+    def get(self, pid: int) -> tuple[int, int] | None:
+        """What is kept of a process."""
+        try:
+            found = self._table[self._table.Key(pid)]
+        except KeyError:
+            return None
         return found.start, found.trees
 
-    def __setitem__(self, pid: int, member: tuple[int, int]) -> None:
+    def put(self, pid: int, start: int, trees: int) -> None:
+        """Keeps this of it. Raises PortwatchError if there is no room."""
         try:
-            self._table[self._table.Key(pid)] = self._table.Leaf(*member)
+            self._table[self._table.Key(pid)] = self._table.Leaf(start, trees)
         except Exception as error:  # bcc raises nothing more precise
             raise PortwatchError(NO_ROOM) from error
 
-    def __delitem__(self, pid: int) -> None:
-        del self._table[self._table.Key(pid)]
+    def remove(self, pid: int) -> None:
+        """Keeps nothing of it, and is content if nothing was kept."""
+        with suppress(KeyError):
+            del self._table[self._table.Key(pid)]
 
-    def __iter__(self) -> Iterator[int]:
-        return iter([key.value for key in self._table.keys()])  # noqa: SIM118  # bcc's table is no dict
-
-    def __len__(self) -> int:
-        return len(self._table)
+    def pids(self) -> Iterable[int]:
+        """Of whom something is kept."""
+        return [key.value for key in self._table.keys()]  # noqa: SIM118  # bcc's table is no dict

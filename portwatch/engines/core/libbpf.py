@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from errno import EPERM
 from pathlib import Path
@@ -269,32 +269,32 @@ class _Member(ctypes.Structure):
     _fields_ = (("start", c_uint64), ("trees", c_uint64))
 
 
-class MemberMap(MutableMapping[int, tuple[int, int]]):
-    """A map of the kernel's, pid to struct member, which the programs change meanwhile."""
+class MemberMap:
+    """A map of the kernel's, pid to struct member, as portwatch.tree has it."""
 
     def __init__(self, libbpf: Libbpf, fd: int) -> None:
         self._libbpf = libbpf
         self._fd = fd
 
-    def __getitem__(self, pid: int) -> tuple[int, int]:
+    def get(self, pid: int) -> tuple[int, int] | None:
+        """What is kept of a process."""
         found = _Member()
         if self._libbpf.bpf_map_lookup_elem(self._fd, byref(c_uint32(pid)), byref(found)):
-            raise KeyError(pid)
+            return None
         return found.start, found.trees
 
-    def __setitem__(self, pid: int, member: tuple[int, int]) -> None:
-        if self._libbpf.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), byref(_Member(*member)), 0):
+    def put(self, pid: int, start: int, trees: int) -> None:
+        """Keeps this of it. Raises PortwatchError if there is no room."""
+        if self._libbpf.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), byref(_Member(start, trees)), 0):
             raise PortwatchError(NO_ROOM)
 
-    def __delitem__(self, pid: int) -> None:
-        if self._libbpf.bpf_map_delete_elem(self._fd, byref(c_uint32(pid))):
-            raise KeyError(pid)
+    def remove(self, pid: int) -> None:
+        """Keeps nothing of it, and is content if nothing was kept."""
+        self._libbpf.bpf_map_delete_elem(self._fd, byref(c_uint32(pid)))
 
-    def __iter__(self) -> Iterator[int]:
+    def pids(self) -> Iterator[int]:
+        """Of whom something is kept."""
         pid, previous = c_uint32(), None
         while not self._libbpf.bpf_map_get_next_key(self._fd, previous, byref(pid)):
             yield pid.value
             previous = byref(c_uint32(pid.value))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
