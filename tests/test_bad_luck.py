@@ -67,11 +67,13 @@ needs_root = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def sigint_is_heeded():
-    """Also by the children of tests that run in the background, which a shell has ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_heeded():
+    """Also by the children of tests that run in the background or under nohup, which have them ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 needs_core = pytest.mark.skipif(
