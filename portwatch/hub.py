@@ -75,13 +75,15 @@ class Hub:
     50 of the 150 µs from the listen to the callback (bench/bench_latency.py).
     """
 
-    def __init__(self, choice: Choice, reconcile_interval: float = RECONCILE_INTERVAL) -> None:
+    def __init__(
+        self, choice: Choice, reconcile_interval: float = RECONCILE_INTERVAL, first_seq: int = 1
+    ) -> None:
         self.choice = choice
         self.counts = Counts()
         self.failure: Exception | None = None
         """Why reading ended, if it did not end by `stop`."""
         self._engine: Engine = choice.engine
-        self._table = Table(self._engine.name)
+        self._table = Table(self._engine.name, first_seq)
         self._interval = reconcile_interval
         self._next_check = 0.0
         self._next_repair = 0.0
@@ -99,9 +101,16 @@ class Hub:
         self._ready = threading.Event()
 
     @classmethod
-    def open(cls, engine: str, options: Options, reconcile_interval: float = RECONCILE_INTERVAL) -> Hub:
+    def open(
+        cls,
+        engine: str,
+        options: Options,
+        reconcile_interval: float = RECONCILE_INTERVAL,
+        first_seq: int = 1,
+    ) -> Hub:
         """A hub whose engine is attached. Raises EngineUnavailable."""
-        return cls(choose(engine, options, prove=lambda candidate: candidate.attach()), reconcile_interval)
+        choice = choose(engine, options, prove=lambda candidate: candidate.attach())
+        return cls(choice, reconcile_interval, first_seq)
 
     def start(self) -> None:
         """Starts to read."""
@@ -191,14 +200,18 @@ class Hub:
         """Has a subscription hear no more of a tree."""
         self._ask(lambda: self._unwatch(subscription, root))
 
-    def listeners(self, subscription: Subscription) -> list[Listener]:
-        """What is open and would be told to a subscription, with its holders as the kernel has them now."""
+    def listeners(self, subscription: Subscription, *, look: bool = True) -> list[Listener]:
+        """What is open and would be told to a subscription.
 
-        def look() -> list[Listener]:
-            self._reconcile("asked", "reconcile")
+        Its holders are as the kernel has them now, or, without a `look`, as of the last check.
+        """
+
+        def listing() -> list[Listener]:
+            if look:
+                self._reconcile("asked", "reconcile")
             return self._table.listeners(subscription.trees if subscription.of_trees else None)
 
-        return self._ask(look)
+        return self._ask(listing)
 
     def _send(self, errand: Errand[Any]) -> None:
         """Has the worker that reads do something."""

@@ -54,9 +54,9 @@ class _Entry:
 class Table:
     """Keyed by socket, never by process: a close runs in whoever lets go last."""
 
-    def __init__(self, engine: str | None = None) -> None:
+    def __init__(self, engine: str | None = None, first_seq: int = 1) -> None:
         self._engine = engine
-        self._sequence = count(1)
+        self._sequence = count(first_seq)
         self._entries: dict[Hashable, _Entry] = {}
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Key] = Counter()
