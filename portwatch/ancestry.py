@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from portwatch import procfs
-from portwatch.model import Process
+from portwatch.model import Listener, Process
 
 
 class Ancestor(NamedTuple):
@@ -36,6 +36,24 @@ class Background:
 def background(process: Process) -> Background:
     """Where a process comes from, as of now; nothing of a later process of the same pid."""
     return Background(_command(process), _ancestry(process))
+
+
+def with_background(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
+    """The JSON form of a listener, with the background of its owner and of every holder.
+
+    Without `commands`, none shows its arguments.
+    """
+
+    def of(process: Process) -> dict[str, Any]:
+        found = background(process).as_dict()
+        return found if commands else {**found, "command": None}
+
+    fields = listener.as_dict()
+    for holder, shown in zip(listener.holders, fields["holders"], strict=True):
+        shown.update(of(holder))
+    owner = listener.owner
+    fields.update(of(owner) if owner else {"command": None, "ancestry": []})
+    return fields
 
 
 def _command(process: Process) -> tuple[str, ...] | None:

@@ -146,10 +146,14 @@ class Hub:
         snapshot: bool = True,
         capacity: int = CAPACITY,
         roots: Sequence[Identity] | None = None,
+        resumes: bool = False,
+        instead_of: Subscription | None = None,
     ) -> Errand[Subscription]:
         """Every event that is wanted from here on; with `snapshot`, first of all what is open.
 
         With `roots`, of their trees only: waiting for it raises PortwatchError if one of these has ended.
+        For a reader that `resumes`, and has heard of other things before, it begins with a gap. `instead_of`
+        another it takes over where that one ends, without an event between them, or one that both have.
         """
         subscription = Subscription(
             lambda lost: self._table.gap(lost, time.time_ns()),
@@ -162,6 +166,8 @@ class Hub:
 
         def begin() -> Subscription:
             self._set_width([*self._subscriptions, subscription])
+            if resumes or instead_of:
+                subscription.offer(self._table.gap(0 if instead_of else None, time.time_ns()))
             if roots is None and self._ready.is_set():
                 for event in self._table.replay(time.time_ns(), "snapshot"):
                     subscription.offer(event)
@@ -171,6 +177,9 @@ class Hub:
             except PortwatchError:
                 self._end(subscription)
                 raise
+            if instead_of:
+                self._end(instead_of)
+                instead_of.close()
             return subscription
 
         errand = Errand(begin)

@@ -13,15 +13,13 @@ import click
 from portwatch import cgroups, identity, procfs
 from portwatch.engines import ENGINES, Choice
 from portwatch.errors import NotPermitted, PortwatchError
-from portwatch.scope import Only, PortRange, Scope
+from portwatch.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
+from portwatch.scope import Only, Scope
 from portwatch.snapshot import netns
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NS_GET_NSTYPE = 0xB703
-
-PROTOCOLS = ("tcp", "udp")
-EXPOSURES = ("loopback", "private", "public", "all")
 
 
 class Seconds(click.FloatRange):
@@ -50,26 +48,6 @@ class _List(click.ParamType[Any]):
             raise
         except (ValueError, PortwatchError) as error:
             self.fail(str(error), param, ctx)
-
-
-def _port_range(text: str) -> PortRange:
-    first, dash, last = text.partition("-")
-    try:
-        bounds = int(first), int(last if dash else first)
-    except ValueError:
-        raise ValueError(f"{text!r} is no port and no range such as 8000-8999") from None
-    if not 0 < bounds[0] <= bounds[1] <= 65_535:
-        raise ValueError(f"{text!r} is outside 1-65535, or upside down")
-    return bounds
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
-        return text
-
-    return check
 
 
 def _namespace(text: str) -> int | None:
@@ -106,9 +84,9 @@ def _but_not_all(text: str) -> int | None:
     return _namespace(text)
 
 
-PORTS = _List("PORTS", _port_range)
-PROTOS = _List("PROTO", _one_of(PROTOCOLS))
-EXPOSED = _List("EXPOSURE", _one_of(EXPOSURES))
+PORTS = _List("PORTS", port_range)
+PROTOS = _List("PROTO", one_of(PROTOCOLS))
+EXPOSED = _List("EXPOSURE", one_of(EXPOSURES))
 GLOBS = _List("GLOB", str)
 CGROUPS = _List("PATH", cgroups.find)
 CONTAINERS = _List("ID", identity.find_container)

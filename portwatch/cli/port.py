@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from portwatch.cli.options import PROTOCOLS, F, engine_options, scope_of, scope_options
+from portwatch.cli.options import F, engine_options, scope_of, scope_options
 from portwatch.inquiry import Port, Question
+from portwatch.parsing import PROTOCOLS
 from portwatch.snapshot import netns
 
 _SAID_BY_PORT = ("port", "not_port", "proto", "not_proto")

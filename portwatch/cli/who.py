@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from portwatch.ancestry import background
+from portwatch.ancestry import with_background
 from portwatch.cli import FAILED, portrait
 from portwatch.cli.options import say_fallback
 from portwatch.cli.port import PortCommand, port_options, question_of
@@ -48,9 +48,4 @@ def _json_lines(listeners: tuple[Listener, ...]) -> Iterator[str]:
     from json import dumps  # 7 ms, for those who ask for it
 
     for one in listeners:
-        fields = one.as_dict()
-        for holder, shown in zip(one.holders, fields["holders"], strict=True):
-            shown.update(background(holder).as_dict())
-        owner = one.owner
-        fields.update(background(owner).as_dict() if owner else {"command": None, "ancestry": []})
-        yield dumps(fields, separators=(",", ":"))
+        yield dumps(with_background(one), separators=(",", ":"))

@@ -1,0 +1,199 @@
+"""portwatch serve."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from portwatch.cli.config import defaults_from
+from portwatch.cli.options import Seconds, engine_options, say_fallback, scope_of, scope_options
+from portwatch.cli.text import event_line
+from portwatch.engines import Options
+from portwatch.errors import PortwatchError
+from portwatch.model import Event, iso_time
+from portwatch.outputs.log import ChangeLog
+from portwatch.parsing import PROTOCOLS
+from portwatch.server import address
+from portwatch.server.settings import DEFAULT_ADDRESS, Expected, Journal, Metrics, Settings
+
+_DAY = 86_400
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+_ARGUMENTS = "portwatch.arguments"
+_LAST_LINES = 0.3
+"""Seconds for the last lines of the log to be read."""
+
+
+class _Serve(click.Command):
+    """Keeps its arguments, which a reload reads once more."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+class _Address(click.ParamType[Any]):
+    name = "ADDRESS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, address.Address):
+            return value
+        try:
+            return address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Expected(click.ParamType[Any]):
+    name = "PROTO/PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Expected):
+            return value
+        proto, _, number = value.partition("/")
+        if proto not in PROTOCOLS or not (
+            number.isascii() and number.isdecimal() and 0 < int(number) <= 65_535
+        ):
+            self.fail(f"{value!r} is no port of a protocol: try tcp/8080", param, ctx)
+        return Expected(proto, int(number))
+
+
+class _Size(click.ParamType[Any]):
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        number, unit = (value[:-1], value[-1].upper()) if value[-1:].upper() in _UNITS else (value, "")
+        if not (number.isascii() and number.isdecimal() and int(number)):
+            self.fail(f"{value!r} is no size: try 512M or 2G", param, ctx)
+        return int(number) * _UNITS.get(unit, 1)
+
+
+def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        try:
+            ctx.default_map = defaults_from(path, ctx.command)
+        except click.UsageError as error:
+            error.ctx = ctx
+            raise
+    return path
+
+
+@click.command("serve", cls=_Serve)
+@click.option(
+    "--listen",
+    type=_Address(),
+    multiple=True,
+    default=(str(DEFAULT_ADDRESS),),
+    help="Also unix:PATH. [127.0.0.1:9935]",
+)
+@click.option("--journal", type=click.Path(path_type=Path), help="Keeps every event in this file.")
+@click.option("--journal-age", type=Seconds(min=1), default=30 * _DAY, metavar="SECONDS", hidden=True)
+@click.option("--journal-size", type=_Size(), default="256M", hidden=True)
+@click.option("--expect", type=_Expected(), multiple=True, help="A port that somebody counts on.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=_read_config,
+    help="Options from a TOML file.",
+)
+@click.option("--check", is_flag=True, help="Says whether all this is right, and ends.")
+@click.option(
+    "--log", "form", type=click.Choice(["text", "json"]), default="text", help="How changes are logged."
+)
+@click.option("--host", "hosts", multiple=True, hidden=True)
+@click.option("--pid", "pids", type=int, multiple=True, hidden=True)
+@click.option("--no-failures", is_flag=True, hidden=True)
+@click.option("--metrics-pid", is_flag=True, hidden=True)
+@click.option("--metrics-ephemeral", is_flag=True, hidden=True)
+@click.option("--metrics-max-series", type=click.IntRange(min=1), default=10_000, metavar="N", hidden=True)
+@scope_options
+@engine_options
+@click.pass_context
+def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
+    """The daemon: metrics, API, stream and page. docs/serve.md has all options.
+
+    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch/journal
+    """
+    settings = _settings(**options)
+    if check:
+        click.echo(f"{config} is good" if config else "all this is right")
+        return
+    from portwatch.server.daemon import Daemon  # 250 ms, which --check and --help need not pay
+
+    logging.basicConfig(format="portwatch: %(message)s", level=logging.WARNING, handlers=[_handler(form)])
+    arguments = ctx.meta[_ARGUMENTS]
+
+    def read_again() -> Settings:
+        """As at the start, with what the file says by now."""
+        try:
+            with command.make_context("serve", list(arguments)) as again:
+                params = dict(again.params)
+        except click.UsageError as error:
+            raise PortwatchError(error.format_message()) from None
+        for name in ("check", "form", "config"):
+            del params[name]
+        return _settings(**params)
+
+    changes = ChangeLog(sys.stdout, Event.to_json if form == "json" else event_line)
+    try:
+        Daemon(settings, read_again=read_again, outputs=[changes], started=say_fallback).run()
+    finally:
+        changes.close(_LAST_LINES)
+
+
+def _settings(
+    listen: tuple[address.Address, ...],
+    journal: Path | None,
+    journal_age: float,
+    journal_size: int,
+    expect: tuple[Expected, ...],
+    hosts: tuple[str, ...],
+    pids: tuple[int, ...],
+    no_failures: bool,
+    metrics_pid: bool,
+    metrics_ephemeral: bool,
+    metrics_max_series: int,
+    engine: str,
+    ephemeral: bool,
+    interval: float,
+    **scope: Any,
+) -> Settings:
+    return Settings(
+        listen=listen,
+        hosts=hosts,
+        engine=engine,
+        options=Options(failures=not no_failures, ephemeral=ephemeral, interval=interval),
+        scope=scope_of(scope),
+        pids=pids,
+        expected=tuple(dict.fromkeys(expect)),
+        journal=Journal(journal, journal_age, journal_size) if journal else None,
+        metrics=Metrics(metrics_pid, metrics_ephemeral, metrics_max_series),
+    )
+
+
+def _handler(form: str) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    if form == "json":
+        handler.setFormatter(_JsonFormatter())
+    return handler
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": iso_time(int(record.created * 1e9)),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields)

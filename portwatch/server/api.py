@@ -1,0 +1,134 @@
+"""What programs ask for: `/api/v0` and the two questions after our health."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from portwatch.ancestry import with_background
+from portwatch.model import Listener
+from portwatch.server import query
+from portwatch.server.errors import refusal
+
+LISTING_PARAMETERS = (*query.SCOPE_NAMES, "min_port", "ignore")
+WHO_PARAMETERS = query.SCOPE_NAMES
+
+
+class Known(Protocol):
+    """What the daemon knows."""
+
+    def listeners(self) -> list[Listener]:
+        """What is open now. Waits a moment: not for the loop's thread."""
+
+    def state(self) -> dict[str, Any]:
+        """How it does: `ready`, and why not, the engine, what is degraded."""
+
+    @property
+    def last_seq(self) -> int:
+        """The newest event's."""
+
+
+class Api:
+    """Its handlers."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def routes(self) -> list[web.RouteDef]:
+        """Where they are found."""
+        return [
+            web.get("/api/v0/listening-ports", self.listening_ports),
+            web.get("/api/v0/who", self.who),
+            web.get("/api/v0/openapi.json", self.openapi),
+            web.get("/healthz", self.alive),
+            web.get("/readyz", self.ready),
+        ]
+
+    async def listening_ports(self, request: web.Request) -> web.Response:
+        """What is open now; `seq` is where the stream goes on from it."""
+        query.only_known(request.query, LISTING_PARAMETERS)
+        scope = query.scope_of(request.query)
+        least = query.number(request.query, "min_port", 0, most=65_535) or 0
+        ignored = frozenset(query.values(request.query, "ignore", _port))
+
+        def listing() -> str:
+            seq = self._known.last_seq
+            ports = [
+                _entry(one.as_dict())
+                for one in self._known.listeners()
+                if one.socket.port >= least and one.socket.port not in ignored and scope.admits_listener(one)
+            ]
+            return json.dumps({"ports": ports, "seq": seq}, separators=(",", ":"))
+
+        return await self._answer(listing)
+
+    async def who(self, request: web.Request) -> web.Response:
+        """The same at length: how each holder was called, and whom it descends from."""
+        query.only_known(request.query, WHO_PARAMETERS)
+        if "port" not in request.query:
+            raise refusal(web.HTTPBadRequest, "port is missing: which one is meant?", "for example ?port=8080")
+        scope = query.scope_of(request.query)
+        shows_command = _is_from_here(request)
+
+        def listing() -> str:
+            found = (one for one in self._known.listeners() if scope.admits_listener(one))
+            ports = [_entry(with_background(one, commands=shows_command)) for one in found]
+            return json.dumps({"ports": ports}, separators=(",", ":"))
+
+        return await self._answer(listing)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """The description of all this."""
+        query.only_known(request.query, ())
+        text = resources.files("portwatch.server").joinpath("openapi.json").read_text("utf-8")
+        return web.Response(text=text, content_type="application/json")
+
+    async def alive(self, request: web.Request) -> web.Response:
+        """That we answer at all."""
+        query.only_known(request.query, ())
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """Whether what we say can be relied on, and what is degraded."""
+        query.only_known(request.query, ())
+        state = self._known.state()
+        return web.json_response(state, status=200 if state["ready"] else 503)
+
+    async def _answer(self, listing: Callable[[], str]) -> web.Response:
+        if not self._known.state()["ready"]:
+            raise refusal(web.HTTPServiceUnavailable, "not ready yet: what is open is still being looked up")
+        # In a thread: 10,000 listeners are a third of a second.
+        return web.Response(
+            text=await asyncio.to_thread(listing),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+
+def _entry(listener: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "process_name": listener["process"],
+        "network": listener["proto"],
+        **listener,
+    }
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 65_535):
+        raise ValueError(f"{text!r} is no port")
+    return int(text)
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """Arguments may hold what is nobody else's business: they are shown where /proc shows them, too."""
+    transport = request.transport
+    opened = transport.get_extra_info("socket") if transport else None
+    if opened is not None and opened.family == socket.AF_UNIX:
+        return True
+    return request.remote is not None and (request.remote.startswith("127.") or request.remote == "::1")

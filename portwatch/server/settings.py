@@ -1,0 +1,55 @@
+"""What the daemon is told, by its options or its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from portwatch.engines import Options
+from portwatch.scope import Scope
+from portwatch.server.address import Address
+
+DEFAULT_ADDRESS = Address("127.0.0.1", 9935)
+
+
+class Expected(NamedTuple):
+    """A port that somebody counts on."""
+
+    proto: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What is kept on disk, and how much of it."""
+
+    path: Path
+    max_age: float
+    """Seconds."""
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What the metrics show of each port."""
+
+    pid: bool = False
+    ephemeral: bool = False
+    max_series: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it; what a reload may change stands in `scope`, `pids`, `expected` and `metrics`."""
+
+    listen: tuple[Address, ...] = (DEFAULT_ADDRESS,)
+    hosts: tuple[str, ...] = ()
+    """Names by which we are called, besides localhost and numbers."""
+    engine: str = "auto"
+    options: Options = field(default_factory=Options)
+    scope: Scope = field(default_factory=Scope)
+    pids: tuple[int, ...] = ()
+    expected: tuple[Expected, ...] = ()
+    journal: Journal | None = None
+    metrics: Metrics = field(default_factory=Metrics)

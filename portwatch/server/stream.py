@@ -1,0 +1,269 @@
+"""Server-sent events: each event to every subscriber, none of whom another waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from portwatch.model import Event
+from portwatch.scope import Scope
+from portwatch.server import query
+from portwatch.server.errors import refusal
+
+HEARTBEAT = 15.0
+PARAMETERS = (*query.SCOPE_NAMES, "after")
+KEPT_BYTES = 8 << 20
+"""Of events, for those who come back or fall behind."""
+MOST_SUBSCRIBERS = 4096
+_CHUNK = 64 << 10
+_MOST_UNREAD = 256 << 10
+"""Of what one subscriber has not read; who reads nothing for this long is let go:"""
+_PATIENCE = 60.0
+_AGAIN = 0.05
+"""Seconds until those who are behind are looked at again."""
+
+
+class _Entry(NamedTuple):
+    event: Event
+    frame: bytes
+
+
+class Recent:
+    """The newest events, each at a position that it keeps. Pure."""
+
+    def __init__(self, capacity: int = KEPT_BYTES) -> None:
+        self._capacity = capacity
+        self._entries: list[_Entry] = []
+        self._seqs: list[int] = []
+        self._bytes = 0
+        self.first = 0
+        """The position of the oldest that is kept."""
+        self.dropped_seq = 0
+        """The seq of the newest that is not."""
+
+    @property
+    def end(self) -> int:
+        """The position of the next event."""
+        return self.first + len(self._entries)
+
+    @property
+    def last_seq(self) -> int:
+        """The newest's."""
+        return self._seqs[-1] if self._seqs else self.dropped_seq
+
+    def append(self, event: Event) -> None:
+        """Keeps an event, and drops a part of the oldest if there is no room."""
+        frame = frame_of(event.seq, event.kind, event.to_json())
+        self._entries.append(_Entry(event, frame))
+        self._seqs.append(event.seq)
+        self._bytes += len(frame)
+        if self._bytes > self._capacity:
+            half = len(self._entries) // 2
+            self._bytes -= sum(len(entry.frame) for entry in self._entries[:half])
+            self.dropped_seq = self._seqs[half - 1] if half else self.dropped_seq
+            del self._entries[:half], self._seqs[:half]
+            self.first += half
+
+    def position_after(self, seq: int) -> int | None:
+        """Where whoever has heard of everything up to `seq` goes on; None if that is no longer kept."""
+        if not self.dropped_seq <= seq <= self.last_seq:
+            return None
+        return self.first + bisect_right(self._seqs, seq)
+
+    def since(self, position: int) -> Iterable[_Entry]:
+        """What is kept from a position on."""
+        return self._entries[position - self.first :]
+
+
+@dataclass(slots=True, eq=False)
+class _Subscriber:
+    transport: asyncio.Transport
+    scope: Scope | None
+    """None wants everything."""
+    is_chunked: bool
+    position: int
+    ended: asyncio.Event
+    stalled_since: float | None = None
+
+
+class Stream:
+    """Keeps the newest events, and sends each to all who subscribe.
+
+    A subscriber is a position among the events and a connection: none has a queue that
+    could grow. What has come since the last turn goes to everybody as one write, the same
+    bytes for all who want everything (bench/bench_stream.py: 1,000 subscribers).
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, first_seq: int = 1) -> None:
+        self._loop = loop
+        self._recent = Recent()
+        self._recent.dropped_seq = first_seq - 1
+        self._inbox: deque[Event] = deque()
+        self._subscribers: set[_Subscriber] = set()
+        self._is_scheduled = False
+
+    @property
+    def subscribers(self) -> int:
+        """How many there are."""
+        return len(self._subscribers)
+
+    @property
+    def last_seq(self) -> int:
+        """The newest event's."""
+        return self._recent.last_seq
+
+    def publish(self, event: Event) -> None:
+        """Takes an event, from any thread; never waits."""
+        self._inbox.append(event)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    def close(self) -> None:
+        """Ends every subscription."""
+        for one in self._subscribers:
+            one.ended.set()
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/v0/events`: all that comes, after what was missed."""
+        query.only_known(request.query, PARAMETERS)
+        asked = query.scope_of(request.query)
+        scope = None if asked == Scope() else asked
+        after = query.number(request.query, "after")
+        if after is None:
+            after = _last_event_id(request)
+        if self.subscribers >= MOST_SUBSCRIBERS:
+            raise refusal(web.HTTPServiceUnavailable, f"{MOST_SUBSCRIBERS} subscribers are here already")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        is_chunked = request.version >= HttpVersion11
+        if is_chunked:
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(b"retry: 1000\n\n")
+        position = await self._catch_up(response, after)
+        transport = request.transport
+        if transport is None:
+            return response
+        one = _Subscriber(transport, scope, is_chunked, position, asyncio.Event())
+        self._subscribers.add(one)
+        try:
+            if self._serve(one, {}):
+                self._loop.call_later(_AGAIN, self._serve_all)
+            while not one.ended.is_set():
+                try:
+                    await asyncio.wait_for(one.ended.wait(), HEARTBEAT)
+                except asyncio.TimeoutError:
+                    self._write(one, b":\n\n")
+        finally:
+            self._subscribers.discard(one)
+        return response
+
+    async def _catch_up(self, response: web.StreamResponse, after: int | None) -> int:
+        """Sends what is only on disk any more, or that it is nowhere; returns where to go on."""
+        if after is None:
+            return self._recent.end
+        position = self._recent.position_after(after)
+        if position is not None:
+            return position
+        # The gap has the newest's id: whoever loses the connection now has missed nothing more.
+        await response.write(_gap_frame(self.last_seq, None))
+        return self._recent.end
+
+    def _take(self) -> None:
+        self._is_scheduled = False
+        while self._inbox:
+            self._recent.append(self._inbox.popleft())
+        self._serve_all()
+
+    def _serve_all(self) -> None:
+        shared: dict[int, tuple[bytes, int]] = {}
+        behind = False
+        for one in tuple(self._subscribers):
+            behind |= self._serve(one, shared)
+        if behind:
+            self._loop.call_later(_AGAIN, self._serve_all)
+
+    def _serve(self, one: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
+        """Sends what has come for a subscriber; whether there is more than it takes now.
+
+        What one was sent is `shared` with those who want the same from the same position on.
+        """
+        recent = self._recent
+        while one.position < recent.end and not one.ended.is_set():
+            if one.transport.get_write_buffer_size() > _MOST_UNREAD:
+                return self._wait_for(one)
+            one.stalled_since = None
+            if one.position < recent.first:
+                self._write(one, _gap_frame(recent.dropped_seq, recent.first - one.position))
+                one.position = recent.first
+            if one.scope is not None:
+                chunk, one.position = _joined(recent, one.position, one.scope)
+            else:
+                if one.position not in shared:
+                    shared[one.position] = _joined(recent, one.position, None)
+                chunk, one.position = shared[one.position]
+            if chunk:
+                self._write(one, chunk)
+        return False
+
+    def _wait_for(self, one: _Subscriber) -> bool:
+        now = time.monotonic()
+        one.stalled_since = one.stalled_since or now
+        if now - one.stalled_since > _PATIENCE:
+            one.transport.abort()
+            one.ended.set()
+            return False
+        return True
+
+    def _write(self, one: _Subscriber, data: bytes) -> None:
+        if one.transport.is_closing():
+            one.ended.set()
+        elif one.is_chunked:
+            # Not by StreamResponse.write, which is a coroutine with a drain for each subscriber and write.
+            one.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            one.transport.write(data)
+
+
+def frame_of(seq: int, kind: str, line: str) -> bytes:
+    """An event as the stream has it."""
+    return f"id: {seq}\nevent: {kind}\ndata: {line}\n\n".encode()
+
+
+def _joined(recent: Recent, position: int, scope: Scope | None) -> tuple[bytes, int]:
+    """A chunk of frames, and the position behind it."""
+    chunk = bytearray()
+    for entry in recent.since(position):
+        position += 1
+        if scope is None or scope.admits(entry.event):
+            chunk += entry.frame
+        if len(chunk) >= _CHUNK:
+            break
+    return bytes(chunk), position
+
+
+def _gap_frame(seq: int, lost: int | None) -> bytes:
+    gap = Event(seq, time.time_ns(), "gap", "reconcile", lost=lost)
+    return frame_of(seq, gap.kind, gap.to_json())
+
+
+def _last_event_id(request: web.Request) -> int | None:
+    """What a browser sends when it comes back. What is no number was never ours: it leads to a gap."""
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
+        return None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else query.MOST
