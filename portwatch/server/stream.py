@@ -138,8 +138,9 @@ class Stream:
         asked = query.scope_of(request.query)
         scope = None if asked == Scope() else asked
         after = query.number(request.query, "after")
-        if after is None:
-            after = _last_event_id(request)
+        # A browser that comes back asks by the address that it was given at first.
+        if "Last-Event-ID" in request.headers:
+            after = _last_event_id(request.headers["Last-Event-ID"])
         if self.subscribers >= MOST_SUBSCRIBERS:
             raise refusal(web.HTTPServiceUnavailable, f"{MOST_SUBSCRIBERS} subscribers are here already")
         response = web.StreamResponse(
@@ -261,9 +262,6 @@ def _gap_frame(seq: int, lost: int | None) -> bytes:
     return frame_of(seq, gap.kind, gap.to_json())
 
 
-def _last_event_id(request: web.Request) -> int | None:
-    """What a browser sends when it comes back. What is no number was never ours: it leads to a gap."""
-    text = request.headers.get("Last-Event-ID")
-    if text is None:
-        return None
+def _last_event_id(text: str) -> int:
+    """What is no number was never ours: it leads to a gap."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else query.MOST
