@@ -13,3 +13,7 @@ class EngineUnavailable(PortwatchError):  # noqa: N818  # reads as what it is
 
 class NotPermitted(EngineUnavailable):
     """An engine could run here, with a right that this process has not."""
+
+
+class JournalError(PortwatchError):
+    """A journal cannot be opened or read, and why."""
