@@ -224,6 +224,20 @@ class Event:
         """The one JSON form, on one line."""
         return _json_line(self.as_dict())
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Event:
+        """The event that has this JSON form. What an older portwatch did not tell is None."""
+        cookie, held_by, opener = values.get("cookie"), values.get("held_by"), values.get("opener")
+        known: dict[str, Any] = {name: values.get(name) for name in cls.__dataclass_fields__ if name != "trees"}
+        known.update(
+            time=_nanoseconds(values["time"]),
+            start_time=_nanoseconds(values.get("start_time")),
+            cookie=int(cookie, 16) if cookie else None,
+            held_by=None if held_by is None else tuple(Holder(**holder) for holder in held_by),
+            opener=Process(**{**opener, "start_time": _nanoseconds(opener["start_time"])}) if opener else None,
+        )
+        return cls(**known)
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -337,6 +351,17 @@ def iso_time(nanoseconds: int | None) -> str | None:
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     digits = f"{fraction:09}".rstrip("0")
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds)) + (f".{digits}Z" if digits else "Z")
+
+
+def _nanoseconds(text: str | None) -> int | None:
+    """What `iso_time` was given."""
+    if text is None:
+        return None
+    from calendar import timegm  # for those who read what was written
+
+    whole, _, digits = text.rstrip("Z").partition(".")
+    fields = (int(part) for part in whole.replace("T", "-").replace(":", "-").split("-"))
+    return timegm(tuple(fields)) * 1_000_000_000 + int(digits.ljust(9, "0"))
 
 
 _PRIVATE = tuple(

@@ -1,12 +1,15 @@
 """Times, exposures and the one JSON form."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fake_engine import PROCESS, held, socket
+from hypothesis import given
+from hypothesis import strategies as st
 from support import EVENT_FIELDS
 
-from portwatch.model import event_of, exposure, iso_time
+from portwatch.model import Event, Holder, Process, event_of, exposure, iso_time
 from portwatch.table import Table
 
 
@@ -70,9 +73,34 @@ def test_a_listener_is_an_event_without_its_moment():
 
 
 def test_control_characters_reach_no_terminal_through_json():
-    from dataclasses import replace
-
     process = replace(PROCESS, process="\x1b[31m\x9b")
     line = event_of(1, 1, "open", "event", socket(), process, process, 1, "core").to_json()
     assert line.isprintable()
     assert json.loads(line)["process"] == process.process
+
+
+TIMES = st.integers(0, 2**63 - 1)
+NAMES = st.text(max_size=16)
+BARE = st.builds(Process, pid=st.integers(0), start_time=st.none() | TIMES, process=NAMES)
+EVENTS = st.builds(
+    Event,
+    time=TIMES,
+    start_time=st.none() | TIMES,
+    process=st.none() | NAMES,
+    cookie=st.none() | st.integers(1, 2**64 - 1),
+    held_by=st.none() | st.lists(st.builds(Holder), max_size=2).map(tuple),
+    opener=st.none() | BARE.map(lambda one: Process(one.pid, one.start_time, one.process, one.uid)),
+    trees=st.just(0),
+)
+
+
+@given(EVENTS)
+def test_an_event_comes_back_from_its_json_form(event):
+    assert Event.from_dict(json.loads(event.to_json())) == event
+
+
+@given(EVENTS)
+def test_an_event_comes_back_from_a_form_that_has_more_and_less(event):
+    values = json.loads(event.to_json())
+    del values["pod"]
+    assert Event.from_dict({**values, "new": 1}) == replace(event, pod=None)
