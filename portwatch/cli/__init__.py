@@ -13,7 +13,7 @@ import click
 from portwatch.cli.text import printable
 from portwatch.errors import EngineUnavailable, PortwatchError
 
-COMMANDS = ("tail", "list", "who", "wait", "kill", "serve", "doctor")
+COMMANDS = ("tail", "list", "who", "wait", "kill", "serve", "history", "doctor")
 FAILED, WRONG_USE, NOT_ALLOWED, TIME_IS_UP = 1, 2, 3, 124
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

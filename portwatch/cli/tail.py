@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -11,12 +10,10 @@ from typing import Any
 
 import click
 
+from portwatch.cli.lines import coloured, write
 from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.watcher import PortWatcher
-
-_READER_GONE = (errno.EPIPE, errno.EIO)
-"""What a pipe says that is closed, and a terminal that went away."""
 
 
 @click.command("tail")
@@ -63,30 +60,7 @@ def command(
     with watcher:
         say_fallback(watcher.choice)
         for event in watcher:
-            _write(event.to_json() + "\n" if as_json else _coloured(event))
-
-
-def _write(line: str) -> None:
-    try:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno in _READER_GONE:
-            os._exit(0)
-        raise
-
-
-def _coloured(event: Any) -> str:
-    from portwatch.cli.text import KINDS, event_line
-
-    line = event_line(event)
-    if _colours():
-        line = click.style(line, fg=KINDS[event.kind][1], dim=event.origin == "snapshot")
-    return line + "\n"
-
-
-def _colours() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+            write(event.to_json() if as_json else coloured(event))
 
 
 def _end_with_the_reader() -> None:

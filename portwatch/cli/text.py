@@ -72,10 +72,11 @@ def held_by(holders: Iterable[Holder]) -> str:
     return ", ".join(parts)
 
 
-def event_line(event: Event) -> str:
-    """One line of the tail, without its colours."""
+def event_line(event: Event, *, dated: bool = False) -> str:
+    """One line of the tail, without its colours; with the day, where it need not be today."""
     seconds, fraction = divmod(event.time, 1_000_000_000)
-    moment = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{fraction // 1_000_000:03}"
+    clock = time.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S", time.localtime(seconds))
+    moment = f"{clock}.{fraction // 1_000_000:03}"
     kind = "is open" if event.origin == "snapshot" and event.kind == "open" else KINDS[event.kind][0]
     return f"{moment}  {kind:<{_KIND_WIDTH}} {_what(event)}"
 

@@ -1,0 +1,39 @@
+"""Events, a line each, on standard output for as long as somebody reads it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import click
+
+from portwatch.model import Event
+
+_READER_GONE = (errno.EPIPE, errno.EIO)
+"""What a pipe says that is closed, and a terminal that went away."""
+
+
+def write(line: str) -> None:
+    """Writes a line at once; ends the process, which did nothing wrong, if nobody reads any more."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in _READER_GONE:
+            os._exit(0)
+        raise
+
+
+def coloured(event: Event, *, dated: bool = False) -> str:
+    """An event as people read it, in colours where the terminal has them."""
+    from portwatch.cli.text import KINDS, event_line  # nothing that --json pays for
+
+    line = event_line(event, dated=dated)
+    if _colours():
+        line = click.style(line, fg=KINDS[event.kind][1], dim=event.origin == "snapshot")
+    return line
+
+
+def _colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
