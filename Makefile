@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h') pyproject.toml
+SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h' -o -name '*.json' -o -name '*.html') pyproject.toml
 # Root sees more. Where we are not root, sudo is used if it is there; without it, what can run does.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 

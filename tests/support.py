@@ -77,11 +77,12 @@ def has_mptcp():
 
 
 def until(condition, what):
-    """Waits for something to become true."""
+    """Waits for something to become true, and returns it."""
     deadline = time.monotonic() + PATIENCE
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain: {what}"
         time.sleep(0.005)
+    return found
 
 
 class Actor:

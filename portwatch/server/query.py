@@ -25,17 +25,23 @@ def _namespace(text: str) -> int:
         return int(text)
     inode = netns.named(text) if "/" not in text else None
     if inode is None:
-        raise ValueError(f"no network namespace is called {text!r}")
+        raise refusal(web.HTTPNotFound, f"no network namespace is called {text!r}")
     return inode
+
+
+def _some(text: str) -> str:
+    if not text:
+        raise ValueError("a value is missing")
+    return text
 
 
 _SCOPE: dict[str, Callable[[str], Any]] = {
     "port": port_range,
     "proto": one_of(PROTOCOLS),
     "exposure": one_of(EXPOSURES),
-    "process": str,
-    "cgroup": str,
-    "container": str,
+    "process": _some,
+    "cgroup": _some,
+    "container": _some,
     "netns": _namespace,
 }
 SCOPE_NAMES = tuple(name for field in _SCOPE for name in (field, f"not_{field}"))

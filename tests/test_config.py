@@ -1,0 +1,77 @@
+import pytest
+from click.testing import CliRunner
+
+from portwatch.cli import portwatch
+
+
+@pytest.fixture
+def check(tmp_path):
+    """What serve --check says of a file's content."""
+
+    def run(content, *more):
+        path = tmp_path / "portwatch.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return CliRunner().invoke(portwatch, ["serve", "--check", "--config", str(path), *more])
+
+    return run
+
+
+def test_a_file_can_say_all_that_the_options_can(check):
+    result = check(
+        """
+        listen = ["127.0.0.1:9935", "unix:/run/portwatch.sock"]
+        expect = ["tcp/8080", "udp/53"]
+        journal = "/var/lib/portwatch/journal"
+        journal-age = 3600
+        journal-size = "64M"
+        log = "json"
+        port = "80,8000-8999"
+        not-process = ["node*", "python*"]
+        no-failures = true
+        metrics-max-series = 500
+        engine = "core"
+        interval = 0.5
+        """
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.endswith("portwatch.toml is good\n")
+
+
+def test_a_number_serves_where_a_text_is_meant(check):
+    assert check("port = 8080").exit_code == 0
+
+
+def test_an_option_goes_before_the_file(check):
+    assert check('engine = "magic"').exit_code == 2
+    assert check('engine = "magic"', "--engine", "poll").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('lisen = "127.0.0.1:1"', "there is no 'lisen'; did you mean 'listen'?"),
+        ("frobnicate = 1", "there is no 'frobnicate'; portwatch serve --help shows what there is"),
+        ("config = 'x'", "there is no 'config'"),
+        ("[listen]", "listen cannot be {}"),
+        ('no-failures = "yes"', "no-failures is true or false, not 'yes'"),
+        ('engine = ["core"]', "engine is one value, not a list"),
+        ("expect = [true]", "expect cannot be True"),
+        ('expect = "8080"', "'8080' is no port of a protocol: try tcp/8080"),
+        ('listen = "9935"', "'9935' is no address"),
+        ('journal-size = "big"', "'big' is no size: try 512M or 2G"),
+        ("port = 70000", "'70000' is outside 1-65535"),
+        ("port = ", "is not TOML"),
+        (b"\xff", "is not UTF-8, at byte 0"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(check, content, said):
+    result = check(content)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "portwatch.toml" in result.stderr or "Invalid value" in result.stderr
+
+
+def test_a_file_that_is_not_there_is_said():
+    result = CliRunner().invoke(portwatch, ["serve", "--check", "--config", "/nosuch/file"])
+    assert result.exit_code == 2
+    assert "/nosuch/file cannot be read: No such file or directory" in result.stderr

@@ -1,0 +1,394 @@
+"""The daemon, as a process that real sockets are opened beside."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import pytest
+import schemathesis
+from daemon import PATIENCE, POLL, free_port, serving
+from support import EVENT_FIELDS, until
+
+from portwatch.server import slow
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def port():
+    """A port that we listen on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_is_listed_in_the_shape_that_editors_know(daemon, port):
+    (found,) = until(lambda: daemon.ports(f"?port={port}"), "the port")
+    assert (found["network"], found["port"]) == ("tcp", port)
+    assert found["process_name"] == found["process"]
+    assert found["pid"] == os.getpid()
+    assert [one["pid"] for one in found["holders"]] == [os.getpid()]
+
+
+@pytest.mark.parametrize(
+    ("query", "is_in"),
+    [
+        ("min_port={port}", True),
+        ("min_port={above}", False),
+        ("ignore=1,{port}", False),
+        ("ignore=1", True),
+        ("exposure=loopback", True),
+        ("exposure=all&exposure=public", False),
+        ("not_exposure=loopback", False),
+        ("proto=udp", False),
+        ("process=no*such", False),
+        ("netns=self", True),
+        ("netns=1", False),
+    ],
+)
+def test_a_listing_is_narrowed_by_the_names_of_the_options(daemon, port, query, is_in):
+    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    query = query.format(port=port, above=port + 1)
+    assert (port in {one["port"] for one in daemon.ports(f"?{query}")}) == is_in
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/v0/listening-ports?prot=tcp", "did you mean 'proto'?"),
+        ("/api/v0/listening-ports?min_port=high", "no number from 0 to 65535"),
+        ("/api/v0/listening-ports?ignore=ssh", "'ssh' is no port"),
+        ("/api/v0/events?after=-1", "is no number"),
+        ("/api/v0/who", "port is missing"),
+        ("/healthz?x=1", "there is no parameter 'x'"),
+    ],
+)
+def test_a_wrong_question_is_refused_with_what_would_be_right(daemon, path, said):
+    status, _, answer = daemon.ask(path)
+    assert status == 400
+    assert set(answer) == {"message", "detail"}
+    assert said in f"{answer['message']} {answer['detail']}"
+
+
+@pytest.mark.parametrize("name", ["nosuch", "/proc/1/ns/net", ""])
+def test_a_namespace_is_no_path_for_us_to_open(daemon, name):
+    status, _, answer = daemon.ask(f"/api/v0/listening-ports?netns={name}")
+    assert (status, answer["message"]) == (404, f"no network namespace is called {name!r}")
+
+
+def test_who_tells_how_a_holder_was_called_and_whom_it_descends_from(daemon, port):
+    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    (found,) = daemon.ask(f"/api/v0/who?port={port}")[2]["ports"]
+    assert found["ancestry"][-1]["pid"] == os.getpid()
+    assert found["holders"][0]["command"][0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nosuch", 404), ("POST", "/healthz", 405), ("DELETE", "/readyz", 405)],
+)
+def test_what_there_is_not_is_refused_in_the_same_form(daemon, method, path, status):
+    answer = daemon.ask(path, method)
+    assert answer[0] == status
+    assert set(answer[2]) == {"message", "detail"}
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:9935", "127.0.0.1.evil.example", ""])
+def test_a_page_cannot_reach_it_by_a_name_of_its_own(daemon, host):
+    status, _, answer = daemon.ask("/api/v0/listening-ports", Host=host)
+    assert status == 421
+    assert "ports" not in answer
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:1", "127.0.0.1:9935", "[::1]:9935", "[::1]", "10.1.2.3", socket.gethostname()],
+)
+def test_it_is_reached_by_number_and_by_its_own_name(daemon, host):
+    assert daemon.ask("/healthz", Host=host)[0] == 200
+
+
+def test_no_browser_is_left_to_guess_or_to_frame(daemon):
+    headers = daemon.ask("/healthz")[1]
+    assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
+
+
+def test_the_stream_tells_each_change_in_the_one_form(daemon):
+    with daemon.subscribe() as events:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            opened = next(one for one in events if one[2]["port"] == port)
+        closed = next(one for one in events if one[2]["port"] == port)
+    assert [opened[1], closed[1]] == ["open", "close"]
+    assert list(opened[2]) == EVENT_FIELDS
+    assert opened[0] == opened[2]["seq"] < closed[0]
+
+
+def test_who_comes_back_is_told_what_happened_meanwhile(daemon):
+    seq = daemon.ask("/api/v0/listening-ports")[2]["seq"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+    until(lambda: not daemon.ports(f"?port={port}"), "its end")
+    for headers, query in (({"Last_Event_ID": str(seq)}, ""), ({}, f"?after={seq}")):
+        with daemon.subscribe(query, **headers) as events:
+            told = [next(events) for _ in range(2)]
+        assert [(kind, data["port"]) for _, kind, data in told] == [("open", port), ("close", port)]
+    with daemon.subscribe("?after=1", Last_Event_ID=str(told[0][0])) as events:
+        assert next(events) == told[1]
+
+
+@pytest.mark.parametrize("known", ["1", "9223372036854775807", "x"])
+def test_who_comes_back_with_an_id_that_is_not_known_is_told_of_a_gap_and_goes_on(daemon, known):
+    with daemon.subscribe(Last_Event_ID=known) as events:
+        _, kind, data = next(events)
+        assert (kind, data["lost"]) == ("gap", None)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            assert server.getsockname()[1] in (data["port"] for _, _, data in events)
+
+
+def test_a_subscriber_is_told_of_its_scope_only(daemon):
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        unwanted = first.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={unwanted}"), "the port")
+        with daemon.subscribe(f"?not_port={unwanted}") as events:
+            first.close()
+            with socket.create_server(("127.0.0.1", 0)) as second:
+                assert next(events)[2]["port"] == second.getsockname()[1]
+
+
+def test_a_subscriber_that_never_reads_keeps_nobody_waiting(daemon):
+    with socket.create_connection(("127.0.0.1", daemon.port)) as idle, daemon.subscribe() as events:
+        idle.sendall(b"GET /api/v0/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(20):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = server.getsockname()[1]
+                assert next(event for event in events if event[2]["port"] == port)[1] == "open"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"],
+)
+def test_a_malformed_or_endless_request_ends_its_connection_alone(daemon, request_):
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
+        client.sendall(request_)
+        assert b" 400 Bad Request" in client.recv(100)
+    assert daemon.ask("/healthz")[0] == 200
+
+
+def test_a_request_that_never_comes_to_an_end_is_not_waited_for(daemon):
+    assert slow.PATIENCE * 2 < PATIENCE
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+
+
+def test_what_the_description_says_is_true(daemon):
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{daemon.port}/api/v0/openapi.json")
+    assert {one.ok().path for one in schema.get_all_operations()} >= {"/api/v0/listening-ports", "/readyz"}
+    result = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "schemathesis.cli",
+                "run",
+                f"http://127.0.0.1:{daemon.port}/api/v0/openapi.json",
+            ),
+            *(
+                "--max-examples",
+                "25",
+                "--exclude-path",
+                "/api/v0/events",
+                "--no-color",
+                "--generation-database",
+                ":memory:",
+            ),
+            *("--phases", "examples,coverage,fuzzing", "--workers", "1", "--seed", "1"),
+        ],
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "schemathesis_formats",
+            "PYTHONPATH": os.path.dirname(__file__),
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_taken_port_ends_it_with_a_line_that_says_who_can_tell(port):
+    result = subprocess.run(
+        [sys.executable, "-m", "portwatch", "serve", *POLL, "--listen", f"127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"portwatch: 127.0.0.1:{port} cannot be listened on: the port is taken "
+        f"(portwatch who tcp/{port} shows by whom)\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_also_while_somebody_listens(number, tmp_path):
+    path = tmp_path / "sock"
+    with serving("--listen", f"unix:{path}") as daemon, daemon.subscribe() as events:
+        assert path.exists()
+        status, _, errors = daemon.end(number)
+        assert (status, errors) == (0, "")
+        assert not path.exists()
+        assert list(events) == []
+
+
+def test_each_change_is_a_line_of_its_log():
+    with serving("--log", "json") as daemon:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            until(lambda: daemon.ports(f"?port={port}"), "the port")
+        until(lambda: not daemon.ports(f"?port={port}"), "its end")
+        _, output, _ = daemon.end()
+    changes = [one for one in map(json.loads, output.splitlines()) if one["port"] == port]
+    assert [one["kind"] for one in changes] == ["open", "close"]
+
+
+def test_a_log_that_nobody_reads_keeps_nobody_waiting():
+    with serving() as daemon:
+        daemon.process.stdout.close()
+        for _ in range(2):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                until(partial(daemon.ports, f"?port={server.getsockname()[1]}"), "the port")
+
+
+def test_a_reload_takes_over_without_losing_an_event(tmp_path):
+    config = tmp_path / "portwatch.toml"
+    config.write_text("not-port = 1\n")
+    with serving("--config", str(config)) as daemon, daemon.subscribe() as events:
+        told, is_over = [], threading.Event()
+        ports = []
+
+        def storm():
+            while not is_over.is_set():
+                with socket.create_server(("127.0.0.1", 0)) as server:
+                    ports.append(server.getsockname()[1])
+                    until(lambda: daemon.ports(f"?port={ports[-1]}"), "the port")
+
+        storming = threading.Thread(target=storm)
+        storming.start()
+        until(lambda: len(ports) > 2, "some ports")
+        config.write_text("not-port = [1, 2]\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: len(ports) > 20, "some more")
+        is_over.set()
+        storming.join()
+        with socket.create_server(("127.0.0.1", 0)) as last:
+            for event in events:
+                told.append(event)
+                if event[1] == "open" and event[2]["port"] == last.getsockname()[1]:
+                    break
+        kinds = [(kind, data["lost"]) for _, kind, data in told if kind == "gap"]
+        assert kinds == [("gap", 0)]
+        for port in set(ports):
+            mine = [kind for _, kind, data in told if data["port"] == port and data["origin"] == "event"]
+            assert mine == ["open", "close"] * ports.count(port)
+        assert [seq for seq, _, _ in told] == sorted({seq for seq, _, _ in told})
+
+
+def test_a_reload_shows_what_the_new_scope_admits(tmp_path, port):
+    config = tmp_path / "portwatch.toml"
+    config.write_text(f"not-port = {port}\n")
+    with serving("--config", str(config)) as daemon:
+        assert daemon.ports(f"?port={port}") == []
+        with daemon.subscribe() as events:
+            config.write_text("")
+            daemon.process.send_signal(signal.SIGHUP)
+            assert next(events)[1] == "gap"
+            opened = next(data for _, kind, data in events if data["port"] == port)
+            assert (opened["kind"], opened["origin"]) == ("open", "snapshot")
+        assert daemon.ports(f"?port={port}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "lisen = 1\n",
+            "not reloaded, all stays as it was: {config}: there is no 'lisen'; did you mean 'listen'?",
+        ),
+        (
+            "ephemeral = true\n",
+            "not reloaded, all stays as it was: options cannot change while it runs: restart it",
+        ),
+        ("pid = 2147483647\n", "not reloaded, all stays as it was: there is no process 2147483647"),
+    ],
+)
+def test_a_reload_that_cannot_be_changes_nothing_and_says_why(tmp_path, port, content, said):
+    config = tmp_path / "portwatch.toml"
+    config.write_text("")
+    with serving("--config", str(config)) as daemon:
+        config.write_text(content)
+        daemon.process.send_signal(signal.SIGHUP)
+        line = daemon.process.stderr.readline()
+        assert said.format(config=config) in line
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+
+
+def test_systemd_is_told_of_readiness_life_reload_and_end(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        with serving(environment=environment) as daemon:
+            told = [manager.recv(200).decode() for _ in range(3)]
+            assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+            daemon.process.send_signal(signal.SIGHUP)
+            while not (line := manager.recv(200).decode()).startswith("RELOADING=1\nMONOTONIC_USEC="):
+                assert line == "WATCHDOG=1"
+            while (line := manager.recv(200).decode()) != "READY=1":
+                assert line == "WATCHDOG=1"
+            daemon.end()
+            while (line := manager.recv(200).decode()) != "STOPPING=1":
+                assert line == "WATCHDOG=1"
+
+
+def test_a_socket_file_needs_no_host(tmp_path):
+    path = tmp_path / "sock"
+    with serving("--listen", f"unix:{path}"), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: anything\r\nConnection: close\r\n\r\n")
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 200
+
+
+def test_it_starts_again_at_once_on_the_port_it_had():
+    port = free_port()
+    for _ in range(2):
+        with serving(port=port) as daemon, daemon.subscribe():
+            assert daemon.end()[0] == 0
+
+
+def test_ids_of_an_earlier_run_are_none_of_this_one():
+    port = free_port()
+    with serving(port=port) as daemon:
+        seq = daemon.ask("/api/v0/listening-ports")[2]["seq"]
+    time.sleep(0.01)
+    with serving(port=port) as daemon, daemon.subscribe(Last_Event_ID=str(seq)) as events:
+        assert next(events)[1] == "gap"
