@@ -62,6 +62,8 @@ class Counts:
     """What had to be repaired, for whoever wants to know how far to trust the rest."""
 
     lost: int = 0
+    unheard: int = 0
+    """Events that subscribers were too slow for, and were told the number of."""
     reconciliations: Counter[str] = field(default_factory=Counter)
     drift: Counter[str] = field(default_factory=Counter)
     """Ports that a check found open, or closed, and no record had told of."""
@@ -156,7 +158,7 @@ class Hub:
         another it takes over where that one ends, without an event between them, or one that both have.
         """
         subscription = Subscription(
-            lambda lost: self._table.gap(lost, time.time_ns()),
+            self._gap_of_subscriber,
             wants if snapshot else lambda event: event.origin != "snapshot" and wants(event),
             callback=callback,
             on_event=on_event,
@@ -228,6 +230,10 @@ class Hub:
         self._engine.wake()
         if self._stopping:
             self._refuse_errands()
+
+    def _gap_of_subscriber(self, lost: int) -> Event:
+        self.counts.unheard += lost
+        return self._table.gap(lost, time.time_ns())
 
     def _ask(self, work: Callable[[], T]) -> T:
         """The same, and waits for what comes of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import socket
@@ -17,12 +18,15 @@ from aiohttp import web
 
 from portwatch.engines import Choice
 from portwatch.errors import PortwatchError
-from portwatch.hub import Hub
+from portwatch.hub import Counts, Hub
 from portwatch.model import Listener
+from portwatch.outputs.metrics import Tally, View
+from portwatch.outputs.ports import Shown, ephemeral_ports
 from portwatch.server import address, notify
 from portwatch.server.api import Api
 from portwatch.server.feed import Feed, Output
 from portwatch.server.guard import add_headers, guard, in_our_form
+from portwatch.server.metrics import Scrapes
 from portwatch.server.settings import Settings
 from portwatch.server.slow import PATIENCE, SlowConnections
 from portwatch.server.stream import Stream
@@ -58,6 +62,7 @@ class Daemon:
         self._first_seq = time.time_ns() // 1_000_000
         self._hub: Hub | None = None
         self._subscription: Subscription | None = None
+        self._tally = Tally()
         self._stream: Stream
         self._feed: Feed
         self._ended: asyncio.Event
@@ -102,6 +107,35 @@ class Daemon:
             "degraded": self._degraded(self._hub),
         }
 
+    def view(self) -> View:
+        """What the metrics show. Waits a moment: not for the loop's thread."""
+        settings, hub = self._settings, self._hub
+        metrics = settings.metrics
+        is_ready = self._subscription is not None
+        counts = hub.counts if hub else Counts()
+        return View(
+            listeners=self.listeners() if is_ready else None,
+            shown=Shown(
+                metrics.pid,
+                range(0) if metrics.ephemeral else ephemeral_ports(),
+                settings.expected,
+                metrics.max_series,
+            ),
+            engine=self._engine_labels(hub) if hub and is_ready else {},
+            counts=counts,
+            lost={"kernel": counts.lost, "subscriber": counts.unheard},
+            subscribers=self._stream.subscribers,
+        )
+
+    def _engine_labels(self, hub: Hub) -> dict[str, str]:
+        capabilities = hub.choice.engine.capabilities
+        lacking = [f"no_{name}" for name in hub.choice.refusals] + [one.name for one in capabilities.limits]
+        return {
+            "engine": capabilities.engine,
+            "kernel": os.uname().release,
+            "degraded": ",".join(lacking),
+        }
+
     def _degraded(self, hub: Hub) -> list[str]:
         """What is not as it should be, each in words."""
         refused = [f"{name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
@@ -112,7 +146,8 @@ class Daemon:
         self._ended = asyncio.Event()
         self._stream = Stream(loop, first_seq=self._first_seq)
         self._feed = Feed(
-            [*self._outputs, self._stream.publish], lambda: loop.call_soon_threadsafe(self._subscription_ended)
+            [*self._outputs, self._stream.publish, self._tally],
+            lambda: loop.call_soon_threadsafe(self._subscription_ended),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
@@ -153,6 +188,7 @@ class Daemon:
         app.on_response_prepare.append(add_headers)
         app.add_routes(Api(self).routes())
         app.add_routes([web.get("/api/v0/events", self._stream.respond)])
+        app.add_routes([web.get("/metrics", Scrapes(self.view, self._tally).respond)])
         return app
 
     def _watch(self) -> None:
