@@ -1,0 +1,140 @@
+"""A scrape of 10,000 listeners, and what events wait for meanwhile."""
+
+import http.client
+import json
+import os
+import resource
+import signal
+import socket
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from common import COMMAND, begin, forked, judge, percentile, running, seconds, show
+
+PROCESSES = 20
+LISTENERS = 500
+SCRAPES = 30
+BLOCKS = 5
+EVENTS = 200
+PAUSE = 0.003
+AT_REST = 5.0
+TEXT = {"Accept": "text/plain;version=0.0.4"}
+OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
+
+
+def hold(number, ready):
+    """Listens at an address of its own, and stays."""
+    servers = [socket.create_server((f"127.2.0.{number + 1}", 20_000 + port)) for port in range(LISTENERS)]
+    os.write(ready, b"x")
+    signal.pause()
+    del servers
+
+
+def crowd(stack):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LISTENERS + 50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    done, ready = os.pipe()
+    for number in range(PROCESSES):
+        stack.enter_context(forked(lambda number=number: hold(number, ready)))
+    for _ in range(PROCESSES):
+        os.read(done, 1)
+
+
+class Daemon:
+    """The one that is measured."""
+
+    def __init__(self, process, port):
+        self.pid = process.pid
+        self._port = port
+
+    def ask(self, path, headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse()
+
+    def scrape(self, headers):
+        return self.ask("/metrics", headers).read()
+
+    def scrapes(self, headers):
+        return [1000 * seconds(lambda: self.scrape(headers)) for _ in range(SCRAPES)]
+
+    def wait_for(self, listeners):
+        for _ in range(600):
+            try:
+                if self.scrape(TEXT).count(b"\nportwatch_listening_port{") >= listeners:
+                    return
+            except OSError:
+                pass  # it is not there yet
+            time.sleep(0.05)
+        raise SystemExit("   the daemon does not see the listeners")
+
+    def megabytes(self):
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def delays(self):
+        """Milliseconds from each of many listens until the stream has told of it."""
+        stream = self.ask("/api/v0/events", {})
+        found = []
+        for _ in range(EVENTS):
+            begin = time.perf_counter()
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = server.getsockname()[1]
+                while not is_open_of(port, stream.readline()):
+                    pass
+                found.append(1000 * (time.perf_counter() - begin))
+            time.sleep(PAUSE)
+        return found
+
+
+def is_open_of(port, line):
+    if not line.startswith(b"data: "):
+        return False
+    event = json.loads(line[6:])
+    return (event["kind"], event["port"]) == ("open", port)
+
+
+def scrape_on(daemon):
+    while True:
+        daemon.scrape(OPENMETRICS)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def spread(values):
+    return f"p50 {statistics.median(values):.1f} ms, p99 {percentile(values, 99):.1f}, max {max(values):.1f}"
+
+
+def main():
+    begin(f"Scrapes of {PROCESSES * LISTENERS:,} listeners")
+    port = free_port()
+    serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}", "--metrics-max-series", "100000")
+    with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process, ExitStack() as stack:
+        daemon = Daemon(process, port)
+        daemon.wait_for(1)
+        time.sleep(AT_REST)
+        judge("memory at rest", daemon.megabytes(), "MB", most=80)
+        show("a scrape with next to nothing open", spread(daemon.scrapes(OPENMETRICS)))
+        crowd(stack)
+        daemon.wait_for(PROCESSES * LISTENERS)
+        for name, headers in (("text", TEXT), ("OpenMetrics, gzip", OPENMETRICS)):
+            took = daemon.scrapes(headers)
+            judge(f"a scrape, {name}: the slowest of {SCRAPES}", max(took), "ms", most=250)
+            show(f"a scrape, {name}", spread(took))
+        quiet, busy = [], []
+        for _ in range(BLOCKS):
+            quiet += daemon.delays()
+            with forked(lambda: scrape_on(daemon)):
+                busy += daemon.delays()
+        judge("from listen to the stream while scraped without a pause", max(busy), "ms", most=20)
+        show("the same", spread(busy))
+        show("without scrapes", spread(quiet))
+        show("memory after that", f"{daemon.megabytes():.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
