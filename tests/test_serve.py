@@ -26,6 +26,13 @@ def daemon():
         yield running
 
 
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory):
+    """One with a journal."""
+    with serving("--journal", str(tmp_path_factory.mktemp("journal") / "journal")) as running:
+        yield running
+
+
 @pytest.fixture
 def port():
     """A port that we listen on."""
@@ -196,8 +203,9 @@ def test_a_request_that_never_comes_to_an_end_is_not_waited_for(daemon):
             assert client.recv(100) == b""
 
 
-def test_what_the_description_says_is_true(daemon):
-    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{daemon.port}/api/v0/openapi.json")
+def test_what_the_description_says_is_true(keeping):
+    flash(keeping)
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{keeping.port}/api/v0/openapi.json")
     assert {one.ok().path for one in schema.get_all_operations()} >= {"/api/v0/listening-ports", "/readyz"}
     result = subprocess.run(
         [
@@ -206,7 +214,7 @@ def test_what_the_description_says_is_true(daemon):
                 "-m",
                 "schemathesis.cli",
                 "run",
-                f"http://127.0.0.1:{daemon.port}/api/v0/openapi.json",
+                f"http://127.0.0.1:{keeping.port}/api/v0/openapi.json",
             ),
             *(
                 "--max-examples",
@@ -255,7 +263,8 @@ def test_a_signal_ends_it_cleanly_also_while_somebody_listens(number, tmp_path):
         status, _, errors = daemon.end(number)
         assert (status, errors) == (0, "")
         assert not path.exists()
-        assert list(events) == []
+        for _ in events:  # to their end
+            pass
 
 
 def test_each_change_is_a_line_of_its_log():
@@ -392,3 +401,104 @@ def test_ids_of_an_earlier_run_are_none_of_this_one():
     time.sleep(0.01)
     with serving(port=port) as daemon, daemon.subscribe(Last_Event_ID=str(seq)) as events:
         assert next(events)[1] == "gap"
+
+
+def flash(daemon):
+    """A port that was open, and of which the daemon has told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+    until(lambda: not daemon.ports(f"?port={port}"), "its end")
+    return port
+
+
+def history(daemon, query=""):
+    return daemon.ask(f"/api/v0/history{query}")[2]
+
+
+def test_history_is_the_journals_a_page_at_a_time(tmp_path):
+    with serving("--journal", str(tmp_path / "journal")) as daemon:
+        port = flash(daemon)
+        until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "the journal")
+        first = history(daemon, f"?port={port}&limit=1")
+        second = history(daemon, f"?port={port}&limit=1&before={first['next']}")
+        assert [page["events"][0]["kind"] for page in (first, second)] == ["close", "open"]
+        assert history(daemon, f"?port={port}&before={second['next']}") == {"events": [], "next": None}
+        assert [one["kind"] for one in history(daemon, f"?port={port}&kind=open")["events"]] == ["open"]
+        assert history(daemon, f"?port={port}&until=1h")["events"] == []
+
+
+def test_without_a_journal_there_is_no_history_and_it_says_what_to_do(daemon):
+    status, _, answer = daemon.ask("/api/v0/history")
+    assert (status, answer["detail"]) == (404, "start it with --journal PATH")
+
+
+def test_who_comes_back_after_a_restart_is_told_what_the_journal_has_then_that_there_is_a_gap(tmp_path):
+    journal = str(tmp_path / "journal")
+    with serving("--journal", journal) as daemon:
+        seq = daemon.ask("/api/v0/listening-ports")[2]["seq"]
+        port = flash(daemon)
+        assert daemon.end()[0] == 0
+    with serving("--journal", journal) as daemon, daemon.subscribe(Last_Event_ID=str(seq)) as events:
+        told = [next(events) for _ in range(3)]
+        assert [(kind, data["port"]) for _, kind, data in told] == [
+            ("open", port),
+            ("close", port),
+            ("gap", None),
+        ]
+        assert next(data["origin"] for _, _, data in events if data["port"] == daemon.port) == "snapshot"
+
+
+def test_a_killed_daemon_goes_on_with_higher_numbers(tmp_path):
+    journal = str(tmp_path / "journal")
+    with serving("--journal", journal) as daemon:
+        flash(daemon)
+        before = daemon.ask("/api/v0/listening-ports")[2]["seq"]
+        daemon.end(signal.SIGKILL)
+    with serving("--journal", journal) as daemon:
+        assert daemon.ask("/api/v0/listening-ports")[2]["seq"] > before
+        until(lambda: history(daemon, "?kind=gap")["events"], "the journal")
+        numbers = [one["seq"] for one in history(daemon)["events"]]
+        assert numbers == sorted(set(numbers), reverse=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which only root can")
+def test_a_full_disk_is_said_and_stops_nothing(tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with serving("--journal", str(tmp_path / "journal")) as daemon:
+            (tmp_path / "ballast").write_bytes(b"")
+            with contextlib.suppress(OSError), open(tmp_path / "ballast", "ab", buffering=0) as ballast:
+                while True:
+                    ballast.write(b"x" * 4096)
+            port = flash(daemon)
+            until(lambda: daemon.ask("/readyz")[2]["degraded"], "the trouble")
+            status, _, state = daemon.ask("/readyz")
+            assert (status, len(state["degraded"])) == (200, 1)
+            assert "the journal is not written: " in state["degraded"][0]
+            (tmp_path / "ballast").unlink()
+            until(lambda: not daemon.ask("/readyz")[2]["degraded"], "the recovery")
+            until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "what had waited")
+            daemon.end()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("content", [b"my diary", b""])
+def test_a_file_that_is_no_journal_is_refused_and_an_empty_one_is_begun(tmp_path, content):
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    if not content:
+        with serving("--journal", str(path)) as daemon:
+            assert daemon.end()[0] == 0
+        return
+    result = subprocess.run(
+        [sys.executable, "-m", "portwatch", "serve", *POLL, "--listen", "127.0.0.1:0", "--journal", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "is not a journal of portwatch's" in result.stderr
+    assert path.read_bytes() == content

@@ -121,7 +121,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
     """The daemon: metrics, API, stream and page. docs/serve.md has all options.
 
-    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch/journal
+    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch
     """
     settings = _settings(**options)
     if check:

@@ -20,12 +20,14 @@ from portwatch.engines import Choice
 from portwatch.errors import PortwatchError
 from portwatch.hub import Counts, Hub
 from portwatch.model import Listener
+from portwatch.outputs.journal import Journal
 from portwatch.outputs.metrics import Tally, View
 from portwatch.outputs.ports import Shown, ephemeral_ports
 from portwatch.server import address, notify
 from portwatch.server.api import Api
 from portwatch.server.feed import Feed, Output
 from portwatch.server.guard import add_headers, guard, in_our_form
+from portwatch.server.history import History
 from portwatch.server.metrics import Scrapes
 from portwatch.server.settings import Settings
 from portwatch.server.slow import PATIENCE, SlowConnections
@@ -58,8 +60,8 @@ class Daemon:
         self._read_again = read_again
         self._outputs = outputs
         self._started = started
-        # More than any clock that set an earlier run's: no id of that one is taken for one of ours.
-        self._first_seq = time.time_ns() // 1_000_000
+        self._journal: Journal | None = None
+        self._first_seq = 1
         self._hub: Hub | None = None
         self._subscription: Subscription | None = None
         self._tally = Tally()
@@ -73,6 +75,12 @@ class Daemon:
         sys.setswitchinterval(_SWITCH_INTERVAL)
         _allow_many_connections()
         with ExitStack() as stack:
+            if self._settings.journal:
+                kept = self._settings.journal
+                self._journal = Journal(kept.path, max_age=kept.max_age, max_bytes=kept.max_bytes)
+                stack.callback(self._journal.close)
+                self._journal.start()
+            self._first_seq = _first_seq(self._journal.last_seq if self._journal else None)
             sockets = []
             for one in self._settings.listen:
                 opened = address.listen(one)
@@ -123,7 +131,11 @@ class Daemon:
             ),
             engine=self._engine_labels(hub) if hub and is_ready else {},
             counts=counts,
-            lost={"kernel": counts.lost, "subscriber": counts.unheard},
+            lost={
+                "kernel": counts.lost,
+                "subscriber": counts.unheard,
+                "journal": self._journal.lost if self._journal else 0,
+            },
             subscribers=self._stream.subscribers,
         )
 
@@ -138,20 +150,25 @@ class Daemon:
 
     def _degraded(self, hub: Hub) -> list[str]:
         """What is not as it should be, each in words."""
-        refused = [f"{name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
-        return refused + ([f"no more events are read: {hub.failure}"] if hub.failure else [])
+        found = [f"{name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
+        if hub.failure:
+            found.append(f"no more events are read: {hub.failure}")
+        if self._journal and self._journal.trouble:
+            found.append(f"the journal is not written: {self._journal.trouble}")
+        return found
 
     async def _serve(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._stream = Stream(loop, first_seq=self._first_seq)
-        self._feed = Feed(
-            [*self._outputs, self._stream.publish, self._tally],
-            lambda: loop.call_soon_threadsafe(self._subscription_ended),
-        )
+        self._stream = Stream(loop, self._first_seq, self._settings.journal_path)
+        outputs = [*self._outputs, self._stream.publish, self._tally]
+        if self._journal:
+            outputs.insert(0, self._journal.write)
+        self._feed = Feed(outputs, lambda: loop.call_soon_threadsafe(self._subscription_ended))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        reloads = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, reloads.set)
         slow = SlowConnections()
         runner = web.AppRunner(
             self._app(slow),
@@ -167,7 +184,10 @@ class Daemon:
                 await web.SockSite(runner, opened, backlog=address.BACKLOG).start()
             watching = loop.create_task(asyncio.to_thread(self._watch))
             assert runner.server
-            tasks = [loop.create_task(slow.end(runner.server)), loop.create_task(self._say_alive())]
+            tasks = [
+                loop.create_task(each)
+                for each in (slow.end(runner.server), self._say_alive(), self._reload_when(reloads))
+            ]
             ended = loop.create_task(self._ended.wait())
             await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
@@ -187,6 +207,7 @@ class Daemon:
         app = web.Application(middlewares=[slow.note, in_our_form, guard(self._settings.hosts)])
         app.on_response_prepare.append(add_headers)
         app.add_routes(Api(self).routes())
+        app.add_routes(History(self._settings.journal_path).routes())
         app.add_routes([web.get("/api/v0/events", self._stream.respond)])
         app.add_routes([web.get("/metrics", Scrapes(self.view, self._tally).respond)])
         return app
@@ -195,7 +216,8 @@ class Daemon:
         settings = self._settings
         roots = [root_at(pid) for pid in settings.pids] if settings.pids else None
         hub = Hub.open(settings.engine, settings.options, first_seq=self._first_seq)
-        subscribing = hub.subscribe(settings.scope.admits, roots=roots)
+        has_past = self._journal is not None and self._journal.last_seq is not None
+        subscribing = hub.subscribe(settings.scope.admits, roots=roots, resumes=has_past)
         hub.start()
         self._hub = hub
         hub.wait_ready()
@@ -214,18 +236,21 @@ class Daemon:
             self._failure = PortwatchError(f"no more events are read: {self._hub.failure}")
             self._ended.set()
 
-    async def _reload(self) -> None:
-        if self._subscription is None:
-            log.warning("not reloaded: the start is not over yet")
-            return
-        notify.reloading()
-        try:
-            await asyncio.to_thread(self._apply, self._read_again())
-        except PortwatchError as error:
-            log.error("not reloaded, all stays as it was: %s", error)
-        else:
-            log.warning("reloaded")
-        notify.notify("READY=1")
+    async def _reload_when(self, asked: asyncio.Event) -> None:
+        """One reload at a time; what is asked for meanwhile is one more."""
+        while await asked.wait():
+            asked.clear()
+            if self._subscription is None:
+                log.warning("not reloaded: the start is not over yet")
+                continue
+            notify.reloading()
+            try:
+                await asyncio.to_thread(self._apply, self._read_again())
+            except PortwatchError as error:
+                log.error("not reloaded, all stays as it was: %s", error)
+            else:
+                log.warning("reloaded")
+            notify.notify("READY=1")
 
     def _apply(self, settings: Settings) -> None:
         """Goes on with other settings; raises PortwatchError and changes nothing if that cannot be."""
@@ -252,6 +277,15 @@ class Daemon:
                 self._subscription and await asyncio.to_thread(self.listeners) is not None
             ):
                 notify.notify("WATCHDOG=1")
+
+
+def _first_seq(newest: int | None) -> int:
+    """More than any that an earlier run gave, also where its last events did not reach the journal.
+
+    So no id of that run is ever taken for one of this one: it would have to have told 1,000 events a
+    second from beginning to end.
+    """
+    return max(time.time_ns() // 1_000_000, (newest or 0) + 1)
 
 
 def _allow_many_connections() -> None:

@@ -29,7 +29,8 @@ def _namespace(text: str) -> int:
     return inode
 
 
-def _some(text: str) -> str:
+def some(text: str) -> str:
+    """Any text, if there is one. Raises ValueError."""
     if not text:
         raise ValueError("a value is missing")
     return text
@@ -39,9 +40,9 @@ _SCOPE: dict[str, Callable[[str], Any]] = {
     "port": port_range,
     "proto": one_of(PROTOCOLS),
     "exposure": one_of(EXPOSURES),
-    "process": _some,
-    "cgroup": _some,
-    "container": _some,
+    "process": some,
+    "cgroup": some,
+    "container": some,
     "netns": _namespace,
 }
 SCOPE_NAMES = tuple(name for field in _SCOPE for name in (field, f"not_{field}"))

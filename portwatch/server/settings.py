@@ -53,3 +53,8 @@ class Settings:
     expected: tuple[Expected, ...] = ()
     journal: Journal | None = None
     metrics: Metrics = field(default_factory=Metrics)
+
+    @property
+    def journal_path(self) -> Path | None:
+        """Where the journal is, if one is kept."""
+        return self.journal.path if self.journal else None

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from portwatch.errors import JournalError
 from portwatch.model import Event
+from portwatch.outputs.journal import Reader
 from portwatch.scope import Scope
 from portwatch.server import query
 from portwatch.server.errors import refusal
+
+log = logging.getLogger("portwatch")
 
 HEARTBEAT = 15.0
 PARAMETERS = (*query.SCOPE_NAMES, "after")
@@ -27,6 +34,7 @@ _CHUNK = 64 << 10
 _MOST_UNREAD = 256 << 10
 """Of what one subscriber has not read; who reads nothing for this long is let go:"""
 _PATIENCE = 60.0
+_ROWS_AT_ONCE = 500
 _AGAIN = 0.05
 """Seconds until those who are behind are looked at again."""
 
@@ -61,7 +69,7 @@ class Recent:
 
     def append(self, event: Event) -> None:
         """Keeps an event, and drops a part of the oldest if there is no room."""
-        frame = frame_of(event.seq, event.kind, event.to_json())
+        frame = frame_of(event)
         self._entries.append(_Entry(event, frame))
         self._seqs.append(event.seq)
         self._bytes += len(frame)
@@ -102,8 +110,11 @@ class Stream:
     bytes for all who want everything (bench/bench_stream.py: 1,000 subscribers).
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, first_seq: int = 1) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, journal: Path | None = None
+    ) -> None:
         self._loop = loop
+        self._journal = journal
         self._recent = Recent()
         self._recent.dropped_seq = first_seq - 1
         self._inbox: deque[Event] = deque()
@@ -155,7 +166,7 @@ class Stream:
             response.enable_chunked_encoding()
         await response.prepare(request)
         await response.write(b"retry: 1000\n\n")
-        position = await self._catch_up(response, after)
+        position = await self._catch_up(response, scope, after)
         transport = request.transport
         if transport is None:
             return response
@@ -173,16 +184,39 @@ class Stream:
             self._subscribers.discard(one)
         return response
 
-    async def _catch_up(self, response: web.StreamResponse, after: int | None) -> int:
+    async def _catch_up(self, response: web.StreamResponse, scope: Scope | None, after: int | None) -> int:
         """Sends what is only on disk any more, or that it is nowhere; returns where to go on."""
         if after is None:
             return self._recent.end
         position = self._recent.position_after(after)
         if position is not None:
             return position
+        if self._journal:
+            try:
+                position = await self._replay(self._journal, response, scope, after)
+            except JournalError as error:
+                log.warning("what a subscriber missed is not sent: %s", error)
+        if position is not None:
+            return position
         # The gap has the newest's id: whoever loses the connection now has missed nothing more.
         await response.write(_gap_frame(self.last_seq, None))
         return self._recent.end
+
+    async def _replay(
+        self, journal: Path, response: web.StreamResponse, scope: Scope | None, after: int
+    ) -> int | None:
+        """Sends what the journal has until what is kept here; None if it does not lead there."""
+        reader = await asyncio.to_thread(Reader, journal)
+        if not await asyncio.to_thread(reader.has, after):
+            return None
+        while (position := self._recent.position_after(after)) is None:
+            events = await asyncio.to_thread(_next_events, reader, after)
+            if not events:
+                return None
+            after = events[-1].seq
+            wanted = [one for one in events if scope is None or scope.admits(one)]
+            await response.write(b"".join(frame_of(one) for one in wanted))
+        return position
 
     def _take(self) -> None:
         self._is_scheduled = False
@@ -240,9 +274,9 @@ class Stream:
             one.transport.write(data)
 
 
-def frame_of(seq: int, kind: str, line: str) -> bytes:
+def frame_of(event: Event) -> bytes:
     """An event as the stream has it."""
-    return f"id: {seq}\nevent: {kind}\ndata: {line}\n\n".encode()
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {event.to_json()}\n\n".encode()
 
 
 def _joined(recent: Recent, position: int, scope: Scope | None) -> tuple[bytes, int]:
@@ -258,8 +292,12 @@ def _joined(recent: Recent, position: int, scope: Scope | None) -> tuple[bytes, 
 
 
 def _gap_frame(seq: int, lost: int | None) -> bytes:
-    gap = Event(seq, time.time_ns(), "gap", "reconcile", lost=lost)
-    return frame_of(seq, gap.kind, gap.to_json())
+    return frame_of(Event(seq, time.time_ns(), "gap", "reconcile", lost=lost))
+
+
+def _next_events(reader: Reader, after: int) -> list[Event]:
+    lines = reader.events(after=after, limit=_ROWS_AT_ONCE)
+    return [Event.from_dict(json.loads(line)) for line in lines]
 
 
 def _last_event_id(text: str) -> int:
