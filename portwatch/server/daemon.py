@@ -161,7 +161,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._stream = Stream(loop, self._first_seq, self._settings.journal_path)
-        outputs = [*self._outputs, self._stream.publish, self._tally]
+        outputs: list[Output] = [*self._outputs, self._stream.publish, self._tally]
         if self._journal:
             outputs.insert(0, self._journal.write)
         self._feed = Feed(outputs, lambda: loop.call_soon_threadsafe(self._subscription_ended))
