@@ -1,54 +1,24 @@
-"""The journal, on real files: what it keeps, gives back, and survives."""
+"""The journal, on real files: what it keeps, and what it gives back."""
 
 import json
+import threading
 import time
-from contextlib import closing
 
 import pytest
+from journals import event, opened, seqs, written
 from support import until
 
-from portwatch.model import Event, Process
-from portwatch.outputs.journal import Journal, Reader
+from portwatch.model import Process
+from portwatch.outputs.journal import Reader
+from portwatch.outputs.journal.writer import MIN_BYTES
 
-A_CENTURY = 36_525 * 86_400
-NGINX = Process(10, 1_000_000_000, "nginx", 33)
 WORKER = Process(11, 2_000_000_000, "worker", 33)
+HOUR = 3_600 * 1_000_000_000
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "journal.db"
-
-
-def opened(path, max_age=A_CENTURY, max_bytes=64 * 2**20):
-    return closing(Journal(path, max_age=max_age, max_bytes=max_bytes))
-
-
-def event(seq, **fields):
-    known = {
-        "time": time.time_ns(),
-        "kind": "open",
-        "origin": "event",
-        "proto": "tcp",
-        "family": "ipv4",
-        "address": "127.0.0.1",
-        "port": 8080,
-        "pid": NGINX.pid,
-        "process": NGINX.process,
-        "opener": NGINX,
-    }
-    return Event(seq, **{**known, **fields})
-
-
-def written(path, *events):
-    with opened(path) as journal:
-        journal.start()
-        for one in events:
-            journal.write(one)
-
-
-def seqs(path, **asked):
-    return [json.loads(line)["seq"] for line in Reader(path).events(**asked)]
 
 
 def test_what_is_written_is_read_back_as_the_line_that_everybody_gets(path):
@@ -128,3 +98,122 @@ def test_a_reader_knows_exactly_the_seqs_that_are_there(path):
     written(path, event(1), event(3))
     reader = Reader(path)
     assert [reader.has(seq) for seq in (0, 1, 2, 3, 4)] == [False, True, False, True, False]
+
+
+def test_it_is_read_while_it_is_written(path):
+    read = []
+    with opened(path) as journal:
+        journal.start()
+        ended = threading.Event()
+
+        def read_on():
+            while not ended.is_set():
+                read.append(seqs(path))
+
+        readers = [threading.Thread(target=read_on) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for seq in range(1, 3001):
+            journal.write(event(seq))
+            if not seq % 100:
+                time.sleep(0.02)
+        until(lambda: journal.last_seq == 3000, "the last event on disk")
+        ended.set()
+        for reader in readers:
+            reader.join()
+        assert journal.trouble is None
+    assert all(found == list(range(1, len(found) + 1)) for found in read)
+    assert len({len(found) for found in read}) > 2
+    assert seqs(path) == list(range(1, 3001))
+
+
+def test_a_reader_that_pauses_keeps_nothing_from_being_written_or_deleted(path):
+    with opened(path, max_bytes=MIN_BYTES) as journal:
+        journal.start()
+        for seq in range(1, 1001):
+            journal.write(event(seq))
+        until(lambda: journal.last_seq == 1000, "the first thousand on disk")
+        lines = Reader(path).events()
+        next(lines)
+        for seq in range(1001, 15_001):
+            journal.write(event(seq))
+        until(lambda: journal.last_seq == 15_000, "the rest on disk")
+        assert bytes_of(path) <= MIN_BYTES
+        assert json.loads(list(lines)[-1])["seq"] == 15_000
+
+
+def bytes_of(path):
+    """Of the file and its WAL."""
+    return sum(one.stat().st_size for one in path.parent.glob("journal.db*"))
+
+
+def test_events_that_are_too_old_go_and_give_their_space_back(path):
+    now = time.time_ns()
+    written(path, *(event(seq, time=now - 3 * HOUR) for seq in range(1, 5001)))
+    before = bytes_of(path)
+    with opened(path, max_age=2 * 3_600, max_bytes=MIN_BYTES) as journal:
+        journal.start()
+        journal.write(event(5001, time=now - HOUR))
+        until(lambda: seqs(path) == [5001], "the old ones gone")
+        until(lambda: journal.last_seq == 5001, "the new one there")
+    assert bytes_of(path) < before / 2
+
+
+def test_the_oldest_go_when_there_are_too_many(path):
+    sizes = []
+    with opened(path, max_bytes=MIN_BYTES) as journal:
+        journal.start()
+        for last in range(3_000, 30_001, 3_000):
+            for seq in range(last - 2_999, last + 1):
+                journal.write(event(seq))
+            until(lambda last=last: sizes.append(bytes_of(path)) or journal.last_seq == last, "them on disk")
+        assert journal.lost == 0
+    kept = seqs(path)
+    assert kept == list(range(kept[0], 30_001))
+    assert len(kept) > 5000
+    assert max(sizes) <= MIN_BYTES
+
+
+def test_a_journal_that_may_be_smaller_from_now_on_shrinks(path):
+    written(path, *(event(seq) for seq in range(1, 25_001)))
+    before = bytes_of(path)
+    assert before > MIN_BYTES
+    with opened(path, max_bytes=MIN_BYTES) as journal:
+        journal.start()
+        journal.write(event(25_001))
+        until(lambda: bytes_of(path) <= MIN_BYTES, "the file small enough")
+    kept = seqs(path)
+    assert kept == list(range(kept[0], 25_002))
+    assert len(kept) > 5000
+
+
+def test_what_is_written_waits_neither_for_the_disk_nor_for_its_thread(path):
+    with opened(path) as journal:
+        for seq in range(1, 101):
+            journal.write(event(seq))
+        assert journal.last_seq is None
+        journal.start()
+        until(lambda: journal.last_seq == 100, "them on disk")
+
+
+def test_what_cannot_wait_is_counted(path, monkeypatch):
+    monkeypatch.setattr("portwatch.outputs.journal.writer.CAPACITY", 10)
+    with opened(path) as journal:
+        for seq in range(1, 14):
+            journal.write(event(seq))
+        assert journal.lost == 3
+        journal.start()
+    assert seqs(path) == list(range(1, 11))
+
+
+def test_what_comes_after_the_end_is_counted(path):
+    with opened(path) as journal:
+        journal.start()
+    journal.write(event(1))
+    assert journal.lost == 1
+
+
+def test_what_was_never_to_be_written_is_counted(path):
+    with opened(path) as journal:
+        journal.write(event(1))
+    assert journal.lost == 1

@@ -36,7 +36,8 @@ def set_aside(path: Path, why: object) -> int | None:
 
 
 def _last_seq(path: Path) -> int | None:
-    with suppress(sqlite3.Error), closing(connect(path, "mode=ro", 0)) as db:  # it is damaged, after all
+    # Immutable: nothing is made beside it. That it cannot be read is what damage may mean.
+    with suppress(sqlite3.Error), closing(connect(path, "mode=ro&immutable=1", 0)) as db:
         db.execute("PRAGMA writable_schema = ON")  # or a file cut short gives nothing at all
         (seq,) = db.execute("SELECT max(seq) FROM events").fetchone()
         return seq if isinstance(seq, int) else None

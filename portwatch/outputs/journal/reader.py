@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 from portwatch.errors import JournalError
 from portwatch.model import EventKind
-from portwatch.outputs.journal.schema import check_ours, connect, is_damaged
+from portwatch.outputs.journal.schema import check_ours, companions, connect, is_damaged
 from portwatch.scope import PortRange
 
 _PATIENCE = 5.0
@@ -83,7 +84,7 @@ class Reader:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         check_ours(self._path)
         try:
-            with closing(connect(self._path, "mode=ro", _PATIENCE)) as db:
+            with closing(connect(self._path, self._how(), _PATIENCE)) as db:
                 db.create_function("fits", 2, _fits, deterministic=True)
                 yield db
         except sqlite3.Error as error:
@@ -93,6 +94,11 @@ class Reader:
                 else ""
             )
             raise JournalError(f"the journal {self._path} cannot be read: {error}{help_}") from None
+
+    def _how(self) -> str:
+        """Able to write, for whoever closes a WAL database last tidies up; or, where nobody can, at rest."""
+        at_rest = not any(one.exists() for one in companions(self._path))
+        return "mode=ro&immutable=1" if at_rest and not os.access(self._path.parent, os.W_OK) else "mode=rw"
 
 
 def _condition(

@@ -31,10 +31,18 @@ _PATIENCE = 0.1
 """Seconds to wait for somebody else's lock before it counts as trouble."""
 
 
+def check_writable(path: Path) -> None:
+    """Raises JournalError if something is there that is not ours, or not ours to write; it is not touched."""
+    if _has_content(path):
+        check_ours(path)
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise JournalError(f"the journal {path} is not ours to write: change its owner or its mode")
+
+
 class Store:
     """A journal's database, open for writing by the holder of its lock.
 
-    Raises JournalError for what it will not touch; sqlite3.OperationalError and OSError may pass.
+    What is there has passed `check_writable`. Raises sqlite3.OperationalError and OSError.
     """
 
     def __init__(self, path: Path, max_age: float, max_bytes: int) -> None:
@@ -54,11 +62,6 @@ class Store:
     def _open(self) -> tuple[sqlite3.Connection, int | None]:
         broken_seq = None
         if _has_content(self._path):
-            check_ours(self._path)
-            if not os.access(self._path, os.R_OK | os.W_OK):
-                raise JournalError(
-                    f"the journal {self._path} is not ours to write: change its owner or its mode"
-                )
             try:
                 return self._connect()
             except sqlite3.DatabaseError as error:

@@ -18,7 +18,7 @@ from portwatch.model import Event
 from portwatch.outputs.journal.damage import set_aside
 from portwatch.outputs.journal.lock import Lock
 from portwatch.outputs.journal.schema import Row, is_damaged, row_of
-from portwatch.outputs.journal.store import Store
+from portwatch.outputs.journal.store import Store, check_writable
 
 log = logging.getLogger("portwatch")
 
@@ -164,9 +164,9 @@ class Journal:
         if self._store and not self._store.is_in_place():
             log.warning("the journal %s was moved or deleted: a new one is begun", self._path)
             self._shut()
-        if not self._lock:
-            self._lock = Lock(self._path)
         if not self._store:
+            check_writable(self._path)
+            self._lock = self._lock or Lock(self._path)
             self._store = Store(self._path, *self._limits)
             if self._store.last_seq is not None:
                 self._reach(self._store.last_seq)
