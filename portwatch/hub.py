@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
@@ -211,13 +211,13 @@ class Hub:
         """Has a subscription hear no more of a tree."""
         self._ask(lambda: self._unwatch(subscription, root))
 
-    def listeners(self, subscription: Subscription, *, look: bool = True) -> list[Listener]:
+    def listeners(self, subscription: Subscription, *, look: bool = True) -> Iterator[Listener]:
         """What is open and would be told to a subscription.
 
         Its holders are as the kernel has them now, or, without a `look`, as of the last check.
         """
 
-        def listing() -> list[Listener]:
+        def listing() -> Iterator[Listener]:
             if look:
                 self._reconcile("asked", "reconcile")
             return self._table.listeners(subscription.trees if subscription.of_trees else None)

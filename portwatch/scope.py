@@ -78,6 +78,8 @@ class Scope:
 
     def admits_listener(self, listener: Listener) -> bool:
         """Whether a listener is wanted."""
+        if not self._narrowing:
+            return True
         socket = listener.socket
         processes: Iterable[Process] = filter(None, (listener.opener, *listener.holders))
         known = [(one.process, one.cgroup, one.container) for one in processes]

@@ -71,7 +71,7 @@ def take_listing(engine: str, options: Options) -> tuple[Choice, list[Listener]]
     choice.engine.detach()
     table = Table(choice.engine.name)
     table.merge(held, time.time_ns(), "snapshot")
-    return choice, table.listeners()
+    return choice, list(table.listeners())
 
 
 class PortWatcher:

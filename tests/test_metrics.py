@@ -17,7 +17,7 @@ from portwatch.engines import Options
 from portwatch.hub import Counts, Hub
 from portwatch.model import Event, Listener
 from portwatch.outputs.metrics import BUCKETS, Tally, View, exposition
-from portwatch.outputs.ports import EPHEMERAL, Shown, ephemeral_ports, series_of
+from portwatch.outputs.ports import EPHEMERAL, Shown, ephemeral_ports, gather
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -79,24 +79,31 @@ def test_a_pid_is_a_label_only_where_it_is_asked_for():
 
 
 def test_who_opened_it_may_not_be_known():
-    found, _ = series_of([listener(opener=None)], shown(pid=True))
-    assert [(one.process, one.container, one.pid) for one in found] == [("", "", "")]
+    (labels,) = Scrape(view(listener(opener=None), pid=True)).labels("portwatch_listening_port")
+    assert (labels["process"], labels["container"], labels["pid"]) == ("", "", "")
 
 
 def test_ports_that_the_kernel_hands_out_are_one_series():
-    found, dropped = series_of(
-        [listener(1, 40_000), listener(2, 40_001), listener(3, 80)], shown(folded=range(32_768, 61_000))
+    found = Scrape(
+        view(listener(1, 40_000), listener(2, 40_001), listener(3, 80), folded=range(32_768, 61_000))
     )
-    assert [one.port for one in found] == [EPHEMERAL, "80"]
-    assert dropped == 0
+    assert [one["port"] for one in found.labels("portwatch_listening_port")] == [EPHEMERAL, "80"]
+    assert found.value("portwatch_series_dropped_total") == 0
 
 
 def test_an_expected_port_keeps_its_number():
-    found, _ = series_of(
-        [listener(1, 40_000), listener(2, 40_000, proto="udp")],
-        shown(folded=range(32_768, 61_000), expected=[("tcp", 40_000)]),
+    found = Scrape(
+        view(
+            listener(1, 40_000),
+            listener(2, 40_000, proto="udp"),
+            folded=range(32_768, 61_000),
+            expected=[("tcp", 40_000)],
+        )
     )
-    assert [(one.proto, one.port) for one in found] == [("tcp", "40000"), ("udp", EPHEMERAL)]
+    assert [(one["proto"], one["port"]) for one in found.labels("portwatch_listening_port")] == [
+        ("tcp", "40000"),
+        ("udp", EPHEMERAL),
+    ]
 
 
 def test_the_kernels_range_includes_its_ends():
@@ -111,7 +118,7 @@ def test_the_kernels_range_includes_its_ends():
 )
 def test_several_sockets_on_a_port_are_one_series_since_the_first_that_is_known(opened, earliest):
     several = [listener(number, opened=time, netns=number) for number, time in enumerate(opened)]
-    assert list(series_of(several, shown())[0].values()) == [earliest]
+    assert list(gather(several, shown()).series.values()) == [earliest]
 
 
 def test_when_it_opened_is_in_seconds_and_missing_where_it_is_not_known():
@@ -131,8 +138,8 @@ def test_series_over_the_limit_are_counted_and_the_first_stay():
 
 
 def test_sockets_of_a_series_that_is_left_out_are_one_too_many():
-    _, dropped = series_of([listener(1, 80), listener(2, 81), listener(3, 81)], shown(most=1))
-    assert dropped == 1
+    found = gather([listener(1, 80), listener(2, 81), listener(3, 81)], shown(most=1))
+    assert len(found.left_out) == 1
 
 
 @pytest.mark.parametrize("name", ['a"b\n\\', '\\n"', '",x="y', "\\", "é\u2028\t{}"])
@@ -255,7 +262,7 @@ def test_events_that_a_subscriber_was_too_slow_for_are_counted(engine):
     hub.start()
     subscription = subscribing.wait()
     engine.push(*(opening(number, 8000 + number) for number in (1, 2, 3)))
-    until(lambda: len(hub.listeners(subscription, look=False)) == 3, "the opens")
+    until(lambda: len(list(hub.listeners(subscription, look=False))) == 3, "the opens")
     assert [subscription.get().kind for _ in range(2)] == ["open", "gap"]
     hub.stop()
     assert (hub.counts.unheard, hub.counts.lost) == (2, 0)

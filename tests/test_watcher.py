@@ -243,7 +243,7 @@ def test_a_subscriber_that_falls_behind_gets_a_gap_where_it_arose(engine):
     numbers = count(1)
     for _ in range(5):
         engine.push(opening(next(numbers)))
-    until(lambda: len(hub._table.listeners()) == 5, "five to be open")
+    until(lambda: len(list(hub._table.listeners())) == 5, "five to be open")
     hub.listeners(subscription)  # closes them all again, as the fake kernel has none open: 5 more
     assert [subscription.get().kind for _ in range(3)] == ["open"] * 3
     gap = subscription.get()

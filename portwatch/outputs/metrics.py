@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from time import time_ns
@@ -77,7 +77,7 @@ class Tally:
 class View:
     """What there is at the time of a scrape."""
 
-    listeners: Sequence[Listener] | None
+    listeners: Iterable[Listener] | None
     """None before they are known."""
     shown: ports.Shown
     engine: dict[str, str]
@@ -94,25 +94,26 @@ def exposition(view: View, tally: Tally, accept: str) -> tuple[bytes, str]:
         encoder, content_type = choose_encoder(accept)
     except TypeError:  # it compares a version that is no number with one
         encoder, content_type = choose_encoder("")
-    series, dropped = ports.series_of(view.listeners or (), view.shown)
-    tally.dropped_series += dropped
+    found = ports.gather(view.listeners or (), view.shown)
+    tally.dropped_series += len(found.left_out)
     registry = CollectorRegistry()
-    registry.register(_Figures(view, tally))
+    registry.register(_Figures(view, tally, found))
     registry.register(_PROCESS)
-    return ports.exposition(series).encode() + encoder(registry), content_type
+    return ports.exposition(found.series).encode() + encoder(registry), content_type
 
 
 class _Figures(Collector):
     """Everything but the series of each port."""
 
-    def __init__(self, view: View, tally: Tally) -> None:
+    def __init__(self, view: View, tally: Tally, found: ports.Ports) -> None:
         self._view = view
         self._tally = tally
+        self._found = found
 
     def collect(self) -> Iterator[Metric]:
         view, tally, counts = self._view, self._tally, self._view.counts
         if view.listeners is not None:
-            yield from _of_listeners(view.listeners, view.shown.expected)
+            yield from _of_ports(self._found, view.shown.expected)
         yield _counter("opens", "Ports that opened.", ["proto"], tally.opens)
         yield _counter("closes", "Ports that closed.", ["proto"], tally.closes)
         yield _counter("bind_failures", "Binds that failed.", ["proto", "errno"], tally.bind_failures)
@@ -144,18 +145,16 @@ class _Figures(Collector):
         yield InfoMetricFamily("portwatch_build", "What runs.", {"version": __version__})
 
 
-def _of_listeners(listeners: Sequence[Listener], expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
-    at_addresses = Counter((one.socket.proto, one.socket.address) for one in listeners)
-    found = Counter({(proto, reach): 0 for proto in PROTOCOLS for reach in EXPOSURES})
-    for (proto, address), count in at_addresses.items():
-        found[proto, exposure(address)] += count
-    yield _gauge("listeners", "Sockets that listen.", ["proto", "exposure"], found)
-    open_ports = {(one.socket.proto, one.socket.port) for one in listeners}
+def _of_ports(found: ports.Ports, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
+    listeners = Counter({(proto, reach): 0 for proto in PROTOCOLS for reach in EXPOSURES})
+    for (proto, address), count in found.sockets.items():
+        listeners[proto, exposure(address)] += count
+    yield _gauge("listeners", "Sockets that listen.", ["proto", "exposure"], listeners)
     yield _gauge(
         "expected_port_up",
         "Whether somebody listens on a port of --expect, at whichever address.",
         ["proto", "port"],
-        {(proto, str(port)): (proto, port) in open_ports for proto, port in expected},
+        {(proto, str(port)): (proto, port) in found.expected_up for proto, port in expected},
     )
 
 

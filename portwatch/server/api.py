@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ WHO_PARAMETERS = query.SCOPE_NAMES
 class Known(Protocol):
     """What the daemon knows."""
 
-    def listeners(self) -> list[Listener]:
+    def listeners(self) -> Iterator[Listener]:
         """What is open now. Waits a moment: not for the loop's thread."""
 
     def state(self) -> dict[str, Any]:

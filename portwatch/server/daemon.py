@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -95,12 +95,12 @@ class Daemon:
         """The newest event's."""
         return self._stream.last_seq
 
-    def listeners(self) -> list[Listener]:
+    def listeners(self) -> Iterator[Listener]:
         """What is open now. Waits a moment: not for the loop's thread."""
         assert self._hub
         assert self._subscription
         admits = self._settings.scope.admits_listener
-        return [one for one in self._hub.listeners(self._subscription, look=False) if admits(one)]
+        return (one for one in self._hub.listeners(self._subscription, look=False) if admits(one))
 
     def state(self) -> dict[str, Any]:
         """How it does: `ready`, and why not, the engine, what is degraded."""
