@@ -148,6 +148,18 @@ def engine_options(function: F) -> F:
     return function
 
 
+def hidden(*names: str) -> Callable[[F], F]:
+    """Leaves some of the options below it out of a help that must fit a screen."""
+
+    def hide(function: F) -> F:
+        for option in getattr(function, "__click_params__", ()):
+            if option.name in names:
+                option.hidden = True
+        return function
+
+    return hide
+
+
 def scope_options(function: F) -> F:
     """The options that narrow what is shown; several values of one widen it."""
     for name, (kind, text) in reversed(_SCOPE.items()):

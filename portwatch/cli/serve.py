@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from portwatch.cli.config import defaults_from
-from portwatch.cli.options import Seconds, engine_options, say_fallback, scope_of, scope_options
+from portwatch.cli.options import Seconds, engine_options, hidden, say_fallback, scope_of, scope_options
 from portwatch.cli.text import event_line
 from portwatch.engines import Options
 from portwatch.errors import PortwatchError
@@ -107,7 +107,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option("--check", is_flag=True, help="Says whether all this is right, and ends.")
 @click.option(
-    "--log", "form", type=click.Choice(["text", "json"]), default="text", help="How changes are logged."
+    "--log", "form", type=click.Choice(["text", "json"]), default="text", help="Each change is a line of it."
 )
 @click.option("--host", "hosts", multiple=True, hidden=True)
 @click.option("--pid", "pids", type=int, multiple=True, hidden=True)
@@ -116,10 +116,11 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option("--metrics-ephemeral", is_flag=True, hidden=True)
 @click.option("--metrics-max-series", type=click.IntRange(min=1), default=10_000, metavar="N", hidden=True)
 @scope_options
+@hidden("ephemeral", "interval")
 @engine_options
 @click.pass_context
 def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
-    """The daemon: metrics, API, stream and page. docs/serve.md has all options.
+    """The daemon: metrics, API, stream and page. More in docs/serve.md.
 
     Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch
     """

@@ -1,0 +1,182 @@
+"""What the stream keeps, and how it serves those who read slowly."""
+
+import asyncio
+import json
+import socket
+import threading
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from support import PATIENCE, until
+
+from portwatch.model import Event
+from portwatch.server import stream
+from portwatch.server.stream import Recent, Stream, frame_of
+
+
+def event(seq, port=8080):
+    return Event(seq, 1_000_000_000, "open", "event", "tcp", "ipv4", "127.0.0.1", port, exposure="loopback")
+
+
+SIZE = len(frame_of(event(1000)))
+
+
+@given(st.integers(0, 60), st.integers(1, 20))
+def test_what_is_kept_is_the_newest_and_is_found_by_the_seq_before_it(count, room):
+    recent = Recent(room * SIZE)
+    for seq in range(1, count + 1):
+        recent.append(event(seq))
+    kept = [entry.event.seq for entry in recent.since(recent.first)]
+    assert kept == list(range(recent.dropped_seq + 1, count + 1))
+    assert recent.end == count
+    assert recent.last_seq == count
+    for seq in range(count + 2):
+        position = recent.position_after(seq)
+        if recent.dropped_seq <= seq <= count:
+            assert [entry.event.seq for entry in recent.since(position)] == list(range(seq + 1, count + 1))
+        else:
+            assert position is None
+
+
+@given(st.integers(1, 200), st.integers(2, 20))
+def test_what_is_kept_is_bounded(count, room):
+    recent = Recent(room * SIZE)
+    for seq in range(count):
+        recent.append(event(seq))
+        assert len(list(recent.since(recent.first))) <= room
+
+
+class Serving(threading.Thread):
+    """A stream over a real connection, in a loop of its own; events are what the test publishes."""
+
+    def __init__(self):
+        super().__init__()
+        self._begun = threading.Event()
+        self.start()
+        assert self._begun.wait(PATIENCE)
+
+    def run(self):
+        asyncio.run(self._serve())
+
+    async def _serve(self):
+        self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        self.stream = Stream(self.loop)
+        app = web.Application()
+        app.add_routes([web.get("/", self.stream.respond)])
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.address = server.getsockname()
+            await web.SockSite(runner, server).start()
+            self._begun.set()
+            await self._ended.wait()
+            self.stream.close()
+            await runner.cleanup()
+
+    def stop(self):
+        self.loop.call_soon_threadsafe(self._ended.set)
+        self.join()
+
+
+@pytest.fixture
+def serving():
+    running = Serving()
+    yield running
+    running.stop()
+
+
+def subscribe(serving, small=False):
+    """A connection that has subscribed, and what can be read of it; its buffer may be a small one."""
+    client = socket.socket()
+    client.settimeout(PATIENCE)
+    if small:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(serving.address)
+    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    lines = client.makefile("rb")
+    while lines.readline() != b"retry: 1000\n":
+        pass
+    return client, lines
+
+
+def told(lines):
+    """The events that come, as (seq, kind, data)."""
+    for line in lines:
+        if line.startswith(b"data: "):
+            data = json.loads(line[6:])
+            yield data["seq"], data["kind"], data
+
+
+def test_a_slow_reader_is_told_what_it_missed_and_costs_the_others_nothing(serving, monkeypatch):
+    monkeypatch.setattr(stream, "_MOST_UNREAD", 1 << 12)
+    serving.stream._recent._capacity = 200 * SIZE
+    slow, slow_lines = subscribe(serving, small=True)
+    quick, quick_lines = subscribe(serving)
+    events = told(quick_lines)
+    count = 30_000
+    for seq in range(1, count + 1):
+        serving.stream.publish(event(seq))
+        if not seq % 100:
+            assert [next(events)[0] for _ in range(100)] == list(range(seq - 99, seq + 1))
+    seen = 0
+    gaps = []
+    for seq, kind, data in told(slow_lines):
+        if kind == "gap":
+            assert data["lost"] == seq - seen
+            gaps.append(seq)
+        else:
+            assert seq == seen + 1
+        seen = seq
+        if seen == count:
+            break
+    assert gaps
+    for one in (slow, slow_lines, quick, quick_lines):
+        one.close()
+
+
+def test_who_reads_nothing_at_all_is_let_go(serving, monkeypatch):
+    monkeypatch.setattr(stream, "_MOST_UNREAD", 1 << 12)
+    monkeypatch.setattr(stream, "_PATIENCE", 0.2)
+    client, lines = subscribe(serving, small=True)
+    quick, quick_lines = subscribe(serving)
+    for seq in range(1, 20_000):
+        serving.stream.publish(event(seq))
+
+    def is_let_go():
+        serving.stream.publish(event(serving.stream.last_seq + 1))
+        return serving.stream.subscribers < 2
+
+    until(is_let_go, "the end of the one that does not read")
+    while client.recv(1 << 20):  # to its end
+        pass
+    for one in (client, lines, quick, quick_lines):
+        one.close()
+
+
+def test_a_subscriber_that_leaves_is_forgotten_at_once(serving):
+    client, lines = subscribe(serving)
+    assert serving.stream.subscribers == 1
+    lines.close()
+    client.close()
+    until(lambda: not serving.stream.subscribers, "its end")
+
+
+def test_no_more_subscribers_are_taken_than_there_is_room_for(serving, monkeypatch):
+    monkeypatch.setattr(stream, "MOST_SUBSCRIBERS", 1)
+    client, lines = subscribe(serving)
+    with socket.create_connection(serving.address, timeout=PATIENCE) as second:
+        second.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b" 503 " in second.recv(100)
+    lines.close()
+    client.close()
+
+
+def test_a_quiet_stream_shows_that_it_lives(serving, monkeypatch):
+    monkeypatch.setattr(stream, "HEARTBEAT", 0.01)
+    client, lines = subscribe(serving)
+    assert lines.readline() == b"\n"
+    assert lines.readline() == b":\n"
+    lines.close()
+    client.close()
