@@ -4,6 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import click
+from click.testing import CliRunner
+
+from portwatch.cli import portwatch
 from portwatch.model import Event
 
 ROOT = Path(__file__).parent.parent
@@ -45,3 +49,18 @@ def test_every_program_of_bcc_is_in_a_set_of_hooks():
     }
     probes = (*hooks.KPROBES, *hooks.FAILURE_KPROBES)
     assert programs == {*stable, *(name for one in probes for name in (one.entry, one.exit) if name), ITERATOR}
+
+
+def test_every_option_of_the_daemon_is_explained():
+    from portwatch.cli.serve import command
+
+    explained = (ROOT / "docs" / "serve.md").read_text()
+    options = {name for one in command.params if isinstance(one, click.Option) for name in one.opts}
+    assert {name for name in options if not name.startswith("--not-") and f"`{name}" not in explained} == set()
+
+
+def test_the_daemons_example_of_a_file_is_good(tmp_path):
+    (example,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    (tmp_path / "portwatch.toml").write_text(example)
+    result = CliRunner().invoke(portwatch, ["serve", "--check", "--config", str(tmp_path / "portwatch.toml")])
+    assert (result.exit_code, result.stderr) == (0, "")
