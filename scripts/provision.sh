@@ -10,6 +10,7 @@ declare -A groups=(
 	[bcc]="python3-bpfcc"
 	[headers]="linux-headers-$(uname -r)"
 	[ruby]="ruby"
+	[serve]="prometheus prometheus-alertmanager"
 )
 
 missing=()
@@ -22,4 +23,10 @@ done
 if ((${#missing[@]})); then
 	apt-get update -q
 	apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+# The tests start their own.
+if [[ -d /run/systemd/system ]]; then
+	for service in prometheus prometheus-alertmanager; do
+		[[ " ${missing[*]} " != *" $service "* ]] || systemctl disable --now "$service"
+	done
 fi
