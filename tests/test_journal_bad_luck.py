@@ -132,7 +132,7 @@ def test_a_journal_that_is_cut_short_is_set_aside_and_a_new_one_begun(path, tmp_
 def test_a_damaged_journal_tells_its_last_seq_if_that_can_be_read(path):
     written(path, *(event(seq) for seq in range(1, 2001)))
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript(f"CREATE TABLE last (x); INSERT INTO last VALUES (zeroblob({20 * 4096}))")
+        db.executescript("CREATE TABLE last (x); INSERT INTO last VALUES (zeroblob(20 * 4096))")
     os.truncate(path, path.stat().st_size - 4096)
     with opened(path) as journal:
         assert journal.last_seq == 2000

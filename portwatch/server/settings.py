@@ -41,7 +41,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it; what a reload may change stands in `scope`, `pids`, `expected` and `metrics`."""
+    """All of it."""
 
     listen: tuple[Address, ...] = (DEFAULT_ADDRESS,)
     hosts: tuple[str, ...] = ()
@@ -58,3 +58,7 @@ class Settings:
     def journal_path(self) -> Path | None:
         """Where the journal is, if one is kept."""
         return self.journal.path if self.journal else None
+
+
+RELOADABLE = frozenset({"scope", "pids", "expected", "metrics"})
+"""What may change while it runs."""

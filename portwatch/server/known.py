@@ -1,0 +1,84 @@
+"""What the daemon can say of itself and of what is open, to whoever asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from portwatch.hub import Counts, Hub
+from portwatch.model import Listener
+from portwatch.outputs.journal import Journal
+from portwatch.outputs.metrics import View
+from portwatch.outputs.ports import Shown, ephemeral_ports
+from portwatch.server.stream import Stream
+from portwatch.server.watching import Watching
+
+
+class Known:
+    """Its answers. `listeners` and `view` wait a moment: they are not for the loop's thread."""
+
+    def __init__(self, watching: Watching, stream: Stream, journal: Journal | None) -> None:
+        self._watching = watching
+        self._stream = stream
+        self._journal = journal
+
+    @property
+    def last_seq(self) -> int:
+        """The newest event's."""
+        return self._stream.last_seq
+
+    def listeners(self) -> Iterator[Listener]:
+        """What is open now."""
+        return self._watching.listeners()
+
+    def state(self) -> dict[str, Any]:
+        """How it does: whether it is `ready`, the engine, what that cannot see, and what is degraded."""
+        hub = self._watching.hub
+        if hub is None or not self._watching.is_ready:
+            return {"ready": False, "engine": None, "hooks": None, "limits": [], "degraded": []}
+        capabilities = hub.choice.engine.capabilities
+        return {
+            "ready": hub.failure is None,
+            "engine": capabilities.engine,
+            "hooks": capabilities.hooks,
+            "limits": [{"name": one.name, "text": one.text} for one in capabilities.limits],
+            "degraded": self._degraded(hub),
+        }
+
+    def view(self) -> View:
+        """What the metrics show."""
+        hub, settings, is_ready = self._watching.hub, self._watching.settings, self._watching.is_ready
+        counts = hub.counts if hub else Counts()
+        return View(
+            listeners=self.listeners() if is_ready else None,
+            shown=Shown(
+                settings.metrics.pid,
+                range(0) if settings.metrics.ephemeral else ephemeral_ports(),
+                settings.expected,
+                settings.metrics.max_series,
+            ),
+            engine=_engine_labels(hub) if hub and is_ready else {},
+            counts=counts,
+            lost={
+                "kernel": counts.lost,
+                "subscriber": counts.unheard,
+                "journal": self._journal.lost if self._journal else 0,
+            },
+            subscribers=self._stream.subscribers,
+        )
+
+    def _degraded(self, hub: Hub) -> list[str]:
+        """What is not as it should be, each in words."""
+        found = [f"{name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
+        if hub.failure:
+            found.append(f"no more events are read: {hub.failure}")
+        if self._journal and self._journal.trouble:
+            found.append(f"the journal is not written: {self._journal.trouble}")
+        return found
+
+
+def _engine_labels(hub: Hub) -> dict[str, str]:
+    capabilities = hub.choice.engine.capabilities
+    lacking = [f"no_{name}" for name in hub.choice.refusals] + [one.name for one in capabilities.limits]
+    return {"engine": capabilities.engine, "kernel": os.uname().release, "degraded": ",".join(lacking)}

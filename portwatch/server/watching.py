@@ -1,0 +1,84 @@
+"""The daemon's own subscription: begun, followed, and replaced when other settings say whom it concerns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from portwatch.errors import PortwatchError
+from portwatch.hub import Hub
+from portwatch.model import Listener
+from portwatch.server.feed import Feed, Output
+from portwatch.server.settings import RELOADABLE, Settings
+from portwatch.subscription import Subscription
+from portwatch.tree import Identity, root_at
+
+
+class Watching:
+    """A hub, and a feed of what it tells. All but `is_ready` and what it keeps may take a moment."""
+
+    def __init__(self, settings: Settings, outputs: Sequence[Output], ended: Callable[[], object]) -> None:
+        """`ended` is called when nothing more can be read: `hub.failure` says why."""
+        self.settings = settings
+        self.hub: Hub | None = None
+        self._subscription: Subscription | None = None
+        self._feed = Feed(outputs, self._check)
+        self._ended = ended
+        self._changing = threading.Lock()
+        """Settings and subscription change together."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what was open at the start is known."""
+        return self._subscription is not None
+
+    def start(self, first_seq: int, *, resumes: bool) -> Hub:
+        """Attaches, and waits until it is ready; `resumes` tells who followed an earlier run of a gap."""
+        settings = self.settings
+        roots = _roots(settings)
+        hub = Hub.open(settings.engine, settings.options, first_seq=first_seq)
+        subscribing = hub.subscribe(settings.scope.admits, roots=roots, resumes=resumes)
+        hub.start()
+        self.hub = hub
+        hub.wait_ready()
+        self._subscription = subscribing.wait()
+        self._feed.start(self._subscription)
+        return hub
+
+    def stop(self) -> None:
+        """Ends it, when every event so far was handed on."""
+        if self.hub:
+            self.hub.stop()
+        self._feed.stop()
+
+    def listeners(self) -> Iterator[Listener]:
+        """What is open now, of whom it concerns."""
+        with self._changing:
+            hub, subscription, admits = self.hub, self._subscription, self.settings.scope.admits_listener
+        assert hub
+        assert subscription
+        return (one for one in hub.listeners(subscription, look=False) if admits(one))
+
+    def change(self, settings: Settings) -> None:
+        """Goes on with other settings; raises PortwatchError and changes nothing if that cannot be."""
+        assert self.hub
+        before = self.settings
+        for name in Settings.__dataclass_fields__:
+            if name not in RELOADABLE and getattr(settings, name) != getattr(before, name):
+                raise PortwatchError(f"{name} cannot change while it runs: restart it")
+        with self._changing:
+            if (settings.scope, settings.pids) != (before.scope, before.pids):
+                self._subscription = self.hub.subscribe(
+                    settings.scope.admits, roots=_roots(settings), instead_of=self._subscription
+                ).wait()
+                self._feed.follow(self._subscription)
+            self.settings = settings
+
+    def _check(self) -> None:
+        """A subscription ended: it was replaced, or it was the last."""
+        if self.hub and self.hub.failure:
+            self._ended()
+
+
+def _roots(settings: Settings) -> list[Identity] | None:
+    return [root_at(pid) for pid in settings.pids] if settings.pids else None

@@ -1,0 +1,83 @@
+import threading
+
+import pytest
+from fake_engine import closing, held, opening
+from support import PATIENCE, until
+
+from portwatch import PortwatchError
+from portwatch.scope import Only, Scope
+from portwatch.server.settings import Settings
+from portwatch.server.watching import Watching
+
+
+class Heard(list):
+    """An output that keeps what it is given."""
+
+    def __call__(self, event):
+        self.append((event.kind, event.port, event.origin))
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def start(engine, heard):  # noqa: ARG001  # it is taken by its name
+    """Begins to watch with a scope; what began is ended with the test."""
+    begun = []
+
+    def begin(scope=None, *, ended=lambda: None, resumes=False, outputs=None):
+        watching = Watching(Settings(engine="fake", scope=scope or Scope()), outputs or [heard], ended)
+        begun.append(watching)
+        watching.start(100, resumes=resumes)
+        return watching
+
+    yield begin
+    for one in begun:
+        one.stop()
+
+
+def port(number):
+    return Scope(port=Only(((number, number),)))
+
+
+def test_every_output_gets_every_event_also_beside_one_that_fails(start, engine, heard):
+    def fail(_):
+        raise RuntimeError("this one always fails")
+
+    start(outputs=[fail, heard])
+    engine.push(opening(), closing())
+    until(lambda: heard == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
+
+
+def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard):
+    engine.held.append(held())
+    start(resumes=True)
+    until(lambda: heard == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and what is open")
+
+
+def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine, heard):
+    watching = start(port(8080))
+    engine.push(opening(1, 8080), opening(2, 9090))
+    until(lambda: len(heard) == 1, "the one")
+    watching.change(Settings(engine="fake", scope=port(9090)))
+    assert [one.socket.port for one in watching.listeners()] == [9090]
+    engine.push(closing(1, 8080), closing(2, 9090))
+    until(lambda: len(heard) == 4, "the other")
+    assert heard[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
+
+
+def test_a_change_that_needs_a_restart_changes_nothing(start):
+    watching = start(port(8080))
+    with pytest.raises(PortwatchError, match="hosts cannot change while it runs"):
+        watching.change(Settings(engine="fake", scope=port(9090), hosts=("other",)))
+    assert watching.settings.scope == port(8080)
+
+
+def test_an_engine_that_fails_ends_it(start, engine):
+    ended = threading.Event()
+    watching = start(ended=ended.set)
+    engine.fail(OSError("the ring is gone"))
+    assert ended.wait(PATIENCE)
+    assert str(watching.hub.failure) == "the ring is gone"
