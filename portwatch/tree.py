@@ -7,6 +7,7 @@ something happens (Lineage), as far as it can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from portwatch import clock, procfs
@@ -16,6 +17,8 @@ from portwatch.model import Listener, Process
 MOST = 64
 """Trees at once: each has a bit."""
 NO_ROOM = "there is no room for more processes in the watched trees: watch fewer"
+_ROOM = 65536
+"""For members in the kernel. A pass over them begins anew whenever the one that it stands at ends."""
 _REMEMBERED = 4096
 
 
@@ -144,9 +147,11 @@ class Members:
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree; those who are born meanwhile, too."""
-        while members := [
-            (pid, *member) for pid in self._kept.pids() if (member := self._kept.get(pid)) and member[1] & tree
-        ]:
+        while members := {
+            (pid, *member)
+            for pid in islice(self._kept.pids(), _ROOM)
+            if (member := self._kept.get(pid)) and member[1] & tree
+        }:
             for pid, start, trees in members:
                 if trees == tree:
                     self._kept.remove(pid)

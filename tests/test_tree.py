@@ -1,5 +1,6 @@
 """Process trees, of real processes."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 import pytest
 from support import until
 
-from portwatch import PortwatchError
+from portwatch import PortwatchError, clock
 from portwatch.model import Process
 from portwatch.procfs import stat
 from portwatch.tree import MOST, Bits, Identity, Lineage, Members, root_at
@@ -92,6 +93,23 @@ def test_members_that_end_while_their_tree_is_removed_are_no_matter(family):
     del map_of_kernel[grandchild]
     kept.unwatch(1)
     assert not map_of_kernel
+
+
+class Restless(Kept):
+    """In which somebody ends whenever he is come to, so that every pass begins anew."""
+
+    def pids(self):
+        return itertools.cycle(list(self))
+
+
+def test_a_tree_is_removed_while_others_fork_and_end_all_the_time(family):
+    child, grandchild = family
+    map_of_kernel = Restless()
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 1)
+    kept.watch(identity(grandchild), 2)
+    kept.unwatch(1)
+    assert map_of_kernel == {grandchild: (clock.ticks(identity(grandchild).start_time), 2)}
 
 
 def test_a_root_that_has_ended_is_said(kept):

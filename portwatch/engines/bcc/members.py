@@ -38,4 +38,4 @@ class MemberTable:
 
     def pids(self) -> Iterable[int]:
         """Of whom something is kept."""
-        return [key.value for key in self._table.keys()]  # noqa: SIM118  # bcc's table is no dict
+        return (key.value for key in self._table)
