@@ -66,6 +66,16 @@ INLINE bool is_subflow(struct sock *sk)
 	return HAS_FIELD(tcp, is_mptcp) && READ_BITS(tcp, is_mptcp);
 }
 
+/* MPTCP's own socket has none: the first subflow is the one that listens. */
+INLINE __u32 backlog_of(struct sock *sk)
+{
+	struct mptcp_sock *mptcp = (void *)sk;
+
+	if (protocol_of(sk) == IPPROTO_MPTCP && HAS_FIELD(mptcp, first))
+		sk = (void *)READ_BITS(mptcp, first);
+	return READ(sk, sk_max_ack_backlog);
+}
+
 INLINE void capture_socket(struct portwatch_record *record, struct sock *sk)
 {
 	struct sock_common *common = (void *)sk;
@@ -88,7 +98,7 @@ INLINE void capture_socket(struct portwatch_record *record, struct sock *sk)
 	if (READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
 		record->flags |= PORTWATCH_PORT_CHOSEN;
 	if (record->state == TCP_LISTEN)
-		record->backlog = READ(sk, sk_max_ack_backlog);
+		record->backlog = backlog_of(sk);
 	if (record->protocol == IPPROTO_MPTCP || is_subflow(sk))
 		record->flags |= PORTWATCH_MPTCP;
 	if (ifindex)

@@ -47,6 +47,7 @@
 
 /* MPTCP came with 5.6, when BTF had long been there: it is not told from TCP here. */
 #define BITS_is_mptcp 0, 1, 0, 0
+#define BITS_first 0, 1, 0, 0
 
 /* cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime", in 5.5 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 5, 0)

@@ -146,6 +146,10 @@ struct tcp_sock {
 	unsigned char is_mptcp;
 };
 
+struct mptcp_sock {
+	struct sock *first;
+};
+
 struct upid {
 	int nr;
 	void *ns;

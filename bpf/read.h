@@ -24,6 +24,7 @@
 /*
  * READ_BITS reads what is a bit field on some kernels: sk_userlocks was one until
  * 6.9, sk_type and sk_protocol until 5.6, is_mptcp is one in some, skc_ipv6only always.
+ * And what some kernels have not: HAS_FIELD tells.
  */
 #ifdef CORE
 
@@ -57,7 +58,7 @@ INLINE __u64 read_bits(const void *ptr, __u32 offset, __u32 bytes, __u32 shift, 
 	__u64 value = 0;
 
 	bpf_probe_read_kernel(&value, bytes, (const char *)ptr + offset);
-	return value >> shift & ((1ULL << width) - 1);
+	return value << (64 - shift - width) >> (64 - width);
 }
 
 INLINE bool has_bits(__u32 offset, __u32 bytes, __u32 shift, __u32 width)

@@ -108,7 +108,7 @@ def test_kernel_h_is_read_as_it_is_written():
     assert [field.name for field in structs["upid"].fields] == ["nr", "ns"]
     fields = {field.name: field for field in structs["sock_common"].fields}
     assert fields["skc_ipv6only"].kind == "unsigned char"
-    assert set(layout.BITS) <= {field.name for one in structs.values() for field in one.fields}
+    assert {one.member(field) for one in structs.values() for field in one.fields} >= layout.BITS
     assert layout.Field("char", "comm", "[16]") in structs["task_struct"].fields
     assert layout.Field("struct file **", "fd", "") in structs["fdtable"].fields
 

@@ -265,6 +265,17 @@ def test_s14_mptcp_as_go_listens(watch, actor, family, address, name):
 
 
 @needs_mptcp
+def test_s14_the_backlog_of_mptcp_is_the_one_of_its_last_listen(watch, actor):
+    actor.do("s = listener(port=8080, backlog=5, proto=262)")
+    assert [one.socket.backlog for one in watch.listeners(actor)] == [5]
+    actor.do("s.listen(50)")
+    assert [one.socket.backlog for one in watch.listeners(actor)] == [50]
+    actor.do("s.listen(20); s.close()")
+    if not watch.capabilities.lacks("backlog_change"):
+        assert [event.backlog for event in watch.events(actor)] == [5, 20]
+
+
+@needs_mptcp
 def test_s14_mptcp_open_before_the_tracer(watch, actor):
     actor.do("s = listener(port=8080, proto=262)")
     late = watch.another(failures=False)

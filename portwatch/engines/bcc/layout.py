@@ -12,14 +12,19 @@ from portwatch.errors import EngineUnavailable
 ITERATOR = "bpf_iter_task_file"
 """The kernel's function that stands for the pass over open files, from 5.8 on."""
 
-BITS = ("skc_ipv6only", "sk_type", "sk_protocol", "sk_userlocks", "is_mptcp")
-"""What read.h reads by READ_BITS, as it is a bit field on some kernels."""
+_OPTIONAL_FIELDS = frozenset({"tcp_sock.is_mptcp", "mptcp_sock.first"})
+BITS = _OPTIONAL_FIELDS | {
+    "sock_common.skc_ipv6only",
+    "sock.sk_type",
+    "sock.sk_protocol",
+    "sock.sk_userlocks",
+}
+"""What read.h reads by READ_BITS, as it is a bit field on some kernels, or as some have it not."""
 
 FORMER_NAMES = {"start_boottime": "real_start_time"}  # until 5.5, cf25e24db61c
 
 _READ_WHOLE = frozenset({"in6_addr"})
 """Structs whose fields are not looked at, and have in kernel.h a name of ours."""
-_OPTIONAL_FIELDS = frozenset({"is_mptcp"})
 _OPTIONAL_STRUCTS = frozenset({"bpf_iter_meta", "bpf_iter__task_file"})
 
 _BLOCK = re.compile(r"#pragma clang attribute push.*?\n(.*)#pragma clang attribute pop", re.DOTALL)
@@ -43,6 +48,10 @@ class Struct:
     name: str
     is_typedef: bool
     fields: tuple[Field, ...]
+
+    def member(self, field: Field) -> str:
+        """The name of a field of its, which no other struct's has."""
+        return f"{self.name}.{field.name}"
 
 
 def declared(header: str) -> Iterator[Struct]:
@@ -71,10 +80,9 @@ def render(header: str, btf: Btf) -> str:
         size = btf.size(struct.name)
         if size is not None:
             lines += _struct(struct, size, btf)
+        elif all(struct.member(field) in _OPTIONAL_FIELDS for field in struct.fields):
+            lines += [_bits(field.name, None) for field in struct.fields]
         elif struct.name not in _OPTIONAL_STRUCTS:
-            if struct.name == "tcp_sock":
-                lines.append(_bits("is_mptcp", None))
-                continue
             raise EngineUnavailable(f"this kernel's BTF has no struct {struct.name}")
     return "\n".join(lines) + "\n"
 
@@ -86,9 +94,9 @@ def _struct(struct: Struct, size: int, btf: Btf) -> Iterator[str]:
         place = btf.field(struct.name, field.name)
         if place is None and field.name in FORMER_NAMES:
             place = btf.field(struct.name, FORMER_NAMES[field.name])
-        if place is None and field.name not in _OPTIONAL_FIELDS:
+        if place is None and struct.member(field) not in _OPTIONAL_FIELDS:
             raise EngineUnavailable(f"this kernel's struct {struct.name} has no field {field.name}")
-        if field.name in BITS:
+        if struct.member(field) in BITS:
             bits.append(_bits(field.name, place))
         elif place:
             padding = f"char before_{field.name}[{place.offset // 8}]; " if place.offset else ""
