@@ -1,0 +1,128 @@
+"""The journal: what writing costs its caller, how soon an event is durable, and what it takes of the disk."""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from common import begin, judge, number, percentile, seconds, show
+
+from portwatch.model import Event, Process
+from portwatch.outputs.journal import Journal, Reader
+from portwatch.outputs.journal.writer import CAPACITY
+
+EVENTS = 100_000
+SINGLE = 40
+OPENER = Process(4242, time.time_ns(), "nginx", 33)
+MEGABYTE = 2**20
+
+
+def event(seq):
+    return Event(
+        seq,
+        time.time_ns(),
+        "open",
+        "event",
+        "tcp",
+        "ipv4",
+        "127.0.0.1",
+        1024 + seq % 60_000,
+        mptcp=False,
+        backlog=128,
+        exposure="loopback",
+        pid=4242,
+        ns_pid=7,
+        start_time=OPENER.start_time,
+        process="nginx",
+        uid=33,
+        netns=4_026_531_833,
+        cgroup="/system.slice/nginx.service",
+        inode=345_678 + seq,
+        cookie=0x138A + seq,
+        sockets=1,
+        opener=OPENER,
+        engine="core",
+    )
+
+
+def wait_for(journal, seq):
+    while journal.last_seq != seq:
+        time.sleep(0.0005)
+
+
+def flush(folder):
+    """Seconds that the disk takes for a write of one page."""
+    with (folder / "page").open("wb", buffering=0) as file:
+
+        def once():
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+
+        return statistics.median(seconds(once) for _ in range(SINGLE))
+
+
+def latencies(journal):
+    """Seconds from `write` until an event is durable: at rest, and right after another commit."""
+
+    def one(seq):
+        return seconds(lambda: (journal.write(event(seq)), wait_for(journal, seq)))
+
+    at_rest = []
+    for seq in range(1, SINGLE + 1):
+        time.sleep(0.3)
+        at_rest.append(one(seq))
+    return at_rest, [one(seq) for seq in range(SINGLE + 1, 2 * SINGLE + 1)]
+
+
+def many(journal):
+    """Microseconds of each `write`, and seconds until all of `EVENTS` are durable."""
+    first = 2 * SINGLE + 1
+    events = [event(seq) for seq in range(first, first + EVENTS)]
+    costs = []
+    start = time.perf_counter()
+    for one in events:
+        while one.seq - journal.last_seq > CAPACITY // 2:
+            time.sleep(0.001)
+        before = time.perf_counter_ns()
+        journal.write(one)
+        costs.append((time.perf_counter_ns() - before) / 1000)
+    wait_for(journal, events[-1].seq)
+    return costs, time.perf_counter() - start
+
+
+def main():
+    begin(f"The journal: {EVENTS:,} events")
+    with tempfile.TemporaryDirectory(dir=".") as name:  # /tmp may be memory
+        folder = Path(name)
+        show("the disk alone: 4 KiB and fsync", f"{1000 * flush(folder):.2f} ms")
+        path = folder / "journal"
+        with closing(Journal(path, max_age=1e9, max_bytes=1024 * MEGABYTE)) as journal:
+            journal.start()
+            at_rest, in_turn = latencies(journal)
+            costs, took = many(journal)
+            lost = journal.lost
+        size = path.stat().st_size / (EVENTS + 2 * SINGLE)
+        judge("durable after, one event at rest: p99", percentile(at_rest, 99), "s", most=1)
+        show("durable after, one event at rest: p50", f"{1000 * statistics.median(at_rest):.1f} ms")
+        judge("durable after, one event after another: p99", percentile(in_turn, 99), "s", most=1)
+        judge("events a second, all durable", EVENTS / took, "", least=10_000)
+        show("events lost", number(lost))
+        judge("cost of write() to its caller: p50", statistics.median(costs), "µs", most=5)
+        show("cost of write() to its caller: p99", f"{percentile(costs, 99):.1f} µs")
+        line = len(event(EVENTS).to_json())
+        judge("bytes on disk for an event", size, "", most=1.5 * line)
+        show("bytes of its line", number(line))
+        reader = Reader(path)
+        took = seconds(lambda: sum(1 for _ in reader.events()))
+        show("read back: events a second", number((EVENTS + 2 * SINGLE) / took))
+        took = seconds(lambda: [json.loads(one) for one in reader.events(newest_first=True, limit=100)])
+        show("the newest 100", f"{1000 * took:.1f} ms")
+        took = seconds(lambda: list(reader.events(ports=((2000, 2000),))))
+        show(f"those of one port among {EVENTS:,}", f"{1000 * took:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
