@@ -4,6 +4,8 @@ import json
 import time
 from contextlib import closing
 
+from support import until
+
 from portwatch.model import Event, Process
 from portwatch.outputs.journal import Journal, Reader
 
@@ -38,6 +40,7 @@ def written(path, *events, **limits):
         journal.start()
         for one in events:
             journal.write(one)
+        until(lambda: (journal.last_seq or 0) >= events[-1].seq, "them on disk")
 
 
 def seqs(path, **asked):

@@ -7,12 +7,11 @@ import sys
 import time
 from contextlib import closing
 
+import journals
 import pytest
 from click.testing import CliRunner
 
 from portwatch.cli import portwatch
-from portwatch.model import Event
-from portwatch.outputs.journal import Journal
 
 PATIENCE = 30
 MINUTE = 60_000_000_000
@@ -32,21 +31,14 @@ def events(path):
         event(2, now - 60 * MINUTE, 8080, "java"),
         event(3, now, 8081, "node"),
     ]
-    write(path, made)
+    journals.written(path, *made)
     return made
 
 
 def event(seq, when, port, process):
-    return Event(
-        seq, when, "open", "event", "tcp", "ipv4", "0.0.0.0", port, exposure="all", pid=1, process=process
+    return journals.event(
+        seq, time=when, address="0.0.0.0", port=port, exposure="all", pid=1, process=process, opener=None
     )
-
-
-def write(path, events):
-    with closing(Journal(path, max_age=36_525 * 86_400, max_bytes=64 * 2**20)) as journal:
-        journal.start()
-        for one in events:
-            journal.write(one)
 
 
 def history(*arguments):
@@ -91,7 +83,7 @@ def test_it_gives_what_was_asked_for(path, options, found):
 
 @pytest.mark.usefixtures("events")
 def test_it_reads_while_the_daemon_writes(path):
-    with closing(Journal(path, max_age=36_525 * 86_400, max_bytes=64 * 2**20)):
+    with journals.opened(path):
         assert ports("--journal", path) == [80, 8080, 8081]
     assert {one.name for one in path.parent.iterdir()} == {path.name, path.name + "-lock"}
 
@@ -144,7 +136,7 @@ def test_a_damaged_line_is_said_in_one_line(path):
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_it_ends_cleanly_when_nobody_reads_any_more(path, form):
-    write(path, [event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)])
+    journals.written(path, *(event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)))
     with subprocess.Popen(
         [sys.executable, "-m", "portwatch", "history", "--journal", path, *form],
         stdout=subprocess.PIPE,

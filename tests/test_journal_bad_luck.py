@@ -356,7 +356,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk of its 
 def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=80m", "none", disk)
+    mount("-t", "tmpfs", "-o", "size=80m,nr_inodes=64", "none", disk)
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True, timeout=PATIENCE)
 
@@ -415,6 +415,22 @@ def test_a_disk_that_is_full_from_the_start_is_trouble_and_no_obstacle(small_dis
         assert journal.trouble is None
     assert seqs(path) == ([1, 2] if is_begun else [2])
     assert {one.name for one in small_disk.iterdir()} == {path.name, path.name + "-lock"}
+
+
+@needs_root
+def test_a_disk_with_space_and_no_room_for_another_file_is_trouble_and_no_obstacle(small_disk):
+    path = small_disk / "journal.db"
+    with contextlib.suppress(OSError):
+        for number in range(1_000):
+            (small_disk / str(number)).touch()
+    with opened(path) as journal:
+        assert journal.trouble == "No space left on device"
+        journal.start()
+        journal.write(event(1))
+        for number in range(20):
+            (small_disk / str(number)).unlink()
+        until(lambda: journal.last_seq == 1, "the event on disk")
+    assert seqs(path) == [1]
 
 
 @needs_root
@@ -506,18 +522,20 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(frozen):
 def test_an_error_that_nobody_thought_of_is_trouble_and_stops_nothing(path, monkeypatch):
     broken = threading.Event()
     broken.set()
-    write = Store.write
+    trim = Store._trim
 
-    def fail(store, rows):
+    def fail(store):
         if broken.is_set():
             raise RuntimeError("nobody thought of this")
-        return write(store, rows)
+        return trim(store)
 
-    monkeypatch.setattr(Store, "write", fail)
+    monkeypatch.setattr(Store, "_trim", fail)
     with opened(path) as journal:
         journal.start()
         journal.write(event(1))
         until(lambda: journal.trouble == "nobody thought of this", "trouble")
+        assert seqs(path) == []
         broken.clear()
         until(lambda: journal.last_seq == 1, "the event on disk")
         assert journal.trouble is None
+    assert seqs(path) == [1]
