@@ -75,12 +75,12 @@ def _events(response):
 
 
 @contextmanager
-def serving(*arguments, engine=POLL, port=None, environment=None):
+def serving(*arguments, engine=POLL, port=None, environment=None, prefix=()):
     """A daemon that is ready."""
     port = port or free_port()
-    command = [sys.executable, "-m", "portwatch", "serve", "--listen", f"127.0.0.1:{port}", *engine, *arguments]
+    serve = [sys.executable, "-m", "portwatch", "serve", "--listen", f"127.0.0.1:{port}", *engine, *arguments]
     process = subprocess.Popen(
-        command,
+        [*prefix, *serve],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

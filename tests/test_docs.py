@@ -8,7 +8,10 @@ import click
 from click.testing import CliRunner
 
 from portwatch.cli import portwatch
+from portwatch.hub import Counts
 from portwatch.model import Event
+from portwatch.outputs.metrics import Tally, View, exposition
+from portwatch.outputs.ports import Shown
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +67,17 @@ def test_the_daemons_example_of_a_file_is_good(tmp_path):
     (tmp_path / "portwatch.toml").write_text(example)
     result = CliRunner().invoke(portwatch, ["serve", "--check", "--config", str(tmp_path / "portwatch.toml")])
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_every_metric_is_explained():
+    tally, shown = Tally(), Shown(pid=True, folded=range(0), expected=(), most=1)
+    view = View((), shown, {"engine": "core"}, Counts(), {"kernel": 0}, 0)
+    families = re.findall(r"^# TYPE (portwatch_\w+)", exposition(view, tally, "")[0].decode(), re.MULTILINE)
+    explained = (ROOT / "docs" / "metrics.md").read_text()
+    assert {name for name in families if f"`{name}" not in explained} == set()
+
+
+def test_every_alert_is_explained():
+    rules = (ROOT / "deploy" / "prometheus" / "portwatch.rules.yml").read_text()
+    explained = (ROOT / "docs" / "metrics.md").read_text()
+    assert {name for name in re.findall(r"alert: (\w+)", rules) if f"`{name}`" not in explained} == set()

@@ -1,11 +1,19 @@
 """What a scrape says: of which ports, counted how, written how."""
 
+import asyncio
+import contextlib
 import gzip
+import json
+import os
+import shutil
 import signal
 import socket
+import sqlite3
 from dataclasses import replace
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
+from aiohttp.web import HTTPServiceUnavailable
 from daemon import serving
 from fake_engine import PROCESS, opening
 from fake_engine import socket as a_socket
@@ -14,10 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support import until
 
 from portwatch.engines import Options
+from portwatch.errors import PortwatchError
 from portwatch.hub import Counts, Hub
 from portwatch.model import Event, Listener
 from portwatch.outputs.metrics import BUCKETS, Tally, View, exposition
 from portwatch.outputs.ports import EPHEMERAL, Shown, ephemeral_ports, gather
+from portwatch.server.metrics import Scrapes
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -159,6 +169,7 @@ def test_listeners_are_counted_by_how_far_they_can_be_reached_zeros_too():
             listener(3, address="0.0.0.0"),
             listener(4, proto="udp", family="ipv6", address="::"),
             listener(5, address="10.0.0.1"),
+            listener(6, address="127.0.0.53"),
         )
     )
     counts = {
@@ -167,7 +178,7 @@ def test_listeners_are_counted_by_how_far_they_can_be_reached_zeros_too():
         if one.name == "portwatch_listeners"
     }
     assert {key: count for key, count in counts.items() if count} == {
-        ("tcp", "loopback"): 2,
+        ("tcp", "loopback"): 3,
         ("tcp", "all"): 1,
         ("udp", "all"): 1,
         ("tcp", "private"): 1,
@@ -177,10 +188,14 @@ def test_listeners_are_counted_by_how_far_they_can_be_reached_zeros_too():
 
 def test_an_expected_port_is_up_or_not_whatever_its_address():
     found = Scrape(
-        view(listener(1, 80, address="::", family="ipv6"), listener(2, 53), expected=[("tcp", 80), ("udp", 53)])
+        view(
+            listener(1, 80, address="::", family="ipv6"),
+            listener(2, 53),
+            listener(3, 123, proto="udp"),
+            expected=[("tcp", 80), ("udp", 53), ("udp", 123)],
+        )
     )
-    assert found.value("portwatch_expected_port_up", proto="tcp", port="80") == 1
-    assert found.value("portwatch_expected_port_up", proto="udp", port="53") == 0
+    assert found.values("portwatch_expected_port_up", "port") == {"80": 1, "53": 0, "123": 1}
 
 
 def test_before_it_is_known_what_is_open_nothing_is_said_to_be_down():
@@ -216,7 +231,13 @@ def test_latency_is_of_what_the_kernel_told_as_it_happened(monkeypatch):
     now = 1_000_000_000_000
     monkeypatch.setattr("portwatch.outputs.metrics.time_ns", lambda: now)
     tally = Tally()
-    for late in (-5, 50_000, 50_001, 300_000, 7_000_000_000):  # a clock that was set back is no time travel
+    for late in (
+        -5_000_000_000,
+        50_000,
+        50_001,
+        300_000,
+        7_000_000_000,
+    ):  # a clock that was set back is no time travel
         tally(event(time=now - late))
     tally(event(origin="snapshot", time=0))
     tally(event(origin="reconcile", time=0))
@@ -275,6 +296,18 @@ def test_whoever_asks_for_no_format_that_there_is_gets_text(accept):
     assert exposition(view(), Tally(), accept)[1].startswith("text/plain; version=0.0.4")
 
 
+def test_a_scrape_while_the_daemon_ends_is_refused_in_our_form():
+    def view():
+        raise PortwatchError("no more events are read: it ended")
+
+    async def ask():
+        await Scrapes(view, Tally()).respond(make_mocked_request("GET", "/metrics"))
+
+    with pytest.raises(HTTPServiceUnavailable) as refused:
+        asyncio.run(ask())
+    assert json.loads(refused.value.text)["message"] == "no more events are read: it ended"
+
+
 @pytest.fixture
 def port():
     """A port that we listen on."""
@@ -304,6 +337,7 @@ def test_the_daemon_shows_a_port_while_it_is_open(port):
             number = str(another.getsockname()[1])
             until(lambda: number in ports_up(daemon), "another")
         until(lambda: number not in ports_up(daemon), "that it has gone")
+        assert b'portwatch_opens_total{proto="tcp"} 0.0' not in scrape(daemon)[1]
         assert str(port) in ports_up(daemon)
 
 
@@ -317,6 +351,28 @@ def test_openmetrics_and_compression_are_for_those_who_ask():
         assert headers["Content-Encoding"] == "gzip"
         families = {family.name for family in parse_openmetrics(gzip.decompress(body).decode())}
         assert {"portwatch_listening_port", "portwatch_opens", "process_cpu_seconds"} <= families
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="takes rights away by setpriv")
+def test_the_daemon_says_which_better_engine_could_not_run_and_what_this_one_lacks():
+    no_rights = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
+    with serving(engine=("--engine", "auto", "--netns", "self"), prefix=no_rights) as daemon:
+        limits = [one["name"] for one in daemon.ask("/readyz")[2]["limits"]]
+        families = parse_text(scrape(daemon)[1].decode())
+    (found,) = [
+        one.labels for family in families for one in family.samples if family.name == "portwatch_engine_info"
+    ]
+    assert (found["engine"], found["kernel"]) == ("poll", os.uname().release)
+    assert found["degraded"].split(",") == ["no_core", "no_bcc", *limits]
+
+
+def test_a_journal_that_cannot_be_written_is_a_degradation(tmp_path):
+    journal = tmp_path / "journal"
+    with serving("--journal", str(journal)) as daemon, contextlib.closing(sqlite3.connect(journal)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        with socket.create_server(("127.0.0.1", 0)):  # something to be written
+            until(lambda: b'degraded="journal,' in scrape(daemon)[1], "trouble")
+        assert b'portwatch_events_lost_total{where="journal"} 0.0' in scrape(daemon)[1]
 
 
 def test_a_reload_changes_what_is_expected_and_shown(tmp_path, port):

@@ -58,7 +58,7 @@ class Known:
                 settings.expected,
                 settings.metrics.max_series,
             ),
-            engine=_engine_labels(hub) if hub and is_ready else {},
+            engine=self._engine_labels(hub) if hub and is_ready else {},
             counts=counts,
             lost={
                 "kernel": counts.lost,
@@ -77,8 +77,10 @@ class Known:
             found.append(f"the journal is not written: {self._journal.trouble}")
         return found
 
-
-def _engine_labels(hub: Hub) -> dict[str, str]:
-    capabilities = hub.choice.engine.capabilities
-    lacking = [f"no_{name}" for name in hub.choice.refusals] + [one.name for one in capabilities.limits]
-    return {"engine": capabilities.engine, "kernel": os.uname().release, "degraded": ",".join(lacking)}
+    def _engine_labels(self, hub: Hub) -> dict[str, str]:
+        capabilities = hub.choice.engine.capabilities
+        lacking = [f"no_{name}" for name in hub.choice.refusals]
+        if self._journal and self._journal.trouble:
+            lacking.append("journal")
+        lacking += [one.name for one in capabilities.limits]
+        return {"engine": capabilities.engine, "kernel": os.uname().release, "degraded": ",".join(lacking)}
