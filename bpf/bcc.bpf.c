@@ -15,6 +15,7 @@
 #include "held.h"
 #endif
 #include "tree.h"
+#include "places.h"
 #include "contexts.h"
 
 /* A call under way in a thread, from its entry to its exit. */
@@ -37,10 +38,13 @@ BPF_TABLE("hash", u64, u8, of_tree, 65536);
 /* What the reader asks for. */
 struct request {
 	u64 trees;	/* that are watched, a bit for each */
-	u32 narrow;	/* nothing is told but what concerns these */
+	u32 narrow;	/* what is not told: of enum narrow */
 	u32 port;	/* whose users the next pass shows, 0 for all that is open */
 };
 BPF_F_TABLE("array", u32, struct request, requests, 1, SHARED_FLAGS);
+
+/* Too large to be asked for with the rest, which is copied. */
+BPF_F_TABLE("array", u32, struct places, places, 1, SHARED_FLAGS);
 
 /* Records for which a buffer had no room: the kernel itself tells only with the next one that has. */
 BPF_F_TABLE("array", u32, u64, failed, 1, SHARED_FLAGS);
@@ -82,6 +86,20 @@ static u64 trees_of(struct task_struct *task)
 	return member && member->start == start_of(task) ? member->trees & watched : 0;
 }
 
+static bool is_in_place(struct sock *sk, u16 port)
+{
+	u32 narrow = asked_for().narrow, first = 0;
+	struct places *wanted = places.lookup(&first);
+
+	return !narrow || !wanted || is_within(wanted, narrow, sk, port);
+}
+
+/* Whether what a process of no watched tree does is told. */
+INLINE bool is_anybody_told_of(void)
+{
+	return !(asked_for().narrow & OF_TREES);
+}
+
 /* Of an open: fills its trees, and whether it is told. Its socket is then known to be theirs. */
 INLINE bool is_open_wanted(struct portwatch_record *record, struct sock *sk)
 {
@@ -91,7 +109,9 @@ INLINE bool is_open_wanted(struct portwatch_record *record, struct sock *sk)
 	record->trees = trees_of((void *)bpf_get_current_task());
 	if (record->trees && of_tree.update(&address, &yes))
 		count_lost();
-	return record->trees || !asked_for().narrow || of_tree.lookup(&address);
+	if (!is_in_place(sk, record->port))
+		return false;
+	return record->trees || is_anybody_told_of() || of_tree.lookup(&address);
 }
 
 /* Of a close, with which the address becomes another socket's. */
@@ -101,15 +121,17 @@ INLINE bool is_close_wanted(struct portwatch_record *record, struct sock *sk)
 	bool had = !of_tree.delete(&address);
 
 	record->trees = trees_of((void *)bpf_get_current_task());
+	if (!is_in_place(sk, last_port_of(sk)))
+		return false;
 	/* MPTCP's subflow is another socket than the one that a pass over files shows. */
-	return had || !asked_for().narrow || record->flags & PORTWATCH_MPTCP;
+	return had || is_anybody_told_of() || record->flags & PORTWATCH_MPTCP;
 }
 
 /* Of what is told only if a watched tree does it itself. */
-INLINE bool is_own(struct portwatch_record *record)
+INLINE bool is_own_wanted(struct portwatch_record *record, struct sock *sk)
 {
 	record->trees = trees_of((void *)bpf_get_current_task());
-	return record->trees || !asked_for().narrow;
+	return is_in_place(sk, record->port) && (record->trees || is_anybody_told_of());
 }
 
 INLINE void mark_opened(void)
@@ -230,7 +252,7 @@ int bind_exited(struct syscall_exit *ctx)
 		record.error = result;
 		if (read_asked(&asked, (void *)call->address, call->length))
 			capture_asked(&record, sk, &asked);
-		if (is_own(&record))
+		if (is_own_wanted(&record, sk))
 			submit(ctx, &record);
 	}
 	calls.delete(&thread);
@@ -263,7 +285,7 @@ int listen_exited(struct syscall_exit *ctx)
 		capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
 		capture_identity(&record, sk);
 		record.error = result;
-		if (is_own(&record))
+		if (is_own_wanted(&record, sk))
 			submit(ctx, &record);
 	}
 	calls.delete(&thread);
@@ -405,7 +427,7 @@ int socket_bound(struct pt_regs *ctx)
 		record.error = result;
 		if (read_asked_in_kernel(&asked, (void *)call->address, call->length))
 			capture_asked(&record, sk, &asked);
-		if (is_own(&record))
+		if (is_own_wanted(&record, sk))
 			submit(ctx, &record);
 	}
 	calls.delete(&thread);
@@ -438,7 +460,7 @@ int socket_listened(struct pt_regs *ctx)
 		capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
 		capture_identity(&record, sk);
 		record.error = result;
-		if (is_own(&record))
+		if (is_own_wanted(&record, sk))
 			submit(ctx, &record);
 	}
 	calls.delete(&thread);

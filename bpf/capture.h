@@ -76,14 +76,20 @@ INLINE __u32 backlog_of(struct sock *sk)
 	return READ(sk, sk_max_ack_backlog);
 }
 
+INLINE __u32 netns_of(struct sock *sk)
+{
+	struct net *net = READ(sk, __sk_common.skc_net.net);
+
+	return READ(net, ns.inum);
+}
+
 INLINE void capture_socket(struct portwatch_record *record, struct sock *sk)
 {
 	struct sock_common *common = (void *)sk;
-	struct net *net = READ(sk, __sk_common.skc_net.net);
 	int ifindex = READ(sk, __sk_common.skc_bound_dev_if);
 
 	record->inode = socket_inode(READ(sk, sk_socket));
-	record->netns = READ(net, ns.inum);
+	record->netns = netns_of(sk);
 	record->family = READ(sk, __sk_common.skc_family);
 	record->protocol = protocol_of(sk);
 	record->port = READ(sk, __sk_common.skc_num);

@@ -11,6 +11,7 @@
 #include "capture.h"
 #include "held.h"
 #include "tree.h"
+#include "places.h"
 
 /* Filled in before the load. One variable, since the compiler orders several as it likes. */
 const volatile struct {
@@ -24,7 +25,8 @@ struct {
 	__u64 lost;	/* records for which the ring had no room */
 	__u64 port;	/* the next pass shows not what is open, but whoever uses this port */
 	__u64 trees;	/* that are watched, a bit for each */
-	__u64 narrow;	/* nothing is told but what concerns these */
+	__u64 narrow;	/* what is not told: of enum narrow */
+	struct places places;
 } shared = {};
 
 struct {
@@ -107,10 +109,15 @@ INLINE bool is_of_tree(void *sk)
 	return mark && mark->of_tree;
 }
 
-/* Whether what a process of these trees does to a socket is told. */
+INLINE bool is_in_place(struct sock *sk, __u16 port)
+{
+	return !shared.narrow || is_within(&shared.places, shared.narrow, sk, port);
+}
+
+/* Whether what a process of these trees does to a socket is told, wherever that is. */
 INLINE bool is_wanted(void *sk, __u64 trees)
 {
-	return trees || !shared.narrow || is_of_tree(sk);
+	return trees || !(shared.narrow & OF_TREES) || is_of_tree(sk);
 }
 
 INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *sk, __u64 trees)
@@ -127,11 +134,27 @@ INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *s
 }
 
 /* For what is told only if a watched tree does it itself; `sk` may be any pointer. */
-INLINE struct portwatch_record *reserve_own(enum portwatch_kind kind, struct sock *sk)
+INLINE struct portwatch_record *reserve_own(enum portwatch_kind kind, struct sock *sk, __u16 port)
 {
 	__u64 trees = trees_of_current();
 
-	return trees || !shared.narrow ? reserve(kind, sk, trees) : NULL;
+	if (!is_in_place(sk, port) || (!trees && shared.narrow & OF_TREES))
+		return NULL;
+	return reserve(kind, sk, trees);
+}
+
+/* `asked` is the address, if it could be read. */
+INLINE void report_bind_failed(struct sock *sk, int result, const struct sockaddr_any *asked)
+{
+	struct portwatch_record *record;
+
+	record = reserve_own(PORTWATCH_BIND_FAILED, sk, asked ? __builtin_bswap16(asked->port) : port_of(sk));
+	if (record) {
+		record->error = result;
+		if (asked)
+			capture_asked(record, sk, asked);
+		bpf_ringbuf_submit(record, 0);
+	}
 }
 
 /* Without the helper, 0 for a socket that nobody ever asked for its cookie: then the inode tells. */
@@ -144,8 +167,11 @@ INLINE __u64 cookie_of(struct sock *sk)
 INLINE void report(enum portwatch_kind kind, struct sock *sk)
 {
 	struct portwatch_record *record;
-	__u64 trees = trees_of_current();
+	__u64 trees;
 
+	if (!is_in_place(sk, last_port_of(sk)))
+		return;
+	trees = trees_of_current();
 	if (settings.socket_helpers) {
 		/* MPTCP's subflow does not bear the mark: a pass over files shows MPTCP's own socket. */
 		if (!is_wanted(sk, trees) && !is_subflow(sk))
@@ -187,7 +213,9 @@ int listen_opened(struct bpf_sock_ops *ctx)
 	trees = trees_of_current();
 	if (trees)
 		note_of_tree(bpf_sk);
-	record = is_wanted(bpf_sk, trees) ? reserve(PORTWATCH_OPEN, sk, trees) : NULL;
+	record = NULL;
+	if (is_in_place(sk, port_of(sk)) && is_wanted(bpf_sk, trees))
+		record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
 		bpf_ringbuf_submit(record, 0);
@@ -271,7 +299,9 @@ INLINE int udp_bound(struct bpf_sock *ctx)
 		note_of_tree(ctx);
 	if (mark)
 		mark->reported = 1;
-	record = is_wanted(ctx, trees) ? reserve(PORTWATCH_OPEN, sk, trees) : NULL;
+	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, trees))
+		return 1;
+	record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
 		if (mark && !mark->kernel_chose)
@@ -306,11 +336,14 @@ INLINE bool was_reported(struct bpf_sock *ctx)
 SEC("cgroup/sock_release")
 int udp_released(struct bpf_sock *ctx)
 {
+	struct sock *sk = (void *)ctx;
 	struct portwatch_record *record;
 
-	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx) || !is_wanted(ctx, 0))
+	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx))
 		return 1;
-	record = reserve(PORTWATCH_CLOSE, (void *)ctx, trees_of_current());
+	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, 0))
+		return 1;
+	record = reserve(PORTWATCH_CLOSE, sk, trees_of_current());
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
 		bpf_ringbuf_submit(record, 0);
@@ -338,22 +371,16 @@ int bind_exited(struct syscall_exit *ctx)
 {
 	__u64 thread = this_thread();
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
-	struct portwatch_record *record;
+	struct sockaddr_any asked = {};
 	struct sock *sk;
+	bool is_read;
 
 	if (!call)
 		return 0;
 	sk = ctx->ret < 0 ? sock_of_fd(call->fd) : NULL;
 	if (sk) {
-		record = reserve_own(PORTWATCH_BIND_FAILED, sk);
-		if (record) {
-			struct sockaddr_any asked = {};
-
-			record->error = ctx->ret;
-			if (!bpf_probe_read_user(&asked, bounded(call->length), (void *)call->address))
-				capture_asked(record, sk, &asked);
-			bpf_ringbuf_submit(record, 0);
-		}
+		is_read = !bpf_probe_read_user(&asked, bounded(call->length), (void *)call->address);
+		report_bind_failed(sk, ctx->ret, is_read ? &asked : NULL);
 	}
 	bpf_map_delete_elem(&calls, &thread);
 	return 0;
@@ -382,7 +409,7 @@ int listen_exited(struct syscall_exit *ctx)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
 	if (sk) {
-		record = reserve_own(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
+		record = reserve_own(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
 		if (record) {
 			record->error = ctx->ret;
 			bpf_ringbuf_submit(record, 0);

@@ -38,7 +38,7 @@ INLINE int listen_asked(struct sock *sk, __u32 backlog)
 
 	if (!is_tcp(sk) || READ(sk, __sk_common.skc_state) != TCP_LISTEN)
 		return 0;
-	record = reserve_own(PORTWATCH_BACKLOG, sk);
+	record = reserve_own(PORTWATCH_BACKLOG, sk, port_of(sk));
 	if (record) {
 		record->backlog = backlog;
 		bpf_ringbuf_submit(record, 0);
@@ -52,7 +52,7 @@ INLINE int listen_answered(struct sock *sk, int result)
 
 	if (result >= 0 || !is_tcp(sk))
 		return 0;
-	record = reserve_own(PORTWATCH_LISTEN_FAILED, sk);
+	record = reserve_own(PORTWATCH_LISTEN_FAILED, sk, port_of(sk));
 	if (record) {
 		record->error = result;
 		bpf_ringbuf_submit(record, 0);
@@ -98,18 +98,13 @@ int subflow_listen_returned(__u64 *ctx)
 
 INLINE int bind_failed(struct sock *sk, const void *address, __u64 length, int result)
 {
-	struct portwatch_record *record;
 	struct sockaddr_any asked = {};
+	bool is_read;
 
 	if (!settings.failures || !is_ours(sk))
 		return 0;
-	record = reserve_own(PORTWATCH_BIND_FAILED, sk);
-	if (record) {
-		record->error = result;
-		if (!bpf_probe_read_kernel(&asked, bounded(length), address))
-			capture_asked(record, sk, &asked);
-		bpf_ringbuf_submit(record, 0);
-	}
+	is_read = !bpf_probe_read_kernel(&asked, bounded(length), address);
+	report_bind_failed(sk, result, is_read ? &asked : NULL);
 	return 0;
 }
 

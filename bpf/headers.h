@@ -16,6 +16,7 @@
 #include <linux/sched.h>
 #include <linux/tcp.h>
 #include <linux/version.h>
+#include <net/inet_sock.h>
 #include <net/net_namespace.h>
 #include <net/sock.h>
 

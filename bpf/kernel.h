@@ -142,6 +142,10 @@ struct sock {
 	__u32 sk_max_ack_backlog;
 };
 
+struct inet_sock {
+	__u16 inet_sport;
+};
+
 struct tcp_sock {
 	unsigned char is_mptcp;
 };

@@ -8,7 +8,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
@@ -20,6 +21,7 @@ from portwatch.snapshot.crosscheck import cross_checked
 from portwatch.subscription import CAPACITY, Subscription
 from portwatch.table import Table, names
 from portwatch.tree import Bits, Identity
+from portwatch.width import EVERYTHING, Width
 
 log = logging.getLogger("portwatch")
 
@@ -92,8 +94,8 @@ class Hub:
         self._subscriptions: list[Subscription] = []
         self._errands: deque[Errand[Any]] = deque()
         self._trees = Bits()
-        self._is_narrow = False
-        """Whether the engine tells of the watched trees only."""
+        self._width = EVERYTHING
+        """What the engine tells of, which holds whatever anybody wants."""
         self._workers: list[threading.Thread] = []
         self._turn = threading.Condition()
         self._is_read = False
@@ -147,15 +149,17 @@ class Hub:
         on_event: Callable[[], None] = lambda: None,
         snapshot: bool = True,
         capacity: int = CAPACITY,
+        width: Width = EVERYTHING,
         roots: Sequence[Identity] | None = None,
         resumes: bool = False,
         instead_of: Subscription | None = None,
     ) -> Errand[Subscription]:
         """Every event that is wanted from here on; with `snapshot`, first of all what is open.
 
-        With `roots`, of their trees only: waiting for it raises PortwatchError if one of these has ended.
-        For a reader that `resumes`, and has heard of other things before, it begins with a gap. `instead_of`
-        another it takes over where that one ends, without an event between them, or one that both have.
+        Nothing is wanted outside of `width`. With `roots`, of their trees only: waiting for it raises
+        PortwatchError if one of these has ended. For a reader that `resumes`, and has heard of other things
+        before, it begins with a gap. `instead_of` another it takes over where that one ends, without an event
+        between them, or one that both have.
         """
         subscription = Subscription(
             self._gap_of_subscriber,
@@ -163,7 +167,7 @@ class Hub:
             callback=callback,
             on_event=on_event,
             capacity=capacity,
-            of_trees=roots is not None,
+            width=replace(width, of_trees=roots is not None),
         )
 
         def begin() -> Subscription:
@@ -220,7 +224,7 @@ class Hub:
         def listing() -> Iterator[Listener]:
             if look:
                 self._reconcile("asked", "reconcile")
-            return self._table.listeners(subscription.trees if subscription.of_trees else None)
+            return self._table.listeners(subscription.trees if subscription.width.of_trees else None)
 
         return self._ask(listing)
 
@@ -281,14 +285,14 @@ class Hub:
             self._table.forget(tree)
 
     def _set_width(self, subscriptions: list[Subscription]) -> None:
-        """Has the kernel tell of the watched trees only, as long as nobody hears of more."""
-        narrow = all(one.of_trees for one in subscriptions)
-        if narrow == self._is_narrow:
+        """Has the kernel tell of no more than these want between them."""
+        wanted = reduce(or_, (one.width for one in subscriptions))
+        if wanted == self._width:
             return
-        self._is_narrow = self._engine.narrow(narrow)
-        if self._is_narrow:
-            self._table.keep_only(self._trees.all)
-        elif self._ready.is_set():
+        before = self._width
+        self._width = self._engine.narrow(wanted)
+        self._table.keep_only(self._width.holds)
+        if before | self._width != before and self._ready.is_set():
             self._reconcile("asked", "snapshot")
 
     def _add_worker(self) -> None:
@@ -417,7 +421,7 @@ class Hub:
         pending = {
             name for record in records if record.kind in ("open", "close") for name in names(record.socket)
         }
-        events = self._table.merge(held, time.time_ns(), origin, pending, only_trees=self._is_narrow)
+        events = self._table.merge(held, time.time_ns(), origin, pending)
         for event in events:
             self._publish(event)
         # What was open already, and was found to have come into a tree.

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from portwatch.model import Event, Exposure, Listener, Process, exposure
+from portwatch.width import ALL_PORTS, Width, bits
 
 T = TypeVar("T")
 
@@ -58,6 +59,16 @@ class Scope:
     def __post_init__(self) -> None:
         narrowing = tuple(name for name in _MATCHES if getattr(self, name) != Only())
         object.__setattr__(self, "_narrowing", narrowing)
+
+    @property
+    def width(self) -> Width:
+        """What of it a socket alone can tell."""
+        wanted = bits(self.port.wanted) if self.port.wanted else ALL_PORTS
+        return Width(
+            ports=wanted & ~bits(self.port.unwanted) if self.port != Only() else None,
+            protos=frozenset(self.proto.wanted) or None,
+            namespaces=frozenset(self.netns.wanted) or None,
+        )
 
     def admits(self, event: Event) -> bool:
         """Whether an event is wanted. A gap concerns everybody."""

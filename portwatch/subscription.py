@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 
 from portwatch.model import Event, Socket
 from portwatch.tree import Identity
+from portwatch.width import EVERYTHING, Width
 
 log = logging.getLogger("portwatch")
 
@@ -29,12 +30,13 @@ class Subscription:
         callback: Callable[[Event], object] | None = None,
         on_event: Callable[[], None] = lambda: None,
         capacity: int = CAPACITY,
-        of_trees: bool = False,
+        width: Width = EVERYTHING,
     ) -> None:
         self.callback = callback
+        self.width = width
+        """What it wants nothing outside of."""
         self.roots: dict[Identity, int] = {}
-        """Whose trees it hears of, each with the tree's bit. Of everything, unless `of_trees`."""
-        self.of_trees = of_trees
+        """Whose trees it hears of, each with the tree's bit, if it is one of trees."""
         self._told: set[int | None] = set()
         """The sockets whose open was told to it: it joins some while they are open, and is told their close."""
         self.is_scheduled = False
@@ -50,7 +52,7 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Takes an event, or counts it as dropped."""
-        if self.of_trees and not self._concerns(event):
+        if self.width.of_trees and not self._concerns(event):
             return
         if not self._wants(event):
             return
@@ -69,7 +71,11 @@ class Subscription:
 
     def misses(self, socket: Socket, trees: int) -> bool:
         """Whether it hears of one of these trees, and has not been told of this socket."""
-        return self.of_trees and bool(trees & self.trees) and (socket.inode or socket.cookie) not in self._told
+        return (
+            self.width.of_trees
+            and bool(trees & self.trees)
+            and (socket.inode or socket.cookie) not in self._told
+        )
 
     def _concerns(self, event: Event) -> bool:
         if event.kind == "gap":

@@ -50,9 +50,12 @@ class Table:
         self._entries: dict[Hashable, _Entry] = {}
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Key] = Counter()
+        self._keeps: Callable[[Socket, int], bool] = lambda *_: True
 
     def apply(self, record: Record) -> list[Event]:
-        """The events that a record makes: none for a close of what was never open."""
+        """The events that a record makes: none for a close of what was never open, nor for what is not kept."""
+        if record.kind not in _ABOUT_WHAT_IS_KEPT and not self._keeps(record.socket, record.trees):
+            return []
         return _APPLY[record.kind](self, record)
 
     def merge(
@@ -61,14 +64,11 @@ class Table:
         time: int,
         origin: Origin,
         pending: Set[Hashable] = frozenset(),
-        *,
-        only_trees: bool = False,
     ) -> list[Event]:
         """Makes the table equal to a snapshot, and says what that changed.
 
         Sockets in `pending` have opens or closes that the table has yet to apply, and are left to
         these: so no socket that changed while the snapshot was taken is lost, or becomes a ghost.
-        With `only_trees`, what is of no watched tree is left out.
         """
         events: list[Event] = []
         found: set[Hashable] = set()
@@ -79,7 +79,7 @@ class Table:
                     events += self._close(key, time, origin, None)
                     key = None
                 if key is None:
-                    if only_trees and not one.trees:
+                    if not self._keeps(one.socket, one.trees):
                         continue
                     opener = oldest(one.holders)
                     events += self._open(one.socket, time, None, origin, opener, one.holders, one.trees)
@@ -107,12 +107,11 @@ class Table:
             if wants(entry.socket, entry.trees)
         ]
 
-    def keep_only(self, trees: int) -> None:
-        """Forgets every other tree, and what is of none of these: nobody hears of it any more."""
+    def keep_only(self, keeps: Callable[[Socket, int], bool]) -> None:
+        """Forgets, and takes no more, what is to be kept neither for its socket nor for its trees."""
+        self._keeps = keeps
         for key, entry in list(self._entries.items()):
-            if entry.trees & trees:
-                self._entries[key] = replace(entry, trees=entry.trees & trees)
-            else:
+            if not keeps(entry.socket, entry.trees):
                 self._remove(key)
 
     def forget(self, trees: int) -> None:
@@ -270,6 +269,8 @@ class Table:
             trees=entry.trees,
         )
 
+
+_ABOUT_WHAT_IS_KEPT = ("close", "backlog")
 
 _APPLY = {
     "open": Table._apply_open,

@@ -127,6 +127,7 @@ class PortWatcher:
             callback=self._callback,
             on_event=self._notify_loop,
             snapshot=self._snapshot,
+            width=self._scope.width,
             roots=self._roots,
         )
         if is_new:

@@ -4,6 +4,7 @@ import queue
 
 from portwatch.engines.capabilities import Capabilities
 from portwatch.model import Held, Process, Record, Snapshot, Socket
+from portwatch.width import EVERYTHING
 
 PROCESS = Process(10, 1_000_000_000, "nginx", 0)
 
@@ -31,7 +32,7 @@ class FakeEngine:
         self.during_snapshot = []
         self.lost = 0
         self.watched = {}
-        self.is_narrow = False
+        self.width = EVERYTHING
         self.attached = 0
         self.detached = 0
         self._records = queue.SimpleQueue()
@@ -77,9 +78,9 @@ class FakeEngine:
     def unwatch(self, tree):
         self.watched.pop(tree, None)
 
-    def narrow(self, narrow):
-        self.is_narrow = narrow
-        return narrow
+    def narrow(self, width):
+        self.width = width
+        return width
 
     def detach(self):
         self.detached += 1

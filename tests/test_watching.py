@@ -58,8 +58,8 @@ def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard
 
 
 def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine, heard):
+    engine.held += [held(1, 8080), held(2, 9090)]
     watching = start(port(8080))
-    engine.push(opening(1, 8080), opening(2, 9090))
     until(lambda: len(heard) == 1, "the one")
     watching.change(Settings(engine="fake", scope=port(9090)))
     assert [one.socket.port for one in watching.listeners()] == [9090]

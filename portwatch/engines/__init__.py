@@ -10,6 +10,7 @@ from portwatch.engines.capabilities import Capabilities
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.tree import Identity
+from portwatch.width import Width
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,11 @@ class Engine(Protocol):
     def unwatch(self, tree: int) -> None:
         """Forgets a tree."""
 
-    def narrow(self, narrow: bool) -> bool:
-        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+    def narrow(self, width: Width) -> Width:
+        """Has only what a width holds recorded, as far as it can be had; returns what is recorded now.
+
+        Snapshots stay whole.
+        """
 
     def detach(self) -> None:
         """Ends it; leaves nothing behind."""

@@ -11,6 +11,7 @@ from portwatch.model import Held, Holder, Record, Snapshot, Socket, oldest
 from portwatch.snapshot import listed
 from portwatch.snapshot.usage import users_listed
 from portwatch.tree import Identity, Lineage
+from portwatch.width import EVERYTHING, Width
 
 INTERVAL = 1.0
 LIMITS = (
@@ -90,9 +91,9 @@ class PollEngine:
         """Forgets a tree."""
         self._membership.unwatch(tree)
 
-    def narrow(self, narrow: bool) -> bool:  # noqa: ARG002  # the protocol's
+    def narrow(self, width: Width) -> Width:  # noqa: ARG002  # the protocol's
         """Polling sees all that there is or nothing."""
-        return False
+        return EVERYTHING
 
     def detach(self) -> None:
         """Forgets what was seen."""

@@ -37,7 +37,9 @@ class Watching:
         settings = self.settings
         roots = _roots(settings)
         hub = Hub.open(settings.engine, settings.options, first_seq=first_seq)
-        subscribing = hub.subscribe(settings.scope.admits, roots=roots, resumes=resumes)
+        subscribing = hub.subscribe(
+            settings.scope.admits, width=settings.scope.width, roots=roots, resumes=resumes
+        )
         hub.start()
         self.hub = hub
         hub.wait_ready()
@@ -69,7 +71,10 @@ class Watching:
         with self._changing:
             if (settings.scope, settings.pids) != (before.scope, before.pids):
                 self._subscription = self.hub.subscribe(
-                    settings.scope.admits, roots=_roots(settings), instead_of=self._subscription
+                    settings.scope.admits,
+                    width=settings.scope.width,
+                    roots=_roots(settings),
+                    instead_of=self._subscription,
                 ).wait()
                 self._feed.follow(self._subscription)
             self.settings = settings

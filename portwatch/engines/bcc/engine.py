@@ -14,7 +14,7 @@ from typing import Any
 
 from portwatch import clock, mounts, procfs, rights
 from portwatch.engines import capabilities as caps
-from portwatch.engines import perf
+from portwatch.engines import perf, places
 from portwatch.engines.bcc import hooks, syscalls
 from portwatch.engines.bcc.buffer import Buffer
 from portwatch.engines.bcc.compiler import compile_programs, quiet
@@ -26,6 +26,7 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import Raw, decode
 from portwatch.snapshot import files, listed, usage
 from portwatch.tree import Identity, Lineage, Members
+from portwatch.width import Width
 
 BUFFER_BYTES = 8 << 20
 """Of all CPUs together; on two CPUs each has what core's ring has. More makes an overload longer."""
@@ -63,6 +64,7 @@ class BccEngine:
         self._iterator: int | None = None
         self._failed = Shared(self._bpf[b"failed"], _Failed)
         self._requests = Shared(self._bpf[b"requests"], _Request)
+        self._places = Shared(self._bpf[b"places"], places.Places)
         self._fork_programs: dict[str, int] = {}
         """By raw tracepoint; none where the kernel has no such."""
         self._membership: Members | Lineage = Lineage()
@@ -144,13 +146,16 @@ class BccEngine:
         self._requests.publish()
         self._membership.unwatch(tree)
 
-    def narrow(self, narrow: bool) -> bool:
-        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+    def narrow(self, width: Width) -> Width:
+        """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
         # What a pass over files does not show, the programs cannot know for a tree's.
         can = self._iterator is not None and bool(self._fork_programs)
-        self._requests.value.narrow = narrow and can
-        self._requests.publish()
-        return bool(self._requests.value.narrow)
+        attained = places.attainable(width, trees=can)
+        self._set_narrow(0)  # nothing is missed while places are half told
+        self._places.value.fill(attained)
+        self._places.publish()
+        self._set_narrow(places.narrow(attained))
+        return attained
 
     def detach(self) -> None:
         """Takes everything out of the kernel again."""
@@ -163,11 +168,16 @@ class BccEngine:
         self._buffers.clear()
         self._failed.close()
         self._requests.close()
+        self._places.close()
         with quiet():
             self._bpf.cleanup()
         atexit.unregister(self._bpf.cleanup)  # bcc's own, which would keep all of it until then
         self._poll.close()
         os.close(self._wake)
+
+    def _set_narrow(self, narrow: int) -> None:
+        self._requests.value.narrow = narrow
+        self._requests.publish()
 
     def _open_buffers(self) -> None:
         for cpu in _online_cpus():

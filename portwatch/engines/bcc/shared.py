@@ -25,7 +25,7 @@ class Shared(Generic[S]):
 
     def __init__(self, table: Any, layout: type[S]) -> None:
         self._table = table
-        self._memory = mmap.mmap(table.map_fd, mmap.PAGESIZE) if FLAGS else None
+        self._memory = mmap.mmap(table.map_fd, ctypes.sizeof(layout)) if FLAGS else None
         self.value = layout.from_buffer(self._memory) if self._memory else layout()
 
     def fetch(self) -> S:

@@ -11,7 +11,7 @@ from struct import Struct
 
 from portwatch import clock, mounts, procfs, rights
 from portwatch.engines import capabilities as caps
-from portwatch.engines import perf
+from portwatch.engines import perf, places
 from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
 from portwatch.engines.core.libbpf import Libbpf, Object
 from portwatch.engines.core.ring import HEADER, Ring
@@ -20,6 +20,7 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import LAYOUT, Raw, decode
 from portwatch.snapshot import files, usage
 from portwatch.tree import Identity, Members
+from portwatch.width import Width
 
 OBJECT = Path(__file__).with_name("core.bpf.o")
 RING_BYTES = 2 << 20
@@ -40,7 +41,10 @@ class _Settings(ctypes.Structure):
 
 
 class _Shared(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("lost", "port", "trees", "narrow"))
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("lost", "port", "trees", "narrow")),
+        ("places", places.Places),
+    )
 
 
 class CoreEngine:
@@ -158,11 +162,14 @@ class CoreEngine:
             self._shared.trees &= ~tree
             self._membership.unwatch(tree)
 
-    def narrow(self, narrow: bool) -> bool:
-        """Has only what concerns watched trees recorded, or everything again; whether it is only that now."""
+    def narrow(self, width: Width) -> Width:
+        """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
         assert self._shared, "attach first"
-        self._shared.narrow = narrow and self._has_socket_helpers
-        return bool(self._shared.narrow)
+        attained = places.attainable(width, trees=self._has_socket_helpers)
+        self._shared.narrow = 0  # nothing is missed while places are half told
+        self._shared.places.fill(attained)
+        self._shared.narrow = places.narrow(attained)
+        return attained
 
     def detach(self) -> None:
         """Takes everything out of the kernel again."""

@@ -205,7 +205,7 @@ class Object:
 
         libbpf itself maps them only for its generated skeletons, before 1.5.
         """
-        memory = mmap.mmap(self.map_fd(".bss"), mmap.PAGESIZE)
+        memory = mmap.mmap(self.map_fd(".bss"), ctypes.sizeof(layout))
         return layout.from_buffer(memory)
 
     def members(self, name: str) -> MemberMap:

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
+/* Where somebody wants to hear of what happens, as far as a socket alone can tell. Maps are the includer's. */
+#ifndef PLACES_H
+#define PLACES_H
+
+/* What is not told. portwatch/engines/places.py has the same: change both together. */
+enum narrow {
+	OF_TREES = 1 << 0,	/* what concerns no watched tree */
+	OF_PORTS = 1 << 1,	/* what is on none of these ports */
+	OF_NAMESPACES = 1 << 2,
+	NOT_TCP = 1 << 3,
+	NOT_UDP = 1 << 4,
+};
+
+#define NAMESPACES_MAX 8
+
+struct places {
+	__u64 ports[65536 / 64];		/* a bit for each */
+	__u32 namespaces[NAMESPACES_MAX];	/* inodes, and 0 where there are fewer */
+};
+
+INLINE __u16 port_of(struct sock *sk)
+{
+	return READ(sk, __sk_common.skc_num);
+}
+
+/* A port that the kernel chose is given back before its listener closes: what it would send from, it keeps. */
+INLINE __u16 last_port_of(struct sock *sk)
+{
+	struct inet_sock *inet = (void *)sk;
+	__u16 port = port_of(sk);
+
+	return port ? port : __builtin_bswap16(READ(inet, inet_sport));
+}
+
+INLINE bool is_among(const __u32 *namespaces, __u32 inode)
+{
+	for (int i = 0; i < NAMESPACES_MAX; i++)
+		if (namespaces[i] == inode)
+			return true;
+	return false;
+}
+
+/* Whether what happens to a socket on this port is told, whoever does it. */
+INLINE bool is_within(const struct places *places, __u64 narrow, struct sock *sk, __u16 port)
+{
+	if (narrow & OF_PORTS && !(places->ports[port / 64] >> port % 64 & 1))
+		return false;
+	if (narrow & (is_udp(sk) ? NOT_UDP : NOT_TCP))
+		return false;
+	return !(narrow & OF_NAMESPACES) || is_among(places->namespaces, netns_of(sk));
+}
+
+#endif

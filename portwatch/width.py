@@ -1,0 +1,59 @@
+"""How much of all that happens anybody wants to hear of, as far as a socket alone can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from portwatch.model import Socket
+
+ALL_PORTS = (1 << 65_536) - 1
+
+Some = TypeVar("Some", int, frozenset[str], frozenset[int])
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """What lies outside concerns nobody; what lies within may. Where None is said, nothing is left out."""
+
+    of_trees: bool = False
+    """Nothing but what concerns watched trees."""
+    ports: int | None = None
+    """A bit for each."""
+    protos: frozenset[str] | None = None
+    namespaces: frozenset[int] | None = None
+
+    def __or__(self, other: Width) -> Width:
+        """What holds both: of each field what either wants, so it can hold more."""
+        return Width(
+            self.of_trees and other.of_trees,
+            _either(self.ports, other.ports),
+            _either(self.protos, other.protos),
+            _either(self.namespaces, other.namespaces),
+        )
+
+    def holds(self, socket: Socket, trees: int) -> bool:
+        """Whether what happens to a socket, and concerns these trees, lies within."""
+        return (
+            (bool(trees) or not self.of_trees)
+            and (self.ports is None or bool(self.ports >> socket.port & 1))
+            and (self.protos is None or socket.proto in self.protos)
+            and (self.namespaces is None or socket.netns in self.namespaces)
+        )
+
+
+EVERYTHING = Width()
+
+
+def bits(ranges: Iterable[tuple[int, int]]) -> int:
+    """Ports as a Width has them."""
+    found = 0
+    for first, last in ranges:
+        below = (1 << max(first, 0)) - 1
+        found |= (1 << max(last + 1, 0)) - 1 & ~below
+    return found & ALL_PORTS
+
+
+def _either(one: Some | None, other: Some | None) -> Some | None:
+    return None if one is None or other is None else one | other
