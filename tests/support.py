@@ -76,11 +76,11 @@ def has_mptcp():
     return True
 
 
-def until(condition, what):
+def until(condition, what, patience=PATIENCE):
     """Waits for something to become true, and returns it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {patience} s in vain: {what}"
         time.sleep(0.005)
     return found
 

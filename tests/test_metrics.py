@@ -289,11 +289,13 @@ def test_events_that_a_subscriber_was_too_slow_for_are_counted(engine):
     assert (hub.counts.unheard, hub.counts.lost) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    "accept", ["application/openmetrics-text;version=x", "text/plain;version=x", "", "*/*"]
-)
+@pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=x"])
 def test_whoever_asks_for_no_format_that_there_is_gets_text(accept):
     assert exposition(view(), Tally(), accept)[1].startswith("text/plain; version=0.0.4")
+
+
+def test_a_version_that_is_no_number_is_no_reason_to_answer_nothing():
+    assert b"portwatch_build_info" in exposition(view(), Tally(), "application/openmetrics-text;version=x")[0]
 
 
 def test_a_scrape_while_the_daemon_ends_is_refused_in_our_form():
@@ -375,7 +377,7 @@ def test_a_journal_that_cannot_be_written_is_a_degradation(tmp_path):
         assert b'portwatch_events_lost_total{where="journal"} 0.0' in scrape(daemon)[1]
 
 
-def test_a_reload_changes_what_is_expected_and_shown(tmp_path, port):
+def test_a_reload_changes_what_is_expected_shown_and_seen(tmp_path, port):
     config = tmp_path / "portwatch.toml"
     config.write_text("metrics-ephemeral = true\n")
     with serving("--config", str(config)) as daemon:
@@ -388,3 +390,6 @@ def test_a_reload_changes_what_is_expected_and_shown(tmp_path, port):
         )
         assert f'portwatch_expected_port_up{{port="{port}",proto="tcp"}} 1.0'.encode() in scrape(daemon)[1]
         assert ports_up(daemon)[str(port)]["pid"]
+        config.write_text("metrics-ephemeral = true\nproto = ['udp']\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: ports_up(daemon) == {}, "the other scope")
