@@ -18,4 +18,5 @@ export PYTHONDONTWRITEBYTECODE=1
 export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 # What depends on the kernel. What the commands make of it is tested where starting one takes no seconds.
 exec .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
-	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py
+	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py \
+	tests/kernel/test_widths.py
