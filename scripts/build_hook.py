@@ -12,7 +12,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("bpf/core.bpf.c")
 OBJECT = Path("portwatch/engines/core/core.bpf.o")
-FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
+# From LLVM 20 on the usual is v3, of which 5.10 does not know the atomic instructions.
+FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
