@@ -118,7 +118,7 @@ class _Figures(Collector):
         yield _counter("closes", "Ports that closed.", ["proto"], tally.closes)
         yield _counter("bind_failures", "Binds that failed.", ["proto", "errno"], tally.bind_failures)
         yield _counter("listen_failures", "Listens that failed.", ["errno"], tally.listen_failures)
-        yield _counter("events_lost", "Events that did not arrive there.", ["where"], view.lost)
+        yield _counter("events_lost", "Events that were lost, by where.", ["where"], view.lost)
         yield _counter(
             "reconciliations",
             "Times that what is known was compared with what the kernel says.",
