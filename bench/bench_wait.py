@@ -2,8 +2,10 @@
 
 import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 import time
 
 from common import COMMAND, begin, installed, judge, percentile, show
@@ -34,10 +36,14 @@ def of_one(name, wait):
         server.bind(("127.0.0.1", 0))
         command = dict(waiters(server.getsockname()[1]))[name]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as waiter:
-            time.sleep(wait)
-            start = time.perf_counter()
-            server.listen()
-            _, status, usage = os.wait4(waiter.pid, 0)
+            try:
+                time.sleep(wait)
+                start = time.perf_counter()
+                server.listen()
+                _, status, usage = os.wait4(waiter.pid, 0)
+            except BaseException:
+                waiter.kill()  # a loop would go on for ever
+                raise
             late = time.perf_counter() - start
             waiter.returncode = os.waitstatus_to_exitcode(status)
     if waiter.returncode:
@@ -46,6 +52,7 @@ def of_one(name, wait):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     begin("How late waiters are: from listen() to the moment their parent knows that they have ended")
     for name, _ in waiters(0):
         late = [of_one(name, HEAD_START + random.random())[0] for _ in range(RUNS.get(name, FEWER_RUNS))]

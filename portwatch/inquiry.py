@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from portwatch.engines import Choice, Engine, Options, choose
+from portwatch.engines import Choice, Engine, Options
 from portwatch.model import WILDCARDS, Event, Holder, Listener, Process, Socket
 from portwatch.scope import Only, Scope
 from portwatch.snapshot import netns
 from portwatch.tree import of_trees
-from portwatch.watcher import take_listing
+from portwatch.watcher import listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,10 @@ class Finding:
 
 def inquire(question: Question, engine: str, options: Options) -> Finding:
     """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
-    choice, everywhere = take_listing(engine, options)
-    listeners = question.pick(of_trees(question.pids, everywhere) if question.pids else everywhere)
-    finding = Finding(choice, listeners, tuple(everywhere))
-    if listeners:
-        return finding
-    return replace(finding, in_the_way=_in_the_way(question, choice.engine.name, options))
+    with listing(engine, options) as (choice, everywhere):
+        listeners = question.pick(of_trees(question.pids, everywhere, choice.engine.name))
+        in_the_way = () if listeners else _in_the_way(question, choice.engine)
+        return Finding(choice, listeners, tuple(everywhere), in_the_way)
 
 
 def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
@@ -83,18 +81,12 @@ def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
     return tuple(sorted(found.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
 
 
-def _in_the_way(question: Question, engine: str, options: Options) -> tuple[Holder, ...]:
+def _in_the_way(question: Question, engine: Engine) -> tuple[Holder, ...]:
     # In the way of a socket for both families and every address is whoever has the port at all.
     anyone = [
         Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], question.port.number, v6only=False)
         for namespace in question.scope.netns.wanted or (netns.own().inode,)
         for proto in question.port.protos
     ]
-    found: dict[Holder, None] = {}
-
-    def ask(candidate: Engine) -> None:
-        for socket in anyone:
-            found.update(dict.fromkeys(candidate.users_of(socket)))
-
-    choose(engine, options, prove=ask).engine.detach()
+    found = dict.fromkeys(holder for socket in anyone for holder in engine.users_of(socket))
     return tuple(holder for holder in found if holder.why != "unknown")

@@ -45,8 +45,15 @@ def identity_of(process: Process) -> Identity:
     return Identity(process.pid, process.start_time or 0)
 
 
-def of_trees(pids: Sequence[int], listeners: Iterable[Listener]) -> list[Listener]:
-    """Those that these processes, or what descends from them, hold now. Raises PortwatchError."""
+def of_trees(pids: Sequence[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
+    """Those that these processes, or what descends from them, hold now; without pids, all of them.
+
+    Raises PortwatchError where a process is not there, or where the engine knows it by another pid than we.
+    """
+    if not pids:
+        return list(listeners)
+    if engine != "poll":  # which has its pids from /proc, as we have ours
+        procfs.require_all_processes()
     members: set[Identity] = set()
     for pid in pids:
         descend(root_at(pid), members.add)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from queue import Empty
 from types import TracebackType
 
@@ -56,22 +56,25 @@ def list_listeners(
     *, scope: Scope | None = None, engine: str = "auto", ephemeral: bool = False
 ) -> list[Listener]:
     """What is open now, with every holder. Raises EngineUnavailable."""
-    _, listeners = take_listing(engine, Options(ephemeral=ephemeral))
-    return [one for one in listeners if (scope or Scope()).admits_listener(one)]
+    with listing(engine, Options(ephemeral=ephemeral)) as (_, listeners):
+        return [one for one in listeners if (scope or Scope()).admits_listener(one)]
 
 
-def take_listing(engine: str, options: Options) -> tuple[Choice, list[Listener]]:
-    """The same, unfiltered, with the engine that it comes from."""
+@contextmanager
+def listing(engine: str, options: Options) -> Iterator[tuple[Choice, list[Listener]]]:
+    """The same, unfiltered, with the engine that it comes from, which is there as long as the block lasts."""
     held: list[Held] = []
 
     def look(candidate: Engine) -> None:
         held[:] = cross_checked(candidate.snapshot, procnet.read_all)
 
     choice = choose(engine, options, prove=look)
-    choice.engine.detach()
-    table = Table(choice.engine.name)
-    table.merge(held, time.time_ns(), "snapshot")
-    return choice, list(table.listeners())
+    try:
+        table = Table(choice.engine.name)
+        table.merge(held, time.time_ns(), "snapshot")
+        yield choice, list(table.listeners())
+    finally:
+        choice.engine.detach()
 
 
 class PortWatcher:

@@ -436,6 +436,7 @@ def test_without_a_journal_there_is_no_history_and_it_says_what_to_do(daemon):
 def test_who_comes_back_after_a_restart_is_told_what_the_journal_has_then_that_there_is_a_gap(tmp_path):
     journal = str(tmp_path / "journal")
     with serving("--journal", journal) as daemon:
+        flash(daemon)
         seq = daemon.ask("/api/v0/listening-ports")[2]["seq"]
         port = flash(daemon)
         assert daemon.end()[0] == 0

@@ -89,6 +89,7 @@ def serving():
 
 def subscribe(serving, small=False):
     """A connection that has subscribed, and what can be read of it; its buffer may be a small one."""
+    others = serving.stream.subscribers
     client = socket.socket()
     client.settimeout(PATIENCE)
     if small:
@@ -98,6 +99,7 @@ def subscribe(serving, small=False):
     lines = client.makefile("rb")
     while lines.readline() != b"retry: 1000\n":
         pass
+    until(lambda: serving.stream.subscribers > others, "the subscription")
     return client, lines
 
 
@@ -157,7 +159,6 @@ def test_who_reads_nothing_at_all_is_let_go(serving, monkeypatch):
 
 def test_a_subscriber_that_leaves_is_forgotten_at_once(serving):
     client, lines = subscribe(serving)
-    assert serving.stream.subscribers == 1
     lines.close()
     client.close()
     until(lambda: not serving.stream.subscribers, "its end")

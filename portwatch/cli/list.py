@@ -11,7 +11,7 @@ import click
 from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
 from portwatch.engines import Options
 from portwatch.tree import of_trees
-from portwatch.watcher import take_listing
+from portwatch.watcher import listing
 
 
 @click.command("list")
@@ -27,11 +27,11 @@ def command(
     Example: portwatch list --exposure all,public
     """
     wanted = scope_of(scope)
-    choice, listeners = take_listing(engine, Options(ephemeral=ephemeral, interval=interval))
-    say_fallback(choice)
-    listeners = [
-        one for one in (of_trees(pids, listeners) if pids else listeners) if wanted.admits_listener(one)
-    ]
+    with listing(engine, Options(ephemeral=ephemeral, interval=interval)) as (choice, everywhere):
+        say_fallback(choice)
+        listeners = [
+            one for one in of_trees(pids, everywhere, choice.engine.name) if wanted.admits_listener(one)
+        ]
     if as_json:
         lines = [one.to_json() for one in listeners]
     else:

@@ -241,3 +241,12 @@ def test_poll_in_a_pid_namespace_tells_the_pids_of_its_proc():
     command += [sys.executable, "-c", script, *PORTWATCH]
     pid, line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert json.loads(line)["pid"] == int(pid)
+
+
+@pytest.mark.parametrize("command", [("list",), ("who", "1")])
+def test_in_a_pid_namespace_nobody_says_what_a_tree_has_whose_pids_it_cannot_know(command):
+    if not any(engine.startswith("core") for engine in ENGINES):
+        pytest.skip("core is not one of PORTWATCH_TEST_ENGINES")
+    result = portwatch(*command, "--pid", "1", "--engine", "core", prefix=IN_A_PID_NAMESPACE)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "process trees are known by other pids than here; run it with the host's" in result.stderr

@@ -82,6 +82,7 @@ def test_t03_a_daemon_that_init_adopted_is_in(told_of, root, watch):
     told = told_of(root)
     pid = root.do("daemon(lambda: made.append(listener(port=8080)))")
     os.kill(pid, 9)
+    until(lambda: told.kinds(root)[-1] == "close", "its end")
     assert [(event.kind, event.port, event.pid) for event in told.events(root)] == [
         ("open", 8080, pid),
         ("close", 8080, pid),
@@ -101,6 +102,7 @@ def test_t04_descendants_stay_in_when_the_root_has_ended(told_of, make_actor, ro
     root.kill()
     until(lambda: told.kinds(witness) == ["open"], "the child's open")
     os.kill(child, 9)
+    until(lambda: told.kinds(witness)[-1] == "close", "its end")
     assert told.ports(witness) == [("open", 8080), ("close", 8080)]
 
 
