@@ -9,6 +9,7 @@ declare -A groups=(
 	[vm]="qemu-system-x86 kmod cpio busybox-static debian-archive-keyring iproute2"
 	[bcc]="python3-bpfcc"
 	[headers]="linux-headers-$(uname -r)"
+	[page]="chromium chromium-driver fonts-dejavu-core"
 	[ruby]="ruby"
 	[serve]="prometheus prometheus-alertmanager"
 )

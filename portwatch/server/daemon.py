@@ -25,6 +25,7 @@ from portwatch.server.guard import add_headers, guard, in_our_form
 from portwatch.server.history import History
 from portwatch.server.known import Known
 from portwatch.server.metrics import Scrapes
+from portwatch.server.page import Page
 from portwatch.server.settings import Settings
 from portwatch.server.slow import PATIENCE, SlowConnections
 from portwatch.server.stream import Stream
@@ -145,6 +146,7 @@ def _app(
     app.on_response_prepare.append(add_headers)
     app.add_routes(Api(known).routes())
     app.add_routes(History(settings.journal_path).routes())
+    app.add_routes([web.get("/", Page().respond)])
     app.add_routes([web.get("/api/v0/events", stream.respond)])
     app.add_routes([web.get("/metrics", Scrapes(known.view, tally).respond)])
     return app

@@ -1,0 +1,290 @@
+"""The page, in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from daemon import free_port, serving
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from support import until
+
+HOSTILE = "<img src=x one"
+"""As much of it as a process' name can be."""
+CORE = ("--engine", "core", "--netns", "self")
+
+if not os.environ.get("CI"):
+    pytestmark = pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="needs Chromium and its driver: scripts/provision.sh page",
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or "chromium"
+    for argument in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "window-size=1280,800",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver") or "chromedriver"))
+    yield Browser(driver)
+    driver.quit()
+
+
+class Browser:
+    """A window, and what is on it."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, port, path="/"):
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(f"http://127.0.0.1:{port}{path}")
+        self.wait_for("live")
+
+    def wait_for(self, state):
+        until(
+            lambda: self.run("return document.getElementById('state').dataset.state") == state, f"to be {state}"
+        )
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def rows(self):
+        """What the table shows, a list of texts for each row."""
+        return self.run(
+            "return [...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText))"
+        )
+
+    def ports(self):
+        return [int(row[0]) for row in self.rows()]
+
+    def changes(self):
+        return self.run("return [...document.querySelectorAll('#changes li')].map(item => item.innerText)")
+
+    def press(self, *keys):
+        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
+
+    def complaints(self):
+        """What scripts and policies complained of; a connection that is lost is no complaint."""
+        return [
+            one["message"]
+            for one in self.driver.get_log("browser")
+            if one["level"] == "SEVERE" and "ERR_CONNECTION_REFUSED" not in one["message"]
+        ]
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, daemon):
+    browser.open(daemon.port)
+    yield browser
+    assert browser.complaints() == []
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def process_called(name):
+    """A process of that name that listens, and its port."""
+    script = (
+        "import socket, sys; open('/proc/self/comm', 'w').write(sys.argv[1]);"
+        "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.communicate()
+
+
+def test_what_opens_comes_into_the_table_and_what_closes_goes(page):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: port in page.ports(), "the port")
+        row = next(row for row in page.rows() if row[0] == str(port))
+        assert row[1:5] == ["tcp", "127.0.0.1", "loopback", row[4]]
+        assert f"({os.getpid()})" in row[4]
+    until(lambda: port not in page.ports(), "its end")
+    until(lambda: len([one for one in page.changes() if f":{port} " in one]) == 2, "both changes")
+
+
+def test_what_was_open_before_is_there(page, daemon):
+    until(lambda: daemon.port in page.ports(), "the daemon's own port")
+
+
+def test_a_name_that_looks_like_a_tag_stays_text(browser, daemon):
+    with process_called(HOSTILE) as port:
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        browser.open(daemon.port)
+        until(lambda: port in browser.ports(), "the port")
+        row = next(row for row in browser.rows() if row[0] == str(port))
+        assert HOSTILE in row[4]
+        browser.find("#search").send_keys(str(port), Keys.ARROW_DOWN, Keys.ENTER)
+        until(lambda: HOSTILE in browser.find("#details").text, "the details")
+        browser.press(Keys.ESCAPE)
+    until(lambda: any(HOSTILE in one for one in browser.changes()), "the close")
+    assert browser.run("return document.images.length") == 0
+    assert browser.complaints() == []
+
+
+def test_only_what_is_searched_for_is_shown_and_can_be_sent_to_a_colleague(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    page.press("/")
+    page.press(str(listener))
+    until(lambda: page.ports() == [listener], "the one")
+    link = page.run("return location.hash")
+    page.press(Keys.ESCAPE)
+    until(lambda: len(page.ports()) > 1, "all of them")
+    page.run("location.hash = arguments[0]", link)
+    until(lambda: page.ports() == [listener], "the one again")
+    page.run("location.hash = '#q=nosuchthing'")
+    until(lambda: "fits" in page.find("#empty").text, "that none fits")
+
+
+def test_chips_narrow_by_reach_and_protocol(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    chips = {chip.text.rsplit(" ", 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
+    chips["udp"].click()
+    until(lambda: listener not in page.ports(), "it to be left out")
+    chips["udp"].click()
+    chips["loopback"].click()
+    until(lambda: listener in page.ports(), "it to be back")
+    assert {row[3] for row in page.rows()} == {"loopback"}
+
+
+def test_a_head_sorts_by_its_column_both_ways(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    head = page.find("th.of-port")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert page.ports() == sorted(page.ports())
+    head.find_element(By.TAG_NAME, "button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert page.ports() == sorted(page.ports(), reverse=True)
+
+
+def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    page.press("/")
+    page.press(str(listener))
+    until(lambda: page.ports() == [listener], "the one")
+    page.press(Keys.ARROW_DOWN)
+    page.press(Keys.ENTER)
+    details = page.find("#details")
+    until(lambda: "held by" in details.text, "the details")
+    assert f"127.0.0.1:{listener}" in details.text
+    assert "›" in details.text
+    assert "pytest" in details.text
+    page.press(Keys.ESCAPE)
+    assert details.get_attribute("open") is None
+
+
+def test_the_newest_change_is_at_the_top(page):
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            until(lambda: any(f":{port} " in one for one in page.changes()), "the open")  # noqa: B023
+            assert f":{port} " in page.changes()[0]
+    assert page.run("return document.querySelectorAll('#timeline rect').length") > 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the core engine, as root, sees binds that fail")
+def test_a_bind_that_fails_is_told_with_who_holds_the_port(browser, listener):
+    with serving(engine=CORE) as daemon:
+        browser.open(daemon.port)
+        with socket.socket() as refused, pytest.raises(OSError, match="in use"):
+            refused.bind(("127.0.0.1", listener))
+        until(lambda: any("bind failed" in one for one in browser.changes()), "the failure")
+        (failure,) = [one for one in browser.changes() if "bind failed" in one]
+        assert "EADDRINUSE" in failure
+        assert f"({os.getpid()}) is listening" in failure
+
+
+def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as closing, socket.create_server(("127.0.0.1", 0)) as staying:
+        closes, stays = closing.getsockname()[1], staying.getsockname()[1]
+        with serving(port=port):
+            browser.open(port)
+            until(lambda: {closes, stays} <= set(browser.ports()), "both ports")
+        browser.wait_for("lost")
+        assert "connection lost" in browser.find("#state").text
+        closing.close()
+        with socket.create_server(("127.0.0.1", 0)) as opening, serving(port=port):
+            opened = opening.getsockname()[1]
+            browser.wait_for("live")
+            until(lambda: {opened, stays} <= set(browser.ports()), "what is open now")
+            until(lambda: closes not in browser.ports(), "what has closed to be gone")
+
+
+def test_it_is_dark_or_light_as_it_is_told(page):
+    def ground():
+        return page.run("return getComputedStyle(document.body).backgroundColor")
+
+    seen = {}
+    for _ in range(3):
+        page.find("#theme").click()
+        seen[page.find("#theme").text] = ground()
+    assert seen["theme: dark"] != seen["theme: light"]
+    page.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    assert page.find("#theme").text == "theme: auto"
+    assert ground() == seen["theme: dark"]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_on_a_small_screen_nothing_hangs_over_the_edge(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
+    )
+    assert page.run("return document.documentElement.scrollWidth") == 360
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_nothing_is_asked_of_anybody_else(page, daemon):
+    asked = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert asked
+    assert all(name.startswith(f"http://127.0.0.1:{daemon.port}/") for name in asked)
+
+
+def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    page.run(
+        """
+        const one = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
+        for (let n = 1; n <= 5000; n++)
+            apply({ ...one, row: undefined, text: undefined, inode: -n, port: n });
+        """
+    )
+    until(lambda: len(page.ports()) == 1000, "the first of them")
+    assert "The first 1000 of 50" in page.find("#empty").text
