@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -117,6 +118,20 @@ static long long listen_close(int count)
 	return now() - start;
 }
 
+static long long fork_exit(int count)
+{
+	long long start = now();
+
+	for (int i = 0; i < count; i++) {
+		pid_t child = checked(fork(), "fork");
+
+		if (!child)
+			_exit(0);
+		checked(waitpid(child, NULL, 0), "waitpid");
+	}
+	return now() - start;
+}
+
 static const struct {
 	const char *name;
 	long long (*run)(int count);
@@ -126,6 +141,7 @@ static const struct {
 	{ "udp_connected", udp_connected },
 	{ "getppid", getppid_call },
 	{ "listen_close", listen_close },
+	{ "fork_exit", fork_exit },
 };
 
 int main(void)

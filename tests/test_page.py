@@ -200,7 +200,7 @@ def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
     details = page.find("#details")
     until(lambda: "held by" in details.text, "the details")
     assert f"127.0.0.1:{listener}" in details.text
-    assert "›" in details.text
+    assert " > " in details.text
     assert "pytest" in details.text
     page.press(Keys.ESCAPE)
     assert details.get_attribute("open") is None
