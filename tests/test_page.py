@@ -132,6 +132,7 @@ def test_what_opens_comes_into_the_table_and_what_closes_goes(page):
         row = next(row for row in page.rows() if row[0] == str(port))
         assert row[1:5] == ["tcp", "127.0.0.1", "loopback", row[4]]
         assert f"({os.getpid()})" in row[4]
+        assert page.run("return document.querySelectorAll('tr.fresh').length") >= 1
     until(lambda: port not in page.ports(), "its end")
     until(lambda: len([one for one in page.changes() if f":{port} " in one]) == 2, "both changes")
 
