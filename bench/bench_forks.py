@@ -1,11 +1,11 @@
 """A tree that forks thousands of times a second: what a fork costs in it, and that nothing grows."""
 
+import os
 import statistics
 import threading
 import time
-from pathlib import Path
 
-from common import begin, forked, judge, median_with_interval, show, workload
+from common import begin, forked, judge, median_with_interval, megabytes, show, workload
 
 from portwatch import PortWatcher
 
@@ -18,14 +18,9 @@ def members(watcher):
     return sum(1 for _ in watcher.choice.engine._membership._kept.pids())
 
 
-def megabytes():
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def grow(work, watcher):
     watcher.add_pid(work.pid)
-    before, nanoseconds = megabytes(), []
+    before, nanoseconds = megabytes(os.getpid()), []
     forking = threading.Thread(target=lambda: nanoseconds.append(work.nanoseconds("fork_exit", FORKS)))
     forking.start()
     largest = 0
@@ -36,7 +31,7 @@ def grow(work, watcher):
     show(
         f"members of the trees in the course of {FORKS:,} forks", f"{largest} at most, {members(watcher)} after"
     )
-    show("our memory before and after", f"{before:.1f} and {megabytes():.1f} MB")
+    show("our memory before and after", f"{before:.1f} and {megabytes(os.getpid()):.1f} MB")
     show("records lost", f"{watcher.counts.lost}")
     watcher.remove_pid(work.pid)
 

@@ -1,16 +1,16 @@
 """From listen() to the moment a browser has handled the event."""
 
-import http.client
 import shutil
 import socket
 import statistics
 import sys
 import time
 
-from common import COMMAND, begin, judge, percentile, running, show
+from common import begin, daemon, judge, percentile, show
 from selenium import webdriver
 
 OPENS = 300
+FIRST_PORT = 21_000
 PAUSE = 0.02
 KEEP = """
     window.heard = {};
@@ -20,23 +20,6 @@ KEEP = """
       window.heard[JSON.parse(message.data).port] = performance.timeOrigin + performance.now();
     });
 """
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def wait_until_ready(port):
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass  # it is not there yet
-        time.sleep(0.02)
 
 
 def chromium():
@@ -49,10 +32,9 @@ def chromium():
 
 def measure(browser):
     begun = {}
-    for _ in range(OPENS):
+    for port in range(FIRST_PORT, FIRST_PORT + OPENS):
         with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            port = server.getsockname()[1]
+            server.bind(("127.0.0.1", port))
             begun[port] = time.time_ns() / 1e6
             server.listen()
             time.sleep(PAUSE)
@@ -65,10 +47,7 @@ def main():
     begin("From listen() to the browser, beside the page that shows it")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         sys.exit("   needs Chromium and its driver: scripts/provision.sh page")
-    port = free_port()
-    serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}")
-    with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve):
-        wait_until_ready(port)
+    with daemon() as (_, port):
         browser = chromium()
         try:
             browser.get(f"http://127.0.0.1:{port}/")

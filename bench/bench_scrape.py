@@ -9,9 +9,8 @@ import socket
 import statistics
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
-from common import COMMAND, begin, forked, judge, percentile, running, seconds, show
+from common import begin, daemon, forked, judge, megabytes, percentile, seconds, show
 
 PROCESSES = 20
 LISTENERS = 500
@@ -44,8 +43,8 @@ def crowd(stack):
 class Daemon:
     """The one that is measured."""
 
-    def __init__(self, process, port):
-        self.pid = process.pid
+    def __init__(self, pid, port):
+        self.pid = pid
         self._port = port
 
     def ask(self, path, headers):
@@ -69,10 +68,6 @@ class Daemon:
             time.sleep(0.05)
         raise SystemExit("   the daemon does not see the listeners")
 
-    def megabytes(self):
-        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
-        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
     def delays(self):
         """Milliseconds from each of many listens until the stream has told of it."""
         stream = self.ask("/api/v0/events", {})
@@ -95,14 +90,9 @@ def is_open_of(port, line):
     return (event["kind"], event["port"]) == ("open", port)
 
 
-def scrape_on(daemon):
+def scrape_on(measured):
     while True:
-        daemon.scrape(OPENMETRICS)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+        measured.scrape(OPENMETRICS)
 
 
 def spread(values):
@@ -111,29 +101,27 @@ def spread(values):
 
 def main():
     begin(f"Scrapes of {PROCESSES * LISTENERS:,} listeners")
-    port = free_port()
-    serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}", "--metrics-max-series", "100000")
-    with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process, ExitStack() as stack:
-        daemon = Daemon(process, port)
-        daemon.wait_for(1)
+    with daemon("--metrics-max-series", "100000") as (pid, port), ExitStack() as stack:
+        measured = Daemon(pid, port)
+        measured.wait_for(1)
         time.sleep(AT_REST)
-        judge("memory at rest", daemon.megabytes(), "MB", most=80)
-        show("a scrape with next to nothing open", spread(daemon.scrapes(OPENMETRICS)))
+        judge("memory at rest", megabytes(pid), "MB", most=80)
+        show("a scrape with next to nothing open", spread(measured.scrapes(OPENMETRICS)))
         crowd(stack)
-        daemon.wait_for(PROCESSES * LISTENERS)
+        measured.wait_for(PROCESSES * LISTENERS)
         for name, headers in (("text", TEXT), ("OpenMetrics, gzip", OPENMETRICS)):
-            took = daemon.scrapes(headers)
+            took = measured.scrapes(headers)
             judge(f"a scrape, {name}: the slowest of {SCRAPES}", max(took), "ms", most=250)
             show(f"a scrape, {name}", spread(took))
         quiet, busy = [], []
         for _ in range(BLOCKS):
-            quiet += daemon.delays()
-            with forked(lambda: scrape_on(daemon)):
-                busy += daemon.delays()
+            quiet += measured.delays()
+            with forked(lambda: scrape_on(measured)):
+                busy += measured.delays()
         judge("from listen to the stream while scraped without a pause", max(busy), "ms", most=20)
         show("the same", spread(busy))
         show("without scrapes", spread(quiet))
-        show("memory after that", f"{daemon.megabytes():.0f} MB")
+        show("memory after that", f"{megabytes(pid):.0f} MB")
 
 
 if __name__ == "__main__":

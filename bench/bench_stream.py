@@ -1,6 +1,5 @@
 """1,000 subscribers and 1,000 events a second: what the daemon takes, and when the last one hears."""
 
-import http.client
 import json
 import os
 import resource
@@ -12,30 +11,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from common import COMMAND, begin, forked, percentile, running, show
+from common import begin, daemon, forked, megabytes, percentile, show
 
 SUBSCRIBERS = (1, 1000)
 PAIRS_A_SECOND = 500
 SECONDS = 10.0
 SETTLE = 1.0
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def wait_until_ready(port):
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass  # it is not there yet
-        time.sleep(0.02)
 
 
 def subscribe(port):
@@ -87,11 +69,6 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def megabytes(pid):
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def measure(pid, port, subscribers):
     pairs = int(PAIRS_A_SECOND * SECONDS)
     with ExitStack() as stack:
@@ -124,13 +101,10 @@ def main():
     in_a_namespace_of_our_own()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     begin("The stream, with many subscribers")
-    port = free_port()
-    serve = (COMMAND, "serve", "--netns", "self", "--listen", f"127.0.0.1:{port}")
-    with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process:
-        wait_until_ready(port)
-        show("at rest", f"{megabytes(process.pid):.0f} MB")
+    with daemon("--netns", "self") as (pid, port):
+        show("at rest", f"{megabytes(pid):.0f} MB")
         for subscribers in SUBSCRIBERS:
-            measure(process.pid, port, subscribers)
+            measure(pid, port, subscribers)
 
 
 main()

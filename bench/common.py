@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import platform
 import random
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -92,6 +94,29 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             process.terminate()
             process.stdout.read()
+
+
+@contextmanager
+def daemon(*options: str) -> Iterator[tuple[int, int]]:
+    """Portwatch serve, when it is ready: its pid and its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}", *options)
+    with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process:
+        while process.poll() is None:
+            with suppress(OSError):  # it is not there yet
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == 200:
+                    break
+            time.sleep(0.02)
+        yield process.pid, port
+
+
+def megabytes(pid: int) -> float:
+    """The resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 @contextmanager
