@@ -45,6 +45,11 @@ COMPAT_FAILURES = Limit("compat_failures", "a bind or listen that fails in a 32-
 FAILURES = Limit("failures", "binds and listens that fail are not reported", ("S05", "S06", "S07"))
 BIND_FAILURES = Limit("bind_failures", "binds that fail are not reported", ("S06", "S07"))
 LISTEN_FAILURES = Limit("listen_failures", "listens that fail are not reported", ("S05",))
+BOUND_HOLDERS = Limit(
+    "bound_holders",
+    "who has bound a port, and does not listen on it, is not named where somebody else is refused it",
+    ("S06",),
+)
 MPTCP_FAILURES = Limit("mptcp_failures", "a bind or listen of an MPTCP socket that fails is not reported")
 UDP = Limit("udp", "UDP ports are noticed at the next reconciliation", ("S15", "S16", "S17"))
 SHORT_LIVED = Limit(

@@ -16,6 +16,8 @@ _STATES: dict[Why, int] = {
     "bound": diag.CLOSE | diag.BOUND_INACTIVE,
     "connected": diag.CONNECTED,
 }
+LISTS_BOUND_SINCE = (6, 8)
+"""The kernel from which on sock_diag tells of sockets that are bound and no more."""
 UNKNOWN = (Holder(None, None, None, "unknown"),)
 
 
@@ -40,7 +42,7 @@ def users_of(refused: Socket, rows: Iterable[Raw]) -> tuple[Holder, ...]:
 
 
 def users_listed(refused: Socket) -> tuple[Holder, ...]:
-    """The same where sock_diag alone tells: of sockets bound and no more, only Linux 6.8 and later speak."""
+    """The same where sock_diag alone tells, which does not know of all (LISTS_BOUND_SINCE)."""
     for why, states in _STATES.items():
         inodes = {socket.inode for socket in diag.in_the_way_of(refused, states) if socket.inode}
         holders = holders_of(inodes - {refused.inode})

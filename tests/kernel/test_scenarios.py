@@ -120,6 +120,9 @@ def test_s06_a_failed_bind_says_who_holds_the_port(watch, actor, make_actor, why
     assert (failed.errno, failed.address, failed.port) == ("EADDRINUSE", "127.0.0.1", 8080)
     assert (failed.pid, failed.start_time) == (loser.pid, loser.start_time)
     (holder,) = failed.held_by
+    if why == "bound" and watch.capabilities.lacks("bound_holders"):
+        assert (holder.pid, holder.process, holder.why) == (None, None, "unknown")
+        return
     assert (holder.pid, holder.process, holder.why) == (actor.pid, actor.process, why)
 
 
@@ -310,7 +313,8 @@ def test_s16_udp_clients_are_not_listeners(watch, actor):
     watch.settle()
     actor.do("c.close()")
     if watch.capabilities.lacks("ephemeral_udp"):
-        assert watch.kinds(actor) == ["open", "open"]
+        # A poll takes them for listeners, events do not, and a check may come at any time.
+        assert watch.kinds(actor)[:2] in (["open"], ["open", "open"])
         return
     watch.listeners(actor)  # the check against /proc/net must not take them for listeners either
     actor.do("d.close()")
@@ -367,7 +371,8 @@ def test_s18_the_namespace_is_the_sockets_not_the_process(watch, make_actor):
     first.do(f"enter({second.namespace!r})")
     first.do("s.bind(('127.0.0.1', 8080)); s.listen()")
     if watch.capabilities.lacks("empty_namespaces"):
-        assert watch.events(first, second) == []
+        # Events tell of it, until a check does not find it.
+        assert watch.kinds(first, second) in ([], ["open"], ["open", "close"])
         return
     (opened,) = watch.events(first, second)
     assert opened.netns == first.netns

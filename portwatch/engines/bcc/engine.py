@@ -20,6 +20,7 @@ from portwatch.engines.bcc.buffer import Buffer
 from portwatch.engines.bcc.compiler import compile_programs, quiet
 from portwatch.engines.bcc.members import MemberTable
 from portwatch.engines.bcc.order import Fields, Order
+from portwatch.engines.bcc.release import RELEASE
 from portwatch.engines.bcc.shared import Shared
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.model import Holder, Record, Snapshot, Socket
@@ -81,7 +82,11 @@ class BccEngine:
     @property
     def capabilities(self) -> caps.Capabilities:
         """What the hooks that are attached can see."""
-        of_snapshots = listed.limits() if self._iterator is None else ()
+        of_snapshots: tuple[caps.Limit, ...] = ()
+        if self._iterator is None:
+            of_snapshots = listed.limits()
+            if RELEASE < usage.LISTS_BOUND_SINCE:
+                of_snapshots += (caps.BOUND_HOLDERS,)
         limits = tuple(dict.fromkeys(self._limits + of_snapshots))
         return caps.Capabilities(self.name, self._hooks, limits, self._why)
 
@@ -129,8 +134,9 @@ class BccEngine:
 
     def users_of(self, socket: Socket) -> tuple[Holder, ...]:
         """Who uses the port of `socket`, listening or not, as of now."""
-        rows = self._pass_over_files(socket.port) if self._iterator is not None else []
-        return usage.users_of(socket, rows)
+        if self._iterator is None:
+            return usage.users_listed(socket)
+        return usage.users_of(socket, self._pass_over_files(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
         """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
