@@ -365,8 +365,10 @@ def test_systemd_is_told_of_readiness_life_reload_and_end(tmp_path):
         manager.settimeout(PATIENCE)
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
         with serving(environment=environment) as daemon:
-            told = [manager.recv(200).decode() for _ in range(3)]
-            assert told == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+            told = []
+            while told.count("READY=1") < 1 or told.count("WATCHDOG=1") < 2:
+                told.append(manager.recv(200).decode())
+            assert set(told) == {"READY=1", "WATCHDOG=1"}
             daemon.process.send_signal(signal.SIGHUP)
             while not (line := manager.recv(200).decode()).startswith("RELOADING=1\nMONOTONIC_USEC="):
                 assert line == "WATCHDOG=1"
