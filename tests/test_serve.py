@@ -505,3 +505,23 @@ def test_a_file_that_is_no_journal_is_refused_and_an_empty_one_is_begun(tmp_path
     assert result.returncode == 1
     assert "is not a journal of portwatch's" in result.stderr
     assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces as a container has them, which only root can")
+def test_in_a_container_it_serves_as_it_does_outside(tmp_path, port):
+    begin = f'mount --bind /proc {tmp_path} && exec unshare --pid --fork --kill-child --mount-proc "$@"'
+    container = ["unshare", "--mount", "sh", "-c", begin, "sh"]
+    with serving(
+        "--procfs", str(tmp_path), "--port", str(port), engine=("--engine", "core"), prefix=container
+    ) as daemon:
+        (found,) = daemon.ports()
+        assert found["pid"] == os.getpid()
+        (found,) = daemon.ask(f"/api/v0/who?port={port}")[2]["ports"]
+        assert found["ancestry"][-1]["pid"] == os.getpid()
+
+
+def test_a_scraper_that_hangs_up_harms_nobody(daemon):
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert daemon.ask("/metrics")[0] == 200
