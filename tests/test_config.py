@@ -20,7 +20,7 @@ def test_a_file_can_say_all_that_the_options_can(check):
     result = check(
         """
         listen = ["127.0.0.1:9935", "unix:/run/portwatch.sock"]
-        expect = ["tcp/8080", "udp/53"]
+        expect = ["tcp/8080", "udp/80"]
         journal = "/var/lib/portwatch/journal"
         journal-age = 3600
         journal-size = "64M"
@@ -57,6 +57,8 @@ def test_an_option_goes_before_the_file(check):
         ('engine = ["core"]', "engine is one value, not a list"),
         ("expect = [true]", "expect cannot be True"),
         ('expect = "8080"', "'8080' is no port of a protocol: try tcp/8080"),
+        ('expect = "tcp/8080"\nport = 80', "tcp/8080 is expected, and outside of what is watched"),
+        ('expect = "udp/53"\nproto = "tcp"', "udp/53 is expected, and outside of what is watched"),
         ('listen = "9935"', "'9935' is no address"),
         ('journal-size = "big"', "'big' is no size: try 512M or 2G"),
         ("port = 70000", "'70000' is outside 1-65535"),
@@ -68,7 +70,6 @@ def test_what_is_wrong_in_a_file_is_said(check, content, said):
     result = check(content)
     assert result.exit_code == 2
     assert said in result.stderr
-    assert "portwatch.toml" in result.stderr or "Invalid value" in result.stderr
 
 
 def test_a_file_that_is_not_there_is_said():

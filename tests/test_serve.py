@@ -345,6 +345,7 @@ def test_a_reload_shows_what_the_new_scope_admits(tmp_path, port):
             "ephemeral = true\n",
             "not reloaded, all stays as it was: options cannot change while it runs: restart it",
         ),
+        ('expect = "tcp/1"\nport = 2\n', "not reloaded, all stays as it was: tcp/1 is expected, and outside"),
         ("pid = 2147483647\n", "not reloaded, all stays as it was: there is no process 2147483647"),
     ],
 )

@@ -18,6 +18,7 @@ from portwatch.errors import PortwatchError
 from portwatch.model import Event, iso_time
 from portwatch.outputs.log import ChangeLog
 from portwatch.parsing import PROTOCOLS
+from portwatch.scope import Scope
 from portwatch.server import address
 from portwatch.server.settings import DEFAULT_ADDRESS, Expected, Journal, Metrics, Settings
 
@@ -26,6 +27,7 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 _ARGUMENTS = "portwatch.arguments"
+_OF_THE_RUN = ("check", "form", "config")
 _LAST_LINES = 0.3
 """Seconds for the last lines of the log to be read."""
 
@@ -137,12 +139,10 @@ def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, 
         """As at the start, with what the file says by now."""
         try:
             with command.make_context("serve", list(arguments)) as again:
-                params = dict(again.params)
+                params = {name: value for name, value in again.params.items() if name not in _OF_THE_RUN}
+                return _settings(**params)
         except click.UsageError as error:
             raise PortwatchError(error.format_message()) from None
-        for name in ("check", "form", "config"):
-            del params[name]
-        return _settings(**params)
 
     changes = ChangeLog(sys.stdout, Event.to_json if form == "json" else event_line)
     try:
@@ -168,17 +168,28 @@ def _settings(
     interval: float,
     **scope: Any,
 ) -> Settings:
+    wanted = scope_of(scope)
+    for one in expect:
+        if not _is_seen(one, wanted):
+            raise click.UsageError(
+                f"{one.proto}/{one.port} is expected, and outside of what is watched: it would never be up"
+            )
     return Settings(
         listen=listen,
         hosts=hosts,
         engine=engine,
         options=Options(failures=not no_failures, ephemeral=ephemeral, interval=interval),
-        scope=scope_of(scope),
+        scope=wanted,
         pids=pids,
         expected=tuple(dict.fromkeys(expect)),
         journal=Journal(journal, journal_age, journal_size) if journal else None,
         metrics=Metrics(metrics_pid, metrics_ephemeral, metrics_max_series),
     )
+
+
+def _is_seen(expected: Expected, scope: Scope) -> bool:
+    ports, protos = scope.width.ports, scope.width.protos
+    return (ports is None or bool(ports >> expected.port & 1)) and (protos is None or expected.proto in protos)
 
 
 def _handler(form: str) -> logging.Handler:
