@@ -32,17 +32,20 @@ def test(kernel: kernels.Kernel) -> bool:
     image = kernels.image_of(kernel)
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = RESULTS / f"{kernel.name}.xml"
-    result.unlink(missing_ok=True)
+    status = result.with_suffix(".status")
+    for left in (result, status):
+        left.unlink(missing_ok=True)
     begin = time.monotonic()
-    status = _run(_command(image, result, kernel.engines), result.with_suffix(".log"))
+    _run(_command(image, result, kernel.engines), result.with_suffix(".log"))
     took = f"{time.monotonic() - begin:.0f} s in all"
-    if not result.exists():
-        print(f"{kernel.name}: the machine ended without a result, with status {status}, {took}", flush=True)
+    # The guest's own word: vng (1.42) tells 255 of whatever runs in a machine without a udev.
+    if not (result.exists() and status.exists()):
+        print(f"{kernel.name}: the machine ended without a result, {took}", flush=True)
         return False
     suite = ElementTree.parse(result).getroot()[0]  # noqa: S314  # our own pytest wrote it
     counts = ", ".join(f"{suite.get(what)} {what}" for what in ("tests", "failures", "errors", "skipped"))
     print(f"{kernel.name} ({image.name.removeprefix('vmlinuz-')}): {counts}, {took}", flush=True)
-    return status == 0 and suite.get("failures") == suite.get("errors") == "0"
+    return status.read_text() == "0\n" and suite.get("failures") == suite.get("errors") == "0"
 
 
 def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
@@ -71,8 +74,8 @@ def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
 _PASSED_ON = ("PORTWATCH_TEST_ENGINES", "PYTEST_ADDOPTS", "PYTHONPATH")
 
 
-def _run(command: list[str], log: Path) -> int:
-    """Its status; whatever it started is ended with it. What its kernel says goes to `log` only."""
+def _run(command: list[str], log: Path) -> None:
+    """To its end; whatever it started is ended with it. What its kernel says goes to `log` only."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with (
         log.open("wb") as kept,
@@ -94,7 +97,7 @@ def _run(command: list[str], log: Path) -> int:
                 kept.write(line)
                 if not line.startswith(b"["):
                     print(line.decode("utf-8", "replace").rstrip("\r\n"), flush=True)
-            return machine.wait()
+            machine.wait()
         except BaseException:
             os.killpg(machine.pid, signal.SIGKILL)
             raise

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs within the virtual machine: the scenario tests against its kernel.
-# usage: guest.sh RESULT.xml
+# usage: guest.sh RESULT.xml; pytest's status is left beside it, in RESULT.status
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -17,6 +17,8 @@ export PYTHONDONTWRITEBYTECODE=1
 # The tree of the sources is read-only in here, and hypothesis warns of a database that it cannot write.
 export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 # What depends on the kernel. What the commands make of it is tested where starting one takes no seconds.
-exec .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
+status=0
+.venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
 	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py \
-	tests/kernel/test_widths.py
+	tests/kernel/test_widths.py || status=$?
+echo "$status" >"${1%.xml}.status"
