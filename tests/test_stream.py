@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+from concurrent.futures import Future
 
 import pytest
 from aiohttp import web
@@ -136,6 +137,31 @@ def test_a_slow_reader_is_told_what_it_missed_and_costs_the_others_nothing(servi
     assert gaps
     for one in (slow, slow_lines, quick, quick_lines):
         one.close()
+
+
+def timers(serving):
+    """How many timers of the stream's own are set."""
+    counted = Future()
+    serving.loop.call_soon_threadsafe(
+        lambda: counted.set_result(
+            sum(getattr(one._callback, "__self__", None) is serving.stream for one in serving.loop._scheduled)
+        )
+    )
+    return counted.result(PATIENCE)
+
+
+def test_those_who_are_behind_are_looked_after_by_one_timer_however_many_events_come(serving, monkeypatch):
+    monkeypatch.setattr(stream, "_MOST_UNREAD", 1 << 12)
+    monkeypatch.setattr(stream, "_AGAIN", 0.02)
+    slow, slow_lines = subscribe(serving, small=True)
+    for seq in range(1, 20_000):
+        serving.stream.publish(event(seq))
+    until(lambda: timers(serving), "the timer for the one that is behind")
+    for seq in range(20_000, 20_100):
+        serving.stream.publish(event(seq))
+        assert timers(serving) <= 1
+    slow_lines.close()
+    slow.close()
 
 
 def test_who_reads_nothing_at_all_is_let_go(serving, monkeypatch):

@@ -120,6 +120,7 @@ class Stream:
         self._inbox: deque[Event] = deque()
         self._subscribers: set[_Subscriber] = set()
         self._is_scheduled = False
+        self._again: asyncio.TimerHandle | None = None
 
     @property
     def subscribers(self) -> int:
@@ -174,7 +175,7 @@ class Stream:
         self._subscribers.add(one)
         try:
             if self._serve(one, {}):
-                self._loop.call_later(_AGAIN, self._serve_all)
+                self._look_again()
             while not one.ended.is_set():
                 try:
                     await asyncio.wait_for(one.ended.wait(), HEARTBEAT)
@@ -230,7 +231,16 @@ class Stream:
         for one in tuple(self._subscribers):
             behind |= self._serve(one, shared)
         if behind:
-            self._loop.call_later(_AGAIN, self._serve_all)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Soon, and once, however many are behind."""
+        if self._again is None:
+            self._again = self._loop.call_later(_AGAIN, self._serve_behind)
+
+    def _serve_behind(self) -> None:
+        self._again = None
+        self._serve_all()
 
     def _serve(self, one: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
         """Sends what has come for a subscriber; whether there is more than it takes now.
