@@ -18,7 +18,7 @@ from portwatch.parsing import moment
 from portwatch.scope import PortRange
 
 
-class _Moment(click.ParamType[Any]):
+class _Moment(click.ParamType):
     name = "WHEN"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -26,7 +26,7 @@ _PATIENCE = 5.0
 """Seconds in which whoever is asked to end is to have ended."""
 
 
-class _SignalType(click.ParamType[Any]):
+class _SignalType(click.ParamType):
     name = "SIGNAL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

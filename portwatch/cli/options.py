@@ -32,7 +32,7 @@ class Seconds(click.FloatRange):
         return super().convert(value, param, ctx)
 
 
-class _List(click.ParamType[Any]):
+class _List(click.ParamType):
     """Values between commas."""
 
     def __init__(self, name: str, convert: Callable[[str], Any]) -> None:

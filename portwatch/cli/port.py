@@ -22,7 +22,7 @@ class PortCommand(click.Command):
         return [one for one in super().get_params(ctx) if one.name not in _SAID_BY_PORT]
 
 
-class _PortType(click.ParamType[Any]):
+class _PortType(click.ParamType):
     name = "PORT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -40,7 +40,7 @@ class _Serve(click.Command):
         return super().parse_args(ctx, args)
 
 
-class _Address(click.ParamType[Any]):
+class _Address(click.ParamType):
     name = "ADDRESS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -52,7 +52,7 @@ class _Address(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-class _Expected(click.ParamType[Any]):
+class _Expected(click.ParamType):
     name = "PROTO/PORT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -66,7 +66,7 @@ class _Expected(click.ParamType[Any]):
         return Expected(proto, int(number))
 
 
-class _Size(click.ParamType[Any]):
+class _Size(click.ParamType):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
