@@ -389,6 +389,27 @@ def test_a_signal_ends_a_tail_cleanly(ending, times, port):
         assert ends_cleanly(tail)
 
 
+NAMED = """
+import socket, sys
+open("/proc/self/comm", "w", encoding="utf-8").write("café☃")
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_name_that_the_terminal_cannot_show_is_shown_escaped():
+    with subprocess.Popen(
+        [sys.executable, "-c", NAMED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as named:
+        port = named.stdout.readline().strip()
+        with start_tail(port, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as tail:
+            assert rf"caf\xe9\u2603 ({named.pid})" in tail.stdout.readline()
+            tail.terminate()
+            assert ends_cleanly(tail)
+        named.stdin.close()
+
+
 EARLY = {
     "before its module is imported": "replace(cli._Commands, 'get_command')",
     "while the engine is chosen": "replace(hub, 'choose')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,9 @@ def main() -> None:
     _set_endings(follows=arguments[0] == "tail")
     if sys.stdout is None:
         _fail("standard output is closed, so nobody would see the answer", WRONG_USE)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a process may have any name
     try:
         portwatch.main(arguments, prog_name="portwatch")
     except PortwatchError as error:
