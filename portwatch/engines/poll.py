@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 
 from portwatch.engines import capabilities as caps
 from portwatch.model import Held, Holder, Record, Snapshot, Socket, oldest
@@ -38,6 +39,7 @@ class PollEngine:
         """Raises EngineUnavailable where sock_diag does not answer."""
         self._interval = interval
         self._known: dict[int | None, Held] = {}
+        self._unread: list[Record] = []
         self._due = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._membership = Lineage()
@@ -50,7 +52,7 @@ class PollEngine:
 
     def attach(self) -> None:
         """Looks for the first time."""
-        self._known = {held.socket.cookie: held for held in self.snapshot().held}
+        self._known = {held.socket.cookie: held for held in listed.held_sockets(self._membership).held}
         self._due = time.monotonic() + self._interval
 
     def read(self, timeout: float | None) -> list[Record]:
@@ -65,11 +67,14 @@ class PollEngine:
         if time.monotonic() < self._due:
             return []
         self._due = time.monotonic() + self._interval
-        return self._difference()
+        return self.read_up_to_now()
 
     def read_up_to_now(self) -> list[Record]:
         """What differs from the last poll, at once."""
-        return self._difference()
+        current = listed.open_sockets()
+        self._keep_difference(current, lambda new: listed.with_holders(new, self._membership))
+        records, self._unread = self._unread, []
+        return records
 
     def wake(self) -> None:
         """Ends a `read` that waits."""
@@ -77,7 +82,13 @@ class PollEngine:
 
     def snapshot(self) -> Snapshot:
         """Every open socket of every network namespace that we may enter, with its holders."""
-        return listed.held_sockets(self._membership)
+        taken = listed.held_sockets(self._membership)
+        # It is a poll, too: what it shows open for the first time must be missed when it has gone.
+        held = {one.socket.cookie: one for one in taken.held}
+        self._keep_difference(
+            [one.socket for one in taken.held], lambda new: [held[socket.cookie] for socket in new]
+        )
+        return taken
 
     def users_of(self, socket: Socket) -> tuple[Holder, ...]:
         """Who uses the port of `socket`, listening or not, as far as sock_diag tells."""
@@ -99,22 +110,22 @@ class PollEngine:
         """Forgets what was seen."""
         os.close(self._wake)
 
-    def _difference(self) -> list[Record]:
+    def _keep_difference(
+        self, sockets: list[Socket], with_holders: Callable[[list[Socket]], list[Held]]
+    ) -> None:
         now = time.time_ns()
-        current = {socket.cookie: socket for socket in listed.open_sockets()}
+        current = {socket.cookie: socket for socket in sockets}
         gone = [held for cookie, held in self._known.items() if not _same(held.socket, current.get(cookie))]
         for held in gone:
             del self._known[held.socket.cookie]
-        new = listed.with_holders(
-            [socket for cookie, socket in current.items() if cookie not in self._known], self._membership
-        )
+        new = with_holders([socket for cookie, socket in current.items() if cookie not in self._known])
         self._known.update((held.socket.cookie, held) for held in new)
         changed = [
             socket for cookie, socket in current.items() if socket.backlog != self._known[cookie].socket.backlog
         ]
         for socket in changed:
             self._known[socket.cookie] = Held(socket, self._known[socket.cookie].holders)
-        return [
+        self._unread += [
             *(Record("close", now, held.socket, None) for held in gone),
             *(Record("open", now, held.socket, oldest(held.holders), None, held.trees) for held in new),
             *(Record("backlog", now, socket, None) for socket in changed),

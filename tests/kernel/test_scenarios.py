@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import CORE_HOOKS, has_mptcp, until
 
+from portwatch.engines.poll import PollEngine
 from portwatch.snapshot import netns
 
 
@@ -463,6 +464,19 @@ def test_s21_what_changes_while_the_snapshot_is_taken(watch, actor):
             assert late.gaps() == []
         finally:
             late.stop()
+
+
+def test_s21_what_only_a_snapshot_of_polls_showed_is_closed_when_it_has_gone(actor):
+    engine = PollEngine()
+    engine.attach()
+    try:
+        actor.do("s = listener(port=8080)")
+        engine.snapshot()
+        actor.do("s.close()")
+        told = [one for one in engine.read_up_to_now() if one.socket.netns == actor.netns]
+        assert [record.kind for record in told] == ["open", "close"]
+    finally:
+        engine.detach()
 
 
 def told_open(events):
