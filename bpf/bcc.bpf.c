@@ -46,16 +46,29 @@ BPF_F_TABLE("array", u32, struct request, requests, 1, SHARED_FLAGS);
 /* Too large to be asked for with the rest, which is copied. */
 BPF_F_TABLE("array", u32, struct places, places, 1, SHARED_FLAGS);
 
-/* Records for which a buffer had no room: the kernel itself tells only with the next one that has. */
-BPF_F_TABLE("array", u32, u64, failed, 1, SHARED_FLAGS);
+/* What there was no room for. */
+struct failed {
+	u64 records;	/* of which the kernel itself tells only with the next one that has room */
+	u64 members;
+};
+BPF_F_TABLE("array", u32, struct failed, failed, 1, SHARED_FLAGS);
 
 INLINE void count_lost(void)
 {
 	u32 first = 0;
-	u64 *count = failed.lookup(&first);
+	struct failed *count = failed.lookup(&first);
 
 	if (count)
-		__sync_fetch_and_add(count, 1);
+		__sync_fetch_and_add(&count->records, 1);
+}
+
+INLINE void count_missed(void)
+{
+	u32 first = 0;
+	struct failed *count = failed.lookup(&first);
+
+	if (count)
+		__sync_fetch_and_add(&count->members, 1);
 }
 
 INLINE void submit(void *ctx, struct portwatch_record *record)
@@ -481,7 +494,7 @@ int process_forked(struct bpf_raw_tracepoint_args *ctx)
 	member.start = start_of(child);
 	pid = pid_of(child);
 	if (members.update(&pid, &member))
-		count_lost();
+		count_missed();
 	return 0;
 }
 

@@ -23,6 +23,7 @@ const volatile struct {
 /* Memory shared with the reader. */
 struct {
 	__u64 lost;	/* records for which the ring had no room */
+	__u64 missed;	/* processes of trees for which the map of members had none */
 	__u64 port;	/* the next pass shows not what is open, but whoever uses this port */
 	__u64 trees;	/* that are watched, a bit for each */
 	__u64 narrow;	/* what is not told: of enum narrow */
@@ -470,9 +471,8 @@ int process_forked(__u64 *ctx)
 		return 0;
 	member.start = start_of(child);
 	pid = pid_of(child);
-	/* Full: what is lost is looked for, and with it who belongs to whom. */
 	if (bpf_map_update_elem(&members, &pid, &member, 0))
-		__sync_fetch_and_add(&shared.lost, 1);
+		__sync_fetch_and_add(&shared.missed, 1);
 	return 0;
 }
 

@@ -102,6 +102,12 @@ def stat(pid: int) -> tuple[bytes, int, int]:
     return comm, int(fields[1]), clock.process_start(int(fields[19]))
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended, with all its threads, and its parent was not told of it yet."""
+    fields = _fields(read(pid, "stat"))
+    return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+
+
 def own_start(pid: int | str = "self") -> int:
     """The start of who has that pid for us, whatever procfs is in use; else our own."""
     with open(f"{OURS}/{pid}/stat", "rb") as file:

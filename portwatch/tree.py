@@ -6,13 +6,18 @@ something happens (Lineage), as far as it can tell.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import islice
+from operator import or_
 from typing import NamedTuple, Protocol
 
 from portwatch import clock, procfs
 from portwatch.errors import PortwatchError
 from portwatch.model import Listener, Process
+
+log = logging.getLogger("portwatch")
 
 MOST = 64
 """Trees at once: each has a bit."""
@@ -139,18 +144,26 @@ class Members:
 
     def __init__(self, kept: MemberMap) -> None:
         self._kept = kept
+        self._missed = 0
 
     def watch(self, root: Identity, tree: int) -> None:
         """Takes in a process and all that descends from it. Raises PortwatchError if it has ended."""
+        descend(root, lambda one: self._join(one, tree))
 
-        def join(one: Identity) -> None:
-            start = clock.ticks(one.start_time)
-            before, trees = self._kept.get(one.pid) or (start, 0)
-            self._kept.put(one.pid, start, (trees if before == start else 0) | tree)
-            if _identity_if_there(one.pid) != one:
-                self._kept.remove(one.pid)  # the kernel has told of its end before we put it in
+    def find_missed(self, missed: int) -> None:
+        """Takes in the children of members that the kernel had no room for, of which it counts so many.
 
-        descend(root, join)
+        Where there is no room yet, the next call looks again; whose parents have ended, it does not find.
+        """
+        if missed == self._missed:
+            return
+        try:
+            while any([self._join_ancestors(pid) for pid in procfs.pids()]):
+                pass  # those who were born meanwhile
+        except PortwatchError as error:
+            log.warning("%s", error)
+        else:
+            self._missed = missed
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree; those who are born meanwhile, too."""
@@ -167,12 +180,28 @@ class Members:
 
     def of(self, *processes: Process) -> int:
         """The trees that processes belong to, a bit for each."""
-        found = 0
-        for pid, start_time in map(identity_of, processes):
-            start, trees = self._kept.get(pid) or (0, 0)
-            if start == clock.ticks(start_time):
-                found |= trees
-        return found
+        return reduce(or_, map(self._of, map(identity_of, processes)), 0)
+
+    def _of(self, one: Identity) -> int:
+        start, trees = self._kept.get(one.pid) or (0, 0)
+        return trees if start == clock.ticks(one.start_time) else 0
+
+    def _join(self, one: Identity, trees: int) -> bool:
+        self._kept.put(one.pid, clock.ticks(one.start_time), self._of(one) | trees)
+        if _is_running(one):
+            return True
+        self._kept.remove(one.pid)  # the kernel has told of its end before we put it in
+        return False
+
+    def _join_ancestors(self, pid: int) -> bool:
+        """Has a process join what its nearest ancestor in a tree belongs to; whether it, or one between, did."""
+        found = _identity_if_there(pid)
+        between = []
+        for one in _line_of(found) if found else ():
+            if trees := self._of(one):
+                return any([self._join(member, trees) for member in between])
+            between.append(one)
+        return False
 
 
 class Lineage:
@@ -224,6 +253,14 @@ class Lineage:
 
 def _identity(pid: int) -> Identity:
     return Identity(pid, procfs.stat(pid)[2])
+
+
+def _is_running(one: Identity) -> bool:
+    """Whether it has not ended; also where its parent was not told of that yet."""
+    try:
+        return _identity(one.pid) == one and not procfs.is_zombie(one.pid)
+    except procfs.UNREADABLE:
+        return False
 
 
 def _identity_if_there(pid: int) -> Identity | None:

@@ -9,10 +9,10 @@ import threading
 import pytest
 from support import until
 
-from portwatch import PortwatchError, clock
+from portwatch import PortwatchError, clock, procfs
 from portwatch.model import Process
 from portwatch.procfs import stat
-from portwatch.tree import MOST, Bits, Identity, Lineage, Members, root_at
+from portwatch.tree import MOST, NO_ROOM, Bits, Identity, Lineage, Members, root_at
 
 
 class Kept(dict):
@@ -20,8 +20,11 @@ class Kept(dict):
 
     def __init__(self):
         self.gone = []
+        self.has_room = True
 
     def put(self, pid, start, trees):
+        if not self.has_room:
+            raise PortwatchError(NO_ROOM)
         self[pid] = start, trees
 
     def remove(self, pid):
@@ -92,6 +95,34 @@ def test_members_that_end_while_their_tree_is_removed_are_no_matter(family):
     map_of_kernel.gone.append(grandchild)
     del map_of_kernel[grandchild]
     kept.unwatch(1)
+    assert not map_of_kernel
+
+
+def test_who_was_missed_is_found_by_its_ancestors_when_there_is_room(family):
+    child, grandchild = family
+    map_of_kernel = Kept()
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 4)
+    map_of_kernel.remove(grandchild)
+    kept.find_missed(0)
+    assert kept.of(process(grandchild)) == 0, "none was missed"
+    map_of_kernel.has_room = False
+    kept.find_missed(1)
+    assert kept.of(process(grandchild)) == 0
+    map_of_kernel.has_room = True
+    kept.find_missed(1)
+    assert kept.of(process(grandchild)) == 4
+    assert kept.of(process(os.getpid())) == 0
+
+
+def test_who_has_ended_and_was_not_waited_for_is_no_member(family):
+    child, grandchild = family
+    map_of_kernel = Kept()
+    kept = Members(map_of_kernel)
+    child.kill()
+    until(lambda: procfs.is_zombie(child.pid), "its end")
+    kept.watch(identity(child.pid), 1)
+    kept.find_missed(1)
     assert not map_of_kernel
 
 

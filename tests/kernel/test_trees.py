@@ -1,11 +1,13 @@
 """Whom it concerns, by process tree: rows T01 to T09 of the contract."""
 
+import contextlib
 import os
 
 import pytest
 from support import Actor, Watch, has_mptcp, until
 
 from portwatch import PortWatcher, PortwatchError
+from portwatch.tree import _ROOM as ROOM
 
 
 class Told(Watch):
@@ -174,6 +176,30 @@ def test_t09_a_tree_that_forks_without_end_is_still_known_and_leaves_nothing_beh
         assert len(members) < 10
     root.do("s = listener(port=8081)")
     assert told.ports(root)[-1] == ("open", 8081)
+
+
+def test_a_member_that_there_was_no_room_for_is_found_by_the_next_check(told_of, root, watch):
+    unless_limited(watch)
+    told = told_of(root)
+    kept = told.watcher.choice.engine._membership._kept
+    nobodys = range(1 << 22, (1 << 22) + ROOM)  # above every pid
+    try:
+        with contextlib.suppress(PortwatchError):
+            for pid in nobodys:
+                kept.put(pid, 1, 0)
+        child = root.do("fork(lambda: made.append(listener(port=8080)))")
+        told.marker.do("fork(lambda: None)")
+        assert not kept.get(child)
+    finally:
+        for pid in nobodys:
+            kept.remove(pid)
+    told.watcher.listeners()
+    assert told.ports(root) == [("open", 8080)]
+    grandchild = root.do("fork(lambda: None)")
+    assert kept.get(grandchild)
+    os.kill(child, 9)
+    until(lambda: told.kinds(root)[-1] == "close", "its end")
+    until(lambda: not kept.get(child), "its end")
 
 
 def test_trees_come_and_go_while_it_runs(told_of, root, make_actor):

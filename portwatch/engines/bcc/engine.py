@@ -41,7 +41,7 @@ class _Request(ctypes.Structure):
 
 
 class _Failed(ctypes.Structure):
-    _fields_ = (("count", ctypes.c_uint64),)
+    _fields_ = (("records", ctypes.c_uint64), ("members", ctypes.c_uint64))
 
 
 class BccEngine:
@@ -72,6 +72,7 @@ class BccEngine:
         self._buffers: list[Buffer] = []
         self._told_lost = 0
         self._counted_lost = 0
+        self._missed = 0
         self._order = Order(self._drain)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.epoll()
@@ -92,8 +93,8 @@ class BccEngine:
 
     @property
     def lost(self) -> int:
-        """Records for which a buffer had no room, as the programs count, or as the kernel tells."""
-        return max(self._told_lost, self._counted_lost)
+        """What there was no room for: records, as the programs count or the kernel tells, and members."""
+        return max(self._told_lost, self._counted_lost) + self._missed
 
     def attach(self) -> None:
         """Attaches every program; from here on nothing that happens is missed."""
@@ -128,6 +129,9 @@ class BccEngine:
 
     def snapshot(self) -> Snapshot:
         """Every open socket, with all its holders."""
+        if isinstance(self._membership, Members):
+            self._count_failed()
+            self._membership.find_missed(self._missed)
         if self._iterator is None:
             return listed.held_sockets(self._membership)
         return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
@@ -200,8 +204,12 @@ class BccEngine:
             records += found
             self._told_lost += lost
         if records:
-            self._counted_lost = self._failed.fetch().count
+            self._count_failed()
         return records
+
+    def _count_failed(self) -> None:
+        failed = self._failed.fetch()
+        self._counted_lost, self._missed = failed.records, failed.members
 
     def _attach_kprobes(self) -> bool:
         """Attaches the one set; takes it back where this kernel has no kprobes."""

@@ -42,7 +42,7 @@ class _Settings(ctypes.Structure):
 
 class _Shared(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("lost", "port", "trees", "narrow")),
+        *((name, ctypes.c_uint64) for name in ("lost", "missed", "port", "trees", "narrow")),
         ("places", places.Places),
     )
 
@@ -92,8 +92,8 @@ class CoreEngine:
 
     @property
     def lost(self) -> int:
-        """Records for which the ring had no room, since attach."""
-        return int(self._shared.lost) if self._shared else 0
+        """Records for which the ring had no room, and members for which their map had none, since attach."""
+        return int(self._shared.lost + self._shared.missed) if self._shared else 0
 
     def attach(self) -> None:
         """Loads and attaches every program of a set; from here on nothing that happens is missed."""
@@ -139,6 +139,8 @@ class CoreEngine:
 
     def snapshot(self) -> Snapshot:
         """Every open socket that a process holds, in every network namespace, with all its holders."""
+        if self._shared and self._membership:
+            self._membership.find_missed(self._shared.missed)
         return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
 
     def users_of(self, socket: Socket) -> tuple[Holder, ...]:
