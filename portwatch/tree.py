@@ -158,7 +158,7 @@ class Members:
         if missed == self._missed:
             return
         try:
-            while any([self._join_ancestors(pid) for pid in procfs.pids()]):
+            while sum(self._join_ancestors(pid) for pid in procfs.pids()):
                 pass  # those who were born meanwhile
         except PortwatchError as error:
             log.warning("%s", error)
@@ -193,15 +193,15 @@ class Members:
         self._kept.remove(one.pid)  # the kernel has told of its end before we put it in
         return False
 
-    def _join_ancestors(self, pid: int) -> bool:
-        """Has a process join what its nearest ancestor in a tree belongs to; whether it, or one between, did."""
+    def _join_ancestors(self, pid: int) -> int:
+        """Has a process, and those between, join the trees of its nearest ancestor in any; how many did."""
         found = _identity_if_there(pid)
-        between = []
+        between: list[Identity] = []
         for one in _line_of(found) if found else ():
             if trees := self._of(one):
-                return any([self._join(member, trees) for member in between])
+                return sum(self._join(member, trees) for member in between)
             between.append(one)
-        return False
+        return 0
 
 
 class Lineage:

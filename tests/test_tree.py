@@ -116,7 +116,7 @@ def test_who_was_missed_is_found_by_its_ancestors_when_there_is_room(family):
 
 
 def test_who_has_ended_and_was_not_waited_for_is_no_member(family):
-    child, grandchild = family
+    child, _ = family
     map_of_kernel = Kept()
     kept = Members(map_of_kernel)
     child.kill()
