@@ -37,7 +37,7 @@ bench: $(VENV)/developing
 	@for one in bench/bench_*.py; do $(AS_ROOT) $(BIN)/python $$one || exit 1; done
 
 build: $(VENV)/developing
-	$(BIN)/python -m hatchling build
+	$(BIN)/python -m build
 
 # What the bcc engine needs, of which PyPI has nothing.
 setup-bcc:
