@@ -101,6 +101,18 @@ def test_who_tells_how_a_holder_was_called_and_whom_it_descends_from(daemon, por
     assert found["holders"][0]["command"][0]
 
 
+def test_who_names_who_holds_a_port_by_now(daemon):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        heir = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[server.fileno()]
+        )
+    (found,) = daemon.ask(f"/api/v0/who?port={port}")[2]["ports"]
+    heir.communicate(b"\n")
+    assert [one["pid"] for one in found["holders"]] == [heir.pid]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/nosuch", 404), ("POST", "/healthz", 405), ("DELETE", "/readyz", 405)],

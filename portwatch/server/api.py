@@ -23,8 +23,8 @@ WHO_PARAMETERS = query.SCOPE_NAMES
 class Known(Protocol):
     """What the daemon knows."""
 
-    def listeners(self) -> Iterator[Listener]:
-        """What is open now. Waits a moment: not for the loop's thread."""
+    def listeners(self, *, look: bool = False) -> Iterator[Listener]:
+        """What is open now; with a `look`, its holders, too. Waits a moment: not for the loop's thread."""
 
     def state(self) -> dict[str, Any]:
         """How it does: `ready`, and why not, the engine, what is degraded."""
@@ -77,7 +77,7 @@ class Api:
         shows_command = _is_from_here(request)
 
         def listing() -> str:
-            found = (one for one in self._known.listeners() if scope.admits_listener(one))
+            found = (one for one in self._known.listeners(look=True) if scope.admits_listener(one))
             ports = [_entry(with_background(one, commands=shows_command)) for one in found]
             return json.dumps({"ports": ports}, separators=(",", ":"))
 

@@ -28,9 +28,9 @@ class Known:
         """The newest event's."""
         return self._stream.last_seq
 
-    def listeners(self) -> Iterator[Listener]:
-        """What is open now."""
-        return self._watching.listeners()
+    def listeners(self, *, look: bool = False) -> Iterator[Listener]:
+        """What is open now; with a `look`, with its holders as of now, not of a while ago."""
+        return self._watching.listeners(look=look)
 
     def state(self) -> dict[str, Any]:
         """How it does: whether it is `ready`, the engine, what that cannot see, and what is degraded."""

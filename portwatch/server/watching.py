@@ -53,13 +53,13 @@ class Watching:
             self.hub.stop()
         self._feed.stop()
 
-    def listeners(self) -> Iterator[Listener]:
-        """What is open now, of whom it concerns."""
+    def listeners(self, *, look: bool = False) -> Iterator[Listener]:
+        """What is open now, of whom it concerns; with a `look`, with its holders as of now."""
         with self._changing:
             hub, subscription, admits = self.hub, self._subscription, self.settings.scope.admits_listener
         assert hub
         assert subscription
-        return (one for one in hub.listeners(subscription, look=False) if admits(one))
+        return (one for one in hub.listeners(subscription, look=look) if admits(one))
 
     def change(self, settings: Settings) -> None:
         """Goes on with other settings; raises PortwatchError and changes nothing if that cannot be."""
