@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from portwatch.engines import Choice, Engine, Options, choose
 from portwatch.errors import PortwatchError
-from portwatch.model import Event, Held, Holder, Key, Listener, Origin, Record, Socket
+from portwatch.model import Event, Held, Listener, Origin, Record
+from portwatch.refusals import Refusals
 from portwatch.snapshot import procnet
 from portwatch.snapshot.crosscheck import cross_checked
 from portwatch.subscription import CAPACITY, Subscription
@@ -26,7 +27,6 @@ from portwatch.width import EVERYTHING, Width
 log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
-QUESTIONS_IN_A_BATCH = 4
 
 
 T = TypeVar("T")
@@ -369,26 +369,13 @@ class Hub:
             subscription.close()
 
     def _apply(self, records: list[Record]) -> None:
-        asked: dict[Key, tuple[Holder, ...] | None] = {}
-        for record in records:
+        batch = deque(records)
+        refusals = Refusals(self._engine, self._table, batch)
+        while batch:
+            record = batch.popleft()
             for event in self._table.apply(record):
-                is_answered = event.held_by != ()
-                self._publish(
-                    event if is_answered else replace(event, held_by=self._holders(record.socket, asked))
-                )
-
-    def _holders(
-        self, refused: Socket, asked: dict[Key, tuple[Holder, ...] | None]
-    ) -> tuple[Holder, ...] | None:
-        """Who is bound or connected, which the table does not know: the kernel is asked.
-
-        Once for each address in a batch, and for a few: programs that fail in a loop must not
-        keep us from reading.
-        """
-        if refused.key not in asked:
-            enough = len(asked) >= QUESTIONS_IN_A_BATCH
-            asked[refused.key] = None if enough else self._engine.users_of(refused)
-        return asked[refused.key]
+                is_taken = event.errno == "EADDRINUSE"
+                self._publish(replace(event, held_by=refusals.held_by(record.socket)) if is_taken else event)
 
     def _repair(self) -> None:
         lost = self._engine.lost

@@ -11,6 +11,7 @@ import re
 import stat as modes
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 
 from portwatch import clock
 from portwatch.errors import NotPermitted, PortwatchError
@@ -125,16 +126,16 @@ def uid_and_ns_pid(pid: int) -> tuple[int | None, int | None]:
     return uid, ns_pid
 
 
-def socket_inodes(pid: int) -> Iterator[int]:
-    """The inodes of the sockets that a process has open, once for each fd."""
-    folder = f"{_root}/{pid}/fd"
-    for fd in os.listdir(folder):
-        try:
-            match = _SOCKET.match(os.readlink(f"{folder}/{fd}"))
-        except GONE:
-            continue
-        if match:
-            yield int(match[1])
+def socket_inodes(pid: int, most: int | None = None) -> Iterator[int]:
+    """The inodes of the sockets that a process has open, once for each fd: of the first ones, if not of all."""
+    with os.scandir(f"{_root}/{pid}/fd") as fds:
+        for fd in islice(fds, most):
+            try:
+                match = _SOCKET.match(os.readlink(fd.path))
+            except GONE:
+                continue
+            if match:
+                yield int(match[1])
 
 
 def namespace(pid: int, kind: str) -> int:

@@ -11,14 +11,12 @@ from portwatch.model import (
     Event,
     EventKind,
     Held,
-    Holder,
     Key,
     Listener,
     Origin,
     Process,
     Record,
     Socket,
-    Why,
     event_of,
     oldest,
 )
@@ -50,6 +48,7 @@ class Table:
         self._entries: dict[Hashable, _Entry] = {}
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Key] = Counter()
+        self._on_port: dict[Hashable, dict[Hashable, None]] = {}
         self._keeps: Callable[[Socket, int], bool] = lambda *_: True
 
     def apply(self, record: Record) -> list[Event]:
@@ -141,17 +140,14 @@ class Table:
             if trees is None or entry.trees & trees
         )
 
-    def in_the_way_of(self, refused: Socket) -> tuple[Holder, ...]:
-        """Who holds, by what the table knows, the address that was refused to a socket."""
-        why: Why = "listening" if refused.proto == "tcp" else "bound"
-        return tuple(
-            {
-                Holder(process.pid, process.process, process.container, why): None
-                for entry in self._entries.values()
-                if entry.socket.blocks(refused) and entry.socket.inode != refused.inode
-                for process in entry.holders
-            }
-        )
+    def in_the_way_of(self, refused: Socket) -> list[Held]:
+        """The sockets on whose account an address was refused to another, with the holders of a while ago."""
+        entries = (self._entries[key] for key in self._on_port.get(_port_of(refused), ()))
+        return [
+            Held(entry.socket, entry.holders, entry.trees)
+            for entry in entries
+            if entry.socket.blocks(refused) and entry.socket.inode != refused.inode
+        ]
 
     def _apply_open(self, record: Record) -> list[Event]:
         events: list[Event] = []
@@ -181,9 +177,6 @@ class Table:
         return []
 
     def _apply_failure(self, record: Record) -> list[Event]:
-        held_by = None
-        if record.errno == "EADDRINUSE":
-            held_by = self.in_the_way_of(record.socket)
         return [
             event_of(
                 next(self._sequence),
@@ -196,8 +189,7 @@ class Table:
                 self._sockets_at.get(record.socket.key, 0),
                 self._engine,
                 record.errno,
-                held_by,
-                record.trees,
+                trees=record.trees,
             )
         ]
 
@@ -217,6 +209,7 @@ class Table:
         if socket.inode is not None:
             self._by_inode[socket.inode] = key
         self._sockets_at[socket.key] += 1
+        self._on_port.setdefault(_port_of(socket), {})[key] = None
         return [self._event(time, "open", origin, entry, opener)]
 
     def _close(self, key: Hashable, time: int, origin: Origin, actor: Process | None) -> list[Event]:
@@ -230,6 +223,10 @@ class Table:
         self._sockets_at[entry.socket.key] -= 1
         if not self._sockets_at[entry.socket.key]:
             del self._sockets_at[entry.socket.key]
+        port = _port_of(entry.socket)
+        del self._on_port[port][key]
+        if not self._on_port[port]:
+            del self._on_port[port]
         return entry
 
     def _refresh(self, key: Hashable, one: Held) -> None:
@@ -279,6 +276,10 @@ _APPLY = {
     "bind_failed": Table._apply_failure,
     "listen_failed": Table._apply_failure,
 }
+
+
+def _port_of(socket: Socket) -> Hashable:
+    return socket.netns, socket.proto, socket.port
 
 
 def names(socket: Socket) -> tuple[Hashable, ...]:

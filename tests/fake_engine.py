@@ -4,6 +4,7 @@ import queue
 
 from portwatch.engines.capabilities import Capabilities
 from portwatch.model import Held, Process, Record, Snapshot, Socket
+from portwatch.snapshot.usage import UNKNOWN
 from portwatch.width import EVERYTHING
 
 PROCESS = Process(10, 1_000_000_000, "nginx", 0)
@@ -32,6 +33,8 @@ class FakeEngine:
         self.during_snapshot = []
         self.lost = 0
         self.watched = {}
+        self.users = UNKNOWN
+        self.questions = 0
         self.width = EVERYTHING
         self.attached = 0
         self.detached = 0
@@ -70,7 +73,10 @@ class FakeEngine:
         return Snapshot(tuple(self.held), {one.socket.inode for one in self.held})
 
     def users_of(self, refused):  # noqa: ARG002  # the protocol's
-        return ()
+        self.questions += 1
+        if isinstance(self.users, Exception):
+            raise self.users
+        return self.users
 
     def watch(self, root, tree):
         self.watched[tree] = root.pid

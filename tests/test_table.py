@@ -135,28 +135,22 @@ def test_a_second_listen_changes_the_backlog():
         ("::ffff:127.0.0.1", "127.0.0.2", False),
     ],
 )
-def test_a_refused_bind_names_whoever_is_in_the_way(holder, refused, blocks):
+def test_whatever_covers_an_address_is_in_the_way_of_it(holder, refused, blocks):
     def at(number, address):
         family = "ipv6" if ":" in address else "ipv4"
         return Socket(number, number, 1, "tcp", family, address, 80, v6only=False if family == "ipv6" else None)
 
     table = Table()
     table.apply(record("open", at(1, holder)))
-    (failed,) = table.apply(record("bind_failed", at(2, refused), actor=WORKER, errno="EADDRINUSE"))
-    assert [one.pid for one in failed.held_by] == ([NGINX.pid] if blocks else [])
+    found = table.in_the_way_of(at(2, refused))
+    assert [one.holders for one in found] == ([(NGINX,)] if blocks else [])
 
 
 def test_a_v6only_wildcard_is_not_in_the_way_of_v4():
     table = Table()
     table.apply(record("open", Socket(1, 1, 1, "tcp", "ipv6", "::", 80, v6only=True)))
     refused = Socket(2, 2, 1, "tcp", "ipv4", "127.0.0.1", 80)
-    (failed,) = table.apply(record("bind_failed", refused, errno="EADDRINUSE"))
-    assert failed.held_by == ()
-
-
-def test_only_an_address_in_use_is_held_by_somebody():
-    (failed,) = Table().apply(record("bind_failed", tcp(1, 80), errno="EACCES"))
-    assert (failed.held_by, failed.errno) == (None, "EACCES")
+    assert table.in_the_way_of(refused) == []
 
 
 sockets = st.builds(
@@ -247,6 +241,12 @@ class Histories(RuleBasedStateMachine):
         for one in records:
             self.happens(one, is_lost=False)
         self.lost = self.lost and bool(pending)
+
+    @invariant()
+    def whatever_is_open_is_in_the_way_of_its_port(self):
+        for port in range(80, 84):
+            found = {one.socket.cookie for one in self.table.in_the_way_of(tcp(0, port))}
+            assert found == {key for key, one in self.told.items() if one.port == port}
 
     @invariant()
     def the_table_is_what_was_told(self):

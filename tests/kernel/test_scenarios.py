@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,54 @@ def test_s06_a_failed_bind_says_who_holds_the_port(watch, actor, make_actor, why
         assert (holder.pid, holder.process, holder.why) == (None, None, "unknown")
         return
     assert (holder.pid, holder.process, holder.why) == (actor.pid, actor.process, why)
+
+
+WAYS_TO_PASS_A_PORT_ON = {
+    "fork, and exit": """
+def begin():
+    s = listener(port=8080)
+    if os.fork() == 0:
+        signal.alarm(300)  # nobody is left to end it
+        os.write(tell, str(os.getpid()).encode())
+        time.sleep(600)
+told, tell = os.pipe()
+flash(begin)
+holder = int(os.read(told, 20))
+""",
+    "SCM_RIGHTS": """
+here, there = socket.socketpair()
+holder = fork_child() or receive(there)
+s = listener(port=8080)
+socket.send_fds(here, [b"x"], [s.fileno()])
+here.recv(1)
+s.close()
+""",
+    "exec": """
+holder = fork_child()
+if holder == 0:
+    s = listener(port=8080)
+    s.set_inheritable(True)
+    os.execvp("sleep", ["sleep", "600"])
+while open(f"/proc/{holder}/comm").read() != "sleep\\n":
+    time.sleep(0.001)
+""",
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_PASS_A_PORT_ON)
+def test_s06_the_holder_is_who_has_the_port_by_then(watch, actor, make_actor, way):
+    actor.do(WAYS_TO_PASS_A_PORT_ON[way])
+    holder = actor.do("holder")
+    watch.settle()
+    loser = make_actor(actor.namespace)
+    assert "error" in loser.attempt("bound(port=8080, kind=TCP)")
+    events = watch.events(actor)
+    name = Path(f"/proc/{holder}/comm").read_text().strip()
+    os.kill(holder, signal.SIGKILL)
+    if watch.capabilities.lacks("failures"):
+        return
+    (failed,) = [event for event in events if event.kind == "bind_failed"]
+    assert [(one.pid, one.process, one.why) for one in failed.held_by] == [(holder, name, "listening")]
 
 
 def test_s06_a_udp_port_too(watch, actor, make_actor):
