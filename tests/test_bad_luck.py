@@ -292,6 +292,17 @@ def test_where_the_better_hooks_are_refused_the_others_serve_and_it_is_said_why(
 
 
 @needs_core
+def test_an_engine_that_has_looked_already_looks_again_after_it_is_attached(port):
+    engine = CoreEngine()
+    try:
+        engine.snapshot()
+        engine.attach()
+        assert port in {one.socket.port for one in engine.snapshot().held}
+    finally:
+        engine.detach()
+
+
+@needs_core
 def test_an_attachment_that_fails_leaves_nothing_open(monkeypatch):
     def fail(_self, name, **_):
         raise EngineUnavailable(f"{name} does not attach")

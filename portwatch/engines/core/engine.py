@@ -260,6 +260,7 @@ class CoreEngine:
         refusal = None
         for socket_helpers in (True,) if needs_socket_helpers else (True, False):
             self._object.close()
+            self._iterator = None
             self._object = self._open(socket_helpers=socket_helpers)
             self._object.keep_only(names)
             self._object.resize("records", self._ring_bytes)
