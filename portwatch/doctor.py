@@ -7,24 +7,20 @@ import re
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from portwatch import mounts, procfs, rights
+from portwatch import kernel, mounts, procfs, rights
 from portwatch.engines import ENGINES, Options, choose
 from portwatch.engines.bcc import headers
 from portwatch.engines.bcc.compiler import find_bcc
 from portwatch.engines.capabilities import Limit
-from portwatch.engines.core.engine import BTF, OBJECT
+from portwatch.engines.core.engine import OBJECT
 from portwatch.engines.core.libbpf import Libbpf
 from portwatch.errors import EngineUnavailable
+from portwatch.kernel import VMLINUX
 from portwatch.snapshot import diag, netns
 
 State = Literal["ok", "limited", "not ok"]
-
-LOCKDOWN = Path("/sys/kernel/security/lockdown")
-_COUNTS_MEMORY_BY_CGROUP = (5, 11)
-"""From this kernel on BPF's memory is the cgroup's, whatever RLIMIT_MEMLOCK says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +132,27 @@ def _kernel() -> tuple[State, str, str | None]:
 
 
 def _btf() -> tuple[State, str, str | None]:
-    if BTF.exists():
-        return "ok", f"{BTF} describes the kernel's fields", None
+    if VMLINUX.exists():
+        return "ok", f"{VMLINUX} describes the kernel's fields", None
     return (
         "not ok",
-        f"{BTF} is missing: the programs cannot find the kernel's fields",
+        f"{VMLINUX} is missing: the programs cannot find the kernel's fields",
         "boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later; every current distribution's has it)",
     )
 
 
 def _lockdown() -> tuple[State, str, str | None]:
-    try:
-        content = LOCKDOWN.read_text("ascii")
-    except OSError:
-        return "ok", f"none is reported ({LOCKDOWN} is not there to read)", None
-    mode = content.partition("[")[2].partition("]")[0]
-    if mode == "confidentiality":
+    mode = kernel.lockdown()
+    if mode is None:
         return (
-            "not ok",
-            "confidentiality: programs may not read the kernel's memory",
-            "boot with lockdown=integrity, or go without BPF (--engine poll)",
+            "limited",
+            "not known, as securityfs is not ours to read: at confidentiality, programs could not read the "
+            "kernel's memory",
+            "CAP_SYS_ADMIN, or in a container -v /sys/kernel/security:/sys/kernel/security:ro",
         )
-    return "ok", mode or content.strip(), None
+    if mode == kernel.CONFIDENTIALITY:
+        return "not ok", f"{mode}: programs may not read the kernel's memory", kernel.WITHOUT_LOCKDOWN
+    return "ok", mode, None
 
 
 def _rights() -> tuple[State, str, str | None]:
@@ -168,22 +163,18 @@ def _rights() -> tuple[State, str, str | None]:
     text = "; ".join(f"{right.name} is missing ({right.purpose})" for right in missing)
     if rights.missing_for_programs():
         return "not ok", text, "run it as root (sudo portwatch), or give these capabilities to its service"
-    only_old_kernels_care = missing == [rights.SYS_RESOURCE] and _release() >= _COUNTS_MEMORY_BY_CGROUP
+    only_old_kernels_care = missing == [rights.SYS_RESOURCE] and kernel.RELEASE >= rights.COUNTS_BPF_BY_CGROUP
     return "ok" if only_old_kernels_care else "limited", text, None
 
 
 def _memlock() -> tuple[State, str, str | None]:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft >> 10} KiB"
-    if _release() >= _COUNTS_MEMORY_BY_CGROUP:
+    if kernel.RELEASE >= rights.COUNTS_BPF_BY_CGROUP:
         return "ok", f"{amount}, which this kernel does not apply to BPF", None
-    if soft == resource.RLIM_INFINITY or rights.has(rights.SYS_RESOURCE, rights.effective()):
+    if rights.memlock() is None:
         return "ok", f"{amount}, and can be raised", None
-    return (
-        "limited",
-        f"{amount}, and cannot be raised",
-        "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)",
-    )
+    return "limited", f"{amount}, and cannot be raised", rights.RAISE_MEMLOCK
 
 
 def _libbpf() -> tuple[State, str, str | None]:
@@ -203,7 +194,7 @@ def _cgroup() -> tuple[State, str, str | None]:
 
 def _tracefs() -> tuple[State, str, str | None]:
     try:
-        os.close(mounts.open_tracefs())
+        os.close(mounts.open_file_system("tracefs"))
     except OSError as error:
         return (
             "limited",
@@ -260,23 +251,21 @@ def _proc() -> tuple[State, str, str | None]:
 
 
 def _hidepid() -> str | None:
-    found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            fields = line.split()
-            if fields[4] == procfs.root():  # the last one mounted there is the one seen
-                option = re.search(r"(?:^|,)hidepid=(\w+)", fields[-1])
-                found = option[1] if option else None
-    return None if found in ("0", "off") else found
+    seen = ""
+    for mount in mounts.mounts():
+        if mount.point == procfs.root():
+            seen = mount.options  # of the last one that was mounted there
+    option = re.search(r"(?:^|,)hidepid=(\w+)", seen)
+    return None if not option or option[1] in ("0", "off") else option[1]
 
 
 def _bcc() -> tuple[State, str, str | None]:
     try:
         version = getattr(find_bcc(), "__version__", None)
     except EngineUnavailable as error:
-        needed = not BTF.exists()
+        needed = not VMLINUX.exists()
         return "limited" if needed else "ok", f"{error}{'' if needed else '; core does without'}", None
-    if BTF.exists():
+    if VMLINUX.exists():
         return "ok", f"version {version}, which needs no kernel headers here", None
     return "ok", f"version {version}, with the headers in {headers.of_running_kernel()}", None
 
@@ -287,10 +276,6 @@ def _sock_diag() -> tuple[State, str, str | None]:
     except OSError as error:
         return "not ok", f"does not answer ({error.strerror})", "modprobe inet_diag tcp_diag udp_diag (as root)"
     return "ok", f"answers ({len(found)} open sockets in our own network namespace)", None
-
-
-def _release() -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 _CHECKS: dict[str, Callable[[], tuple[State, str, str | None]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,15 +28,25 @@ class Mount:
     root: str
     point: str
     kind: str
+    options: str = ""
+    """Of the file system itself, between commas."""
+
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+"""How the kernel writes a space, and what else would end a field or a line."""
 
 
 def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
     """What is mounted where we can see it, or where another process does."""
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+    with open(mountinfo, "rb") as file:
         for line in file:
-            fields = line.split()
-            point = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-            yield Mount(fields[3], point, fields[fields.index("-") + 1])
+            fields = line.rstrip(b"\n").split(b" ")
+            kind = fields.index(b"-") + 1
+            yield Mount(*map(_unescaped, (fields[3], fields[4], fields[kind], fields[-1])))
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
 def detached_mount(kind: str) -> int:
@@ -48,12 +59,12 @@ def detached_mount(kind: str) -> int:
         os.close(context)
 
 
-def open_tracefs() -> int:
-    """The directory of tracefs. Raises OSError where it is not to be had."""
+def open_file_system(kind: str) -> int:
+    """The directory of a kernel file system. Raises OSError where it is not to be had."""
     for mount in mounts():
-        if mount.kind == "tracefs":
+        if mount.kind == kind:
             return os.open(mount.point, os.O_RDONLY | os.O_DIRECTORY)
-    return detached_mount("tracefs")
+    return detached_mount(kind)
 
 
 def open_cgroup_root() -> int:

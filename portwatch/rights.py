@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
+
+from portwatch.kernel import RELEASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,10 @@ ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, SYS_RESO
 _FOR_PROGRAMS = (BPF, PERFMON, NET_ADMIN)
 """What CAP_SYS_ADMIN, alone the key before 5.8, stands for still."""
 
+COUNTS_BPF_BY_CGROUP = (5, 11)
+"""From this kernel on the memory of BPF is the cgroup's, whatever RLIMIT_MEMLOCK says."""
+RAISE_MEMLOCK = "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)"
+
 
 def effective() -> int:
     """The set of capabilities that this process has."""
@@ -43,3 +50,10 @@ def missing_for_programs() -> list[str]:
     """The names of the capabilities that loading and attaching programs lacks."""
     capabilities = effective()
     return [right.name for right in _FOR_PROGRAMS if not has(right, capabilities)]
+
+
+def memlock() -> int | None:
+    """RLIMIT_MEMLOCK in bytes, where this kernel keeps BPF to it and we may not raise it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    is_free = RELEASE >= COUNTS_BPF_BY_CGROUP or soft == resource.RLIM_INFINITY
+    return None if is_free or has(SYS_RESOURCE, effective()) else soft

@@ -80,7 +80,7 @@ needs_core = pytest.mark.skipif(
     os.geteuid() != 0 or not _core_works(), reason="about what happens while core starts, which it cannot here"
 )
 needs_object = pytest.mark.skipif(
-    not core.OBJECT.exists() or not core.BTF.exists(), reason="core needs BTF and its compiled object"
+    not core.OBJECT.exists() or not core.VMLINUX.exists(), reason="core needs BTF and its compiled object"
 )
 needs_nobody = pytest.mark.skipif(
     not _nobody_can_import_us(), reason="another user must be able to read this Python and its packages"
@@ -242,23 +242,63 @@ def test_programs_and_maps_that_the_object_lacks_say_to_install_again():
         opened.close()
 
 
-def test_eperm_with_every_capability_points_to_lockdown_and_its_like(monkeypatch):
+@pytest.fixture
+def fail(monkeypatch):
+    """What is made of a failure, after what libbpf said, where no capability is missing."""
     monkeypatch.setattr(libbpf.rights, "missing_for_programs", list)
-    failure = libbpf.Libbpf().failure("the kernel does not take the programs", errno.EPERM)
+    monkeypatch.setattr(libbpf.rights, "memlock", lambda: None)
+    monkeypatch.setattr(libbpf.kernel, "lockdown", lambda: "integrity")
+    library = libbpf.Libbpf()
+
+    def make(number, *said):
+        library._warnings += said
+        return library.failure("the kernel does not take the programs", number)
+
+    return make
+
+
+def test_eperm_with_every_capability_points_to_security_modules_and_their_like(fail):
+    failure = fail(errno.EPERM)
     assert isinstance(failure, NotPermitted)
-    assert "lockdown" in str(failure)
+    assert "a security module or a container's seccomp profile" in str(failure)
     assert "portwatch doctor" in str(failure)
 
 
-def test_a_program_that_the_verifier_refuses_is_not_blamed_on_rights(monkeypatch):
-    monkeypatch.setattr(libbpf.rights, "missing_for_programs", list)
-    failure = libbpf.Libbpf().failure("the kernel does not take the programs", errno.EACCES)
-    assert not isinstance(failure, NotPermitted)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL])
+def test_a_program_that_the_verifier_refuses_is_not_blamed_on_rights(number, fail):
+    assert not isinstance(fail(number), NotPermitted)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EINVAL, "libbpf: prog 'listen_closed': BPF program load failed: Invalid argument"),
+        (errno.EPERM, "libbpf: prog 'listen_closed': BPF program load failed: Operation not permitted"),
+    ],
+)
+def test_confidentiality_is_named_with_how_to_boot_instead(number, said, fail, monkeypatch):
+    monkeypatch.setattr(libbpf.kernel, "lockdown", lambda: "confidentiality")
+    failure = fail(number, said)
+    assert isinstance(failure, NotPermitted)
+    assert "locked down to confidentiality" in str(failure)
+    assert "boot with lockdown=integrity" in str(failure)
+
+
+def test_a_limit_of_memory_that_cannot_be_raised_is_named_with_what_to_type(fail, monkeypatch):
+    monkeypatch.setattr(libbpf.rights, "memlock", lambda: 65_536)
+    failure = fail(
+        errno.EPERM,
+        "libbpf: map 'records': failed to create: Operation not permitted(-1)",
+        "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
+    )
+    assert isinstance(failure, NotPermitted)
+    assert "RLIMIT_MEMLOCK, which is 64 KiB" in str(failure)
+    assert "ulimit -l unlimited" in str(failure)
 
 
 @needs_core
 @pytest.mark.parametrize(
-    ("module", "name"), [(perf, "open_tracepoint"), (mounts, "open_tracefs")], ids=["perf event", "tracefs"]
+    ("module", "name"), [(perf, "open_tracepoint"), (mounts, "open_file_system")], ids=["perf event", "tracefs"]
 )
 def test_without_tracepoints_core_works_and_says_that_it_sees_no_failures(module, name, monkeypatch):
     def deny(*_):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from portwatch.engines.bcc import layout
-from portwatch.engines.bcc.btf import VMLINUX, Btf, Place
+from portwatch.engines.bcc.btf import Btf, Place
 from portwatch.errors import EngineUnavailable
+from portwatch.kernel import VMLINUX
 
 KERNEL_H = (Path(__file__).parent.parent / "bpf" / "kernel.h").read_text()
 

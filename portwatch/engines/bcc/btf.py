@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from portwatch.errors import EngineUnavailable
-
-VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
 _PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _FUNC, _INT = 2, 3, 4, 5, 8, 12, 1

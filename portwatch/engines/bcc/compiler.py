@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from portwatch.engines.bcc import headers, layout, shared
-from portwatch.engines.bcc.btf import VMLINUX, Btf
-from portwatch.engines.bcc.release import RELEASE
+from portwatch.engines.bcc.btf import Btf
 from portwatch.errors import EngineUnavailable
+from portwatch.kernel import RELEASE, VMLINUX
 
 log = logging.getLogger("portwatch")
 

@@ -20,9 +20,9 @@ from portwatch.engines.bcc.buffer import Buffer
 from portwatch.engines.bcc.compiler import compile_programs, quiet
 from portwatch.engines.bcc.members import MemberTable
 from portwatch.engines.bcc.order import Fields, Order
-from portwatch.engines.bcc.release import RELEASE
 from portwatch.engines.bcc.shared import Shared
 from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.kernel import RELEASE
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import Raw, decode
 from portwatch.snapshot import files, listed, usage
@@ -254,7 +254,7 @@ class BccEngine:
 
     def _attach_tracepoints(self) -> bool:
         try:
-            tracefs = mounts.open_tracefs()
+            tracefs = mounts.open_file_system("tracefs")
             try:
                 opened = [(name, perf.open_tracepoint(tracefs, at)) for name, at in hooks.TRACEPOINTS.items()]
             finally:

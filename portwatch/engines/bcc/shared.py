@@ -6,7 +6,7 @@ import ctypes
 import mmap
 from typing import Any, Generic, TypeVar
 
-from portwatch.engines.bcc.release import RELEASE
+from portwatch.kernel import RELEASE
 
 S = TypeVar("S", bound=ctypes.Structure)
 

@@ -16,6 +16,7 @@ from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
 from portwatch.engines.core.libbpf import Libbpf, Object
 from portwatch.engines.core.ring import HEADER, Ring
 from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.kernel import VMLINUX
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import LAYOUT, Raw, decode
 from portwatch.snapshot import files, usage
@@ -25,7 +26,6 @@ from portwatch.width import Width
 OBJECT = Path(__file__).with_name("core.bpf.o")
 RING_BYTES = 2 << 20
 """Counts twice in resident memory, as it is mapped twice; emptied long before it is full (_BACKLOG_SLICES)."""
-BTF = Path("/sys/kernel/btf/vmlinux")
 ITERATOR = "held_sockets"
 
 _STRIDE = Struct(f"<{HEADER}x{LAYOUT.format[1:]}")
@@ -61,9 +61,9 @@ class CoreEngine:
         hooks: str = "auto",
     ) -> None:
         """Raises EngineUnavailable where BTF, libbpf or the object is missing."""
-        if not BTF.exists():
+        if not VMLINUX.exists():
             raise EngineUnavailable(
-                f"this kernel has no BTF ({BTF} is missing), by which the programs find its fields; "
+                f"this kernel has no BTF ({VMLINUX} is missing), by which the programs find its fields; "
                 "a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later) has it"
             )
         self._candidates = tuple(HOOK_SETS.values()) if hooks == "auto" else (HOOK_SETS[hooks],)
@@ -236,7 +236,7 @@ class CoreEngine:
         """The perf events of the programs that see failures; none where one is not to be had."""
         opened: dict[str, int] = {}
         try:
-            tracefs = mounts.open_tracefs()
+            tracefs = mounts.open_file_system("tracefs")
             try:
                 for program, tracepoint in hooks.tracepoints.items():
                     opened[program] = perf.open_tracepoint(tracefs, tracepoint)

@@ -7,11 +7,11 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from errno import EPERM
+from errno import EINVAL, EPERM
 from pathlib import Path
 from typing import Any, TypeVar
 
-from portwatch import rights
+from portwatch import kernel, rights
 from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError
 from portwatch.tree import NO_ROOM
 
@@ -136,7 +136,7 @@ class Libbpf:
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
         """The exception for a call that failed, with what libbpf said about it."""
-        # Without CAP_BPF it takes a refusal for a sign of an old kernel, and complains of a limit.
+        # It takes a refusal for a sign of an old kernel, and complains of a limit, whatever was the reason.
         relevant = (line for line in self._warnings if "RLIMIT_MEMLOCK" not in line)
         said = next((line for line in relevant if line.startswith("libbpf:")), "")
         del self._warnings[:]
@@ -145,9 +145,20 @@ class Libbpf:
             # Not every kernel says EPERM then: without CAP_PERFMON it is EINVAL.
             return NotPermitted(f"{reason}, for want of {', '.join(missing)}; run it as root (sudo portwatch)")
         reason += f" ({said})" if said else ""
+        # The verifier does not know a helper that lockdown forbids: EINVAL.
+        if errno in (EPERM, EINVAL) and kernel.lockdown() == kernel.CONFIDENTIALITY:
+            return NotPermitted(
+                f"{reason}: the kernel is locked down to confidentiality, so that programs may not read its "
+                f"memory; {kernel.WITHOUT_LOCKDOWN}"
+            )
+        if errno == EPERM and (limit := rights.memlock()) is not None:
+            return NotPermitted(
+                f"{reason}: this kernel keeps BPF to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and cannot be "
+                f"raised without CAP_SYS_RESOURCE; {rights.RAISE_MEMLOCK}"
+            )
         if errno == EPERM:
             return NotPermitted(
-                f"{reason}: no capability is missing, so it is lockdown, a security module or a container's "
+                f"{reason}: no capability is missing, so it is a security module or a container's "
                 "seccomp profile that forbids it; portwatch doctor shows what this machine allows"
             )
         return EngineUnavailable(reason)
