@@ -31,7 +31,10 @@ BPF_PERF_OUTPUT(records);
 BPF_TABLE(CALLS_TYPE, u64, struct call, calls, 4096);
 /* What a bind or listen under way in a thread is about, between two hooks inside the call. */
 BPF_TABLE(CALLS_TYPE, u64, u64, inner, 4096);
-/* Processes of the watched trees, and the sockets that these had, by their address in the kernel. */
+/*
+ * Processes of the watched trees, and by their address in the kernel the sockets that these had, of
+ * which a close will be told: it takes them out again.
+ */
 BPF_TABLE("hash", u32, struct member, members, 65536);
 BPF_TABLE("hash", u64, u8, of_tree, 65536);
 
@@ -136,8 +139,7 @@ INLINE bool is_close_wanted(struct portwatch_record *record, struct sock *sk)
 	record->trees = trees_of((void *)bpf_get_current_task());
 	if (!is_in_place(sk, last_port_of(sk)))
 		return false;
-	/* MPTCP's subflow is another socket than the one that a pass over files shows. */
-	return had || is_anybody_told_of() || record->flags & PORTWATCH_MPTCP;
+	return had || is_anybody_told_of();
 }
 
 /* Of what is told only if a watched tree does it itself. */
@@ -516,13 +518,14 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = held_by(ctx);
 	struct sock *sk = held_sock(ctx, asked_for().port);
-	u64 address = (u64)sk, trees;
+	u64 address, trees;
 	u8 yes = 1;
 
 	if (!sk || !task)
 		return 0;
 	trees = trees_of(task);
-	if (trees && of_tree.update(&address, &yes))
+	address = trees ? (u64)sock_that_is_told_of(sk) : 0;
+	if (address && of_tree.update(&address, &yes))
 		count_lost();
 	show_held(ctx, task, sk, trees);
 	return 0;

@@ -12,6 +12,8 @@ INLINE void capture_device(struct portwatch_record *record, struct sock *sk, int
 	struct hlist_head *chain = READ(net, dev_index_head) + (ifindex & (NETDEV_HASHENTRIES - 1));
 	struct hlist_node *node = READ(chain, first);
 
+	/* Verifiers before 5.3 take no loop at all. */
+#pragma unroll(NETDEV_CHAIN_MAX)
 	for (int i = 0; i < NETDEV_CHAIN_MAX && node; i++) {
 		struct net_device *device =
 			(void *)((char *)node - OFFSET_OF(struct net_device, index_hlist));
@@ -66,14 +68,21 @@ INLINE bool is_subflow(struct sock *sk)
 	return HAS_FIELD(tcp, is_mptcp) && READ_BITS(tcp, is_mptcp);
 }
 
-/* MPTCP's own socket has none: the first subflow is the one that listens. */
-INLINE __u32 backlog_of(struct sock *sk)
+/* Of a listener: for MPTCP's own socket its first subflow listens. */
+INLINE struct sock *sock_that_listens(struct sock *sk)
 {
 	struct mptcp_sock *mptcp = (void *)sk;
 
 	if (protocol_of(sk) == IPPROTO_MPTCP && HAS_FIELD(mptcp, first))
-		sk = (void *)READ_BITS(mptcp, first);
-	return READ(sk, sk_max_ack_backlog);
+		return (void *)READ_BITS(mptcp, first);
+	return sk;
+}
+
+INLINE __u32 backlog_of(struct sock *sk)
+{
+	struct sock *listening = sock_that_listens(sk);
+
+	return READ(listening, sk_max_ack_backlog);
 }
 
 INLINE __u32 netns_of(struct sock *sk)

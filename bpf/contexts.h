@@ -86,6 +86,14 @@ INLINE bool read_asked_in_kernel(struct sockaddr_any *asked, const void *address
 
 #ifdef HAS_ITERATOR
 
+/* The socket whose close will be told of, if anything will when this one closes. */
+INLINE struct sock *sock_that_is_told_of(struct sock *sk)
+{
+	if (is_udp(sk))
+		return was_told_of(sk) ? sk : NULL;
+	return READ(sk, __sk_common.skc_state) == TCP_LISTEN ? sock_that_listens(sk) : NULL;
+}
+
 INLINE struct task_struct *held_by(struct bpf_iter__task_file *ctx)
 {
 	return ctx->task;

@@ -77,6 +77,15 @@ struct {
 	__type(value, struct member);
 } members SEC(".maps");
 
+/* Those that listen for MPTCP sockets of trees, by address: no helper leads from one to the other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u8);
+} subflows SEC(".maps");
+
 INLINE __u64 trees_of(struct task_struct *task)
 {
 	struct member *member;
@@ -164,9 +173,33 @@ INLINE __u64 cookie_of(struct sock *sk)
 	return settings.socket_helpers ? bpf_get_socket_cookie(sk) : READ(sk, __sk_common.skc_cookie.counter);
 }
 
+/* Of a socket that a pass over files shows: MPTCP's own never closes, its subflow does. */
+INLINE void note_held_of_tree(struct sock *sk)
+{
+	__u64 subflow;
+	__u8 yes = 1;
+
+	if (protocol_of(sk) != IPPROTO_MPTCP) {
+		note_of_tree(sk);
+	} else if (READ(sk, __sk_common.skc_state) == TCP_LISTEN) {
+		subflow = (__u64)sock_that_listens(sk);
+		if (bpf_map_update_elem(&subflows, &subflow, &yes, 0))
+			__sync_fetch_and_add(&shared.lost, 1);
+	}
+}
+
+/* Whether it was found to be a tree's, when it closes and its address becomes another's. */
+INLINE bool was_subflow_of_tree(struct sock *sk)
+{
+	__u64 address = (__u64)sk;
+
+	return is_subflow(sk) && !bpf_map_delete_elem(&subflows, &address);
+}
+
 /* From a tracing program. */
 INLINE void report(enum portwatch_kind kind, struct sock *sk)
 {
+	bool of_tree = kind == PORTWATCH_CLOSE && was_subflow_of_tree(sk);
 	struct portwatch_record *record;
 	__u64 trees;
 
@@ -174,8 +207,7 @@ INLINE void report(enum portwatch_kind kind, struct sock *sk)
 		return;
 	trees = trees_of_current();
 	if (settings.socket_helpers) {
-		/* MPTCP's subflow does not bear the mark: a pass over files shows MPTCP's own socket. */
-		if (!is_wanted(sk, trees) && !is_subflow(sk))
+		if (!of_tree && !is_wanted(sk, trees))
 			return;
 		if (trees)
 			note_of_tree(sk);
@@ -448,7 +480,7 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	trees = trees_of(task);
 	if (trees && settings.socket_helpers)
-		note_of_tree(sk);
+		note_held_of_tree(sk);
 	/* What was bound before we came, too, is to be told of when it is released. */
 	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
 		mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

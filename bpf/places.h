@@ -35,6 +35,7 @@ INLINE __u16 last_port_of(struct sock *sk)
 
 INLINE bool is_among(const __u32 *namespaces, __u32 inode)
 {
+#pragma unroll(NAMESPACES_MAX)
 	for (int i = 0; i < NAMESPACES_MAX; i++)
 		if (namespaces[i] == inode)
 			return true;

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import re
+import struct
 from collections import defaultdict
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ from support import Actor, Watch, open_files, until
 
 from portwatch.engines import Choice
 from portwatch.engines.bcc import hooks
+from portwatch.engines.bcc.compiler import SOURCES
 from portwatch.engines.bcc.engine import BccEngine
 from portwatch.engines.bcc.hooks import Kprobe
 from portwatch.engines.capabilities import LISTEN_FAILURES
@@ -135,6 +138,43 @@ def test_a_buffer_that_overflows_is_counted_and_put_right(actor):
         assert hub.counts.reconciliations["loss"]
     finally:
         hub.stop()
+
+
+JUMP, CALL, EXIT, TWO_WIDE = 0x05, 0x85, 0x95, 0x18
+
+
+def has_loop(code):
+    """Whether some way through a program's instructions comes back to where it has been."""
+    ways = []
+    for index, (opcode, offset) in enumerate(struct.iter_unpack("<Bxh4x", code)):
+        jumps = opcode & 7 in (5, 6) and opcode not in (CALL, EXIT)
+        further = [index + 1 + offset] if jumps else []
+        if opcode not in (JUMP, EXIT):
+            further.append(index + 1 + (opcode == TWO_WIDE))
+        ways.append(further)
+    entered, left, path = {0}, set(), [0]
+    while path:
+        here = path[-1]
+        new = next((there for there in ways[here] if there not in left), None)
+        if new is None:
+            left.add(path.pop())
+        elif new in entered:
+            return True
+        else:
+            entered.add(new)
+            path.append(new)
+    return False
+
+
+def test_no_program_has_a_loop_as_verifiers_before_5_3_take_none():
+    names = re.findall(r"^int (\w+)\(", (SOURCES / "bcc.bpf.c").read_text(), re.MULTILINE)
+    assert len(names) > 20
+    engine = BccEngine()
+    try:
+        looping = [name for name in names if has_loop(engine._bpf.dump_func(name.encode()))]
+    finally:
+        engine.detach()
+    assert looping == []
 
 
 def test_nothing_stays_in_the_kernel_when_it_is_detached():

@@ -236,12 +236,15 @@ def test_a_root_that_ends_before_the_start_is_said(watch, make_actor):
         watcher.start()
 
 
-STORM = "[listener(port=port).close() for _ in range(20) for port in range(9000, 9100)]"
+STORM = "[listener(port=port, proto={}).close() for _ in range(20) for port in range(9000, 9100)]"
 
 
-def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, watch):
+@pytest.mark.parametrize("proto", [0, 262], ids=["tcp", "mptcp"])
+def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, watch, proto):
     if watch.engine == "poll":
         return
+    if proto and not has_mptcp():
+        pytest.skip("this kernel has no MPTCP")
     other = make_actor()
     told = Told(
         watch.engine, root, reconcile_interval=3600.0
@@ -250,7 +253,7 @@ def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, wa
         engine = told.watcher.choice.engine
         told.settle()
         reads = count_calls(engine, "read")
-        other.do(STORM)
+        other.do(STORM.format(proto))
         assert reads() == 0
         root.do("s = listener(port=8080)")
         assert told.ports(root, other) == [("open", 8080)]
@@ -261,7 +264,7 @@ def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, wa
             reconcile_interval=3600.0,
             callback=lambda _: None,
         ):
-            other.do(STORM)
+            other.do(STORM.format(proto))
             assert reads() > 0
         other.do("kept = listener(port=8081)")
         other.do("kept.close()")
@@ -280,6 +283,42 @@ def test_what_a_tree_opened_is_closed_for_it_when_all_of_it_is_gone(root, watch)
         assert told.kinds(root) == ["open"] * 3
         root.kill()
         assert told.kinds(root) == ["open"] * 3 + ["close"] * 3
+    finally:
+        told.stop()
+
+
+def test_what_a_tree_held_before_is_closed_for_it_when_all_of_it_is_gone(make_actor, watch):
+    parent = make_actor()
+    proto = 262 if has_mptcp() else 0
+    parent.do(f"made = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
+    child = parent.do("fork(lambda: None)")
+    told = Told(watch.engine, Process(child), reconcile_interval=3600.0)
+    try:
+        assert told.kinds(parent) == ["open"] * 3
+        parent.do("[one.close() for one in made]")
+        os.kill(child, 9)
+        until(lambda: told.kinds(parent) == ["open"] * 3 + ["close"] * 3, "the closes")
+    finally:
+        told.stop()
+
+
+def test_a_tree_marks_no_socket_but_those_whose_close_is_told_of(root, watch):
+    if watch.engine != "bcc":
+        pytest.skip("core's marks end with their sockets")
+    told = Told(watch.engine, root, reconcile_interval=3600.0)
+    try:
+        marks = told.watcher.choice.engine._bpf[b"of_tree"]
+        told.settle()
+        before = len(marks)
+        root.do("a = listener(port=8080); b = socket.create_connection(('127.0.0.1', 8080)); c = bound(port=0)")
+        if has_mptcp():
+            root.do("made = [listener(port=8081, proto=262)]")
+        assert "error" in root.attempt("bound(port=8080, kind=TCP)")  # asks who uses that port
+        told.watcher.listeners()
+        assert len(marks) == before + 1 + has_mptcp()
+        root.do("[one.close() for one in (a, b, c, *made)]")
+        told.settle()
+        assert len(marks) == before
     finally:
         told.stop()
 
