@@ -35,7 +35,11 @@ class Background:
 
 def background(process: Process) -> Background:
     """Where a process comes from, as of now; nothing of a later process of the same pid."""
-    return Background(_command(process), _ancestry(process))
+    line = [
+        Ancestor(pid, comm.decode("utf-8", "backslashreplace"))
+        for pid, comm, _ in procfs.line_of(process.pid, process.start_time)
+    ]
+    return Background(_command(process), tuple(reversed(line)))
 
 
 def with_background(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
@@ -66,20 +70,3 @@ def _command(process: Process) -> tuple[str, ...] | None:
     # Programs that write a title of their own leave the rest of the room as NULs or spaces.
     title = content.rstrip(b"\0 ")
     return tuple(part.decode("utf-8", "backslashreplace") for part in title.split(b"\0")) if title else ()
-
-
-def _ancestry(process: Process) -> tuple[Ancestor, ...]:
-    line: list[Ancestor] = []
-    pid, born_before = process.pid, process.start_time
-    try:
-        while pid:
-            comm, parent, start_time = procfs.stat(pid)
-            # A parent may end while we go up, and its pid be another's: who is younger than his child.
-            is_it = start_time == process.start_time if not line else start_time <= (born_before or 0)
-            if not is_it:
-                break
-            line.append(Ancestor(pid, comm.decode("utf-8", "backslashreplace")))
-            pid, born_before = parent, start_time
-    except procfs.UNREADABLE:
-        pass  # what was found so far is true
-    return tuple(reversed(line))

@@ -109,6 +109,21 @@ def is_zombie(pid: int) -> bool:
     return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
 
 
+def line_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
+    """Pid, comm and start of a process and of its ancestors, as far as the line can be followed up."""
+    born = None
+    try:
+        while pid:
+            comm, parent, start = stat(pid)
+            # A parent may end while we go up, and its pid be another's: who is younger than his child.
+            if start != start_time if born is None else start > born:
+                return
+            yield pid, comm, start
+            pid, born = parent, start
+    except UNREADABLE:
+        return  # what was found so far is true
+
+
 def own_start(pid: int | str = "self") -> int:
     """The start of who has that pid for us, whatever procfs is in use; else our own."""
     with open(f"{OURS}/{pid}/stat", "rb") as file:

@@ -271,15 +271,7 @@ def _identity_if_there(pid: int) -> Identity | None:
 
 
 def _line_of(process: Identity) -> Iterator[Identity]:
-    """A process and its ancestors, as long as each is still the one that was meant."""
+    """A process, whether or not it has ended, and its ancestors."""
     yield process
-    pid, start_time = process
-    try:
-        while pid > 1:
-            _, parent, start = procfs.stat(pid)
-            if start != start_time:
-                return
-            pid, start_time = parent, procfs.stat(parent)[2]
-            yield Identity(pid, start_time)
-    except procfs.UNREADABLE:
-        return
+    for pid, _, start_time in islice(procfs.line_of(*process), 1, None):
+        yield Identity(pid, start_time)

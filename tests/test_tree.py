@@ -171,6 +171,18 @@ def test_by_proc_a_member_stays_in_when_its_parent_has_ended(family):
     assert lineage.of(process(grandchild)) == 1
 
 
+def test_by_proc_a_parent_that_is_younger_than_its_child_is_another_process(family, monkeypatch):
+    child, grandchild = family
+    reused = Identity(child.pid, identity(grandchild).start_time + 10_000_000)
+    monkeypatch.setattr(
+        procfs, "stat", lambda pid: (b"x", 1, reused.start_time) if pid == child.pid else stat(pid)
+    )
+    lineage = Lineage()
+    lineage._members[reused] = 1
+    assert lineage.of(process(child.pid, reused.start_time)) == 1
+    assert lineage.of(process(grandchild)) == 0
+
+
 def test_a_pid_that_is_nobodys_is_said():
     gone = subprocess.Popen(["true"])
     gone.wait()
