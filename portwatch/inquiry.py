@@ -9,7 +9,7 @@ from portwatch.engines import Choice, Engine, Options
 from portwatch.model import WILDCARDS, Event, Holder, Listener, Process, Socket
 from portwatch.scope import Only, Scope
 from portwatch.snapshot import netns
-from portwatch.tree import of_trees
+from portwatch.tree import lineage_of
 from portwatch.watcher import listing
 
 
@@ -61,6 +61,8 @@ class Finding:
     choice: Choice
     listeners: tuple[Listener, ...]
     """Those that are meant."""
+    meant: tuple[Process, ...]
+    """Who of their holders is meant, too: others may share a socket with these."""
     everywhere: tuple[Listener, ...]
     """Of every port: what is behind one that forwards is among them."""
     in_the_way: tuple[Holder, ...] = ()
@@ -70,9 +72,17 @@ class Finding:
 def inquire(question: Question, engine: str, options: Options) -> Finding:
     """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
     with listing(engine, options) as (choice, everywhere):
-        listeners = question.pick(of_trees(question.pids, everywhere, choice.engine.name))
+        lineage = lineage_of(question.pids, choice.engine.name)
+
+        def is_of_trees(*processes: Process) -> bool:
+            return not question.pids or lineage.of(*processes) != 0
+
+        listeners = tuple(one for one in question.pick(everywhere) if is_of_trees(*one.holders))
+        meant = tuple(
+            one for one in holders_of(listeners) if is_of_trees(one) and question.scope.admits_process(one)
+        )
         in_the_way = () if listeners else _in_the_way(question, choice.engine)
-        return Finding(choice, listeners, tuple(everywhere), in_the_way)
+        return Finding(choice, listeners, meant, tuple(everywhere), in_the_way)
 
 
 def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:

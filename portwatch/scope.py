@@ -12,6 +12,8 @@ from portwatch.width import ALL_PORTS, Width, bits
 
 T = TypeVar("T")
 
+_OF_PROCESSES = ("process", "cgroup", "container")
+
 PortRange = tuple[int, int]
 
 
@@ -84,7 +86,8 @@ class Scope:
                 {event.process, opener.process if opener else None},
                 {event.cgroup, opener.cgroup if opener else None},
                 {event.container, opener.container if opener else None},
-            )
+            ),
+            self._narrowing,
         )
 
     def admits_listener(self, listener: Listener) -> bool:
@@ -104,11 +107,17 @@ class Scope:
                 names,
                 cgroups,
                 containers,
-            )
+            ),
+            self._narrowing,
         )
 
-    def _admits(self, facts: _Facts) -> bool:
-        for name in self._narrowing:
+    def admits_process(self, process: Process) -> bool:
+        """Whether a process is wanted itself, by its name and by where it lives."""
+        facts = _Facts(None, None, None, None, {process.process}, {process.cgroup}, {process.container})
+        return self._admits(facts, [name for name in self._narrowing if name in _OF_PROCESSES])
+
+    def _admits(self, facts: _Facts, narrowing: Iterable[str]) -> bool:
+        for name in narrowing:
             matches, only = _MATCHES[name], getattr(self, name)
             if only.wanted and not any(matches(one, facts) for one in only.wanted):
                 return False

@@ -50,19 +50,26 @@ def identity_of(process: Process) -> Identity:
     return Identity(process.pid, process.start_time or 0)
 
 
-def of_trees(pids: Sequence[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
-    """Those that these processes, or what descends from them, hold now; without pids, all of them.
+def lineage_of(pids: Sequence[int], engine: str) -> Lineage:
+    """These processes and what descends from them, as far as /proc tells it now.
 
     Raises PortwatchError where a process is not there, or where the engine knows it by another pid than we.
     """
-    if not pids:
-        return list(listeners)
-    if engine != "poll":  # which has its pids from /proc, as we have ours
+    if pids and engine != "poll":  # which has its pids from /proc, as we have ours
         procfs.require_all_processes()
-    members: set[Identity] = set()
+    lineage = Lineage()
     for pid in pids:
-        descend(root_at(pid), members.add)
-    return [one for one in listeners if members.intersection(map(identity_of, one.holders))]
+        lineage.watch(root_at(pid), 1)
+    return lineage
+
+
+def of_trees(pids: Sequence[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
+    """Those that these processes, or what descends from them, hold now; without pids, all of them.
+
+    Raises PortwatchError as `lineage_of` does.
+    """
+    lineage = lineage_of(pids, engine)
+    return [one for one in listeners if not pids or lineage.of(*one.holders)]
 
 
 def descend(root: Identity, join: Callable[[Identity], object]) -> None:

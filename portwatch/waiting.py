@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from portwatch.engines import Options
 from portwatch.inquiry import Question
-from portwatch.model import Event
+from portwatch.model import Event, Listener
 from portwatch.watcher import PortWatcher
 
 SocketName = tuple[object, ...]
@@ -30,9 +30,13 @@ def watching(question: Question, engine: str, options: Options) -> PortWatcher:
 class Waiting:
     """Which of the sockets that are meant are open, by what a watcher of their place tells."""
 
-    def __init__(self, question: Question, watcher: PortWatcher) -> None:
-        """`watcher` is one for this question, started, and nobody else takes its events."""
+    def __init__(self, question: Question, watcher: PortWatcher, shown: Iterable[Listener] = ()) -> None:
+        """`watcher` is one for this question, started, and nobody else takes its events.
+
+        The sockets that were `shown` are meant whoever holds them by now.
+        """
         self._question = question
+        self._shown = {one.socket.inode for one in shown} - {None}
         self._watcher = watcher
         self._open: set[SocketName] = set()
 
@@ -43,6 +47,14 @@ class Waiting:
     def until_gone(self, timeout: float | None) -> bool:
         """Waits until nobody listens; False if somebody still does when `timeout` seconds are over."""
         return not self._settled() or self._wait(lambda: not self._open, timeout) or not self._settled()
+
+    def left(self) -> tuple[Listener, ...]:
+        """What of it is open, as the kernel has it now."""
+        return tuple(
+            one
+            for one in self._watcher.listeners()
+            if one.socket.inode in self._shown or self._question.pick((one,))
+        )
 
     def _wait(self, is_so: Callable[[], bool], timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -64,5 +76,5 @@ class Waiting:
         name = (event.cookie, event.inode, event.netns, event.proto, event.address, event.port)
         if event.kind == "close":
             self._open.discard(name)  # whoever closed it: that it was meant was settled when it opened
-        elif event.kind == "open" and self._question.admits(event):
+        elif event.kind == "open" and (event.inode in self._shown or self._question.admits(event)):
             self._open.add(name)

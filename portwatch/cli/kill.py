@@ -24,6 +24,7 @@ from portwatch.waiting import Waiting, watching
 
 _PATIENCE = 5.0
 """Seconds in which whoever is asked to end is to have ended."""
+_NOBODY = "no process that we can see"
 
 
 class _SignalType(click.ParamType):
@@ -80,10 +81,12 @@ def command(
     with watching(question, engine, options) as watcher:
         signal_holders(question, targets, number, watcher)
         click.echo(f"{number.name} was sent to {_names(targets)}")
-        if not Waiting(question, watcher).until_gone(_PATIENCE):
-            left = holders_of(question.pick(watcher.listeners()))
-            raise PortwatchError(_still_held(target, number, holders_of(finding.listeners), targets, left))
-    click.echo(f"{target} is free")
+        waiting = Waiting(question, watcher, finding.listeners)
+        if not waiting.until_gone(_PATIENCE) and (left := waiting.left()):
+            raise PortwatchError(_still_held(target, number, finding, targets, holders_of(left)))
+    others = [one for one in finding.everywhere if question.place.admits_listener(one)]
+    others = [one for one in others if one not in finding.listeners]
+    click.echo(f"{target} is free" + (f" but for {_names(holders_of(others)) or _NOBODY}" if others else ""))
 
 
 def _targets(port: Port, finding: Finding) -> tuple[Process, ...]:
@@ -98,13 +101,14 @@ def _targets(port: Port, finding: Finding) -> tuple[Process, ...]:
         raise PortwatchError(
             f"no process holds {port}: what the kernel itself listens on (VXLAN, WireGuard, NFS) no signal ends"
         )
-    reasons = {holder: reason_to_spare(holder) for holder in holders}
+    outside = f"it is outside of what was asked for, and {port} stays held as long as it holds it"
+    reasons = {holder: reason_to_spare(holder) if holder in finding.meant else outside for holder in holders}
     for holder, reason in reasons.items():
         if reason:
             click.echo(f"portwatch: {_names([holder])} is not signalled: {reason}", err=True)
     targets = tuple(holder for holder in holders if not reasons[holder])
     if not targets:
-        raise PortwatchError(f"nobody else holds {port}: nobody was signalled")
+        raise PortwatchError(f"nobody else holds {port}, or was asked for: nobody was signalled")
     return targets
 
 
@@ -117,21 +121,23 @@ def _is_agreed(targets: tuple[Process, ...], number: signal.Signals) -> bool:
 def _still_held(
     port: Port,
     number: signal.Signals,
-    shown: tuple[Process, ...],
+    finding: Finding,
     signalled: tuple[Process, ...],
     left: tuple[Process, ...],
 ) -> str:
     """Why the port is not free, and what would help."""
-    if left and not any(map(_is_one_of(shown), left)):
+    if left and not any(map(_is_one_of(holders_of(finding.listeners)), left)):
         parents = " > ".join(f"{one.process}({one.pid})" for one in background(left[0]).ancestry)
         return f"{port} is held again, by {_names(left)}: whoever starts it is to be told ({parents})"
-    if not any(map(_is_one_of(signalled), left)):
+    if not left:
+        helps = "a descriptor may be on its way between two (portwatch who tells when it has come)"
+    elif not any(map(_is_one_of(signalled), left)):
         helps = "who was not signalled"
     elif number is signal.SIGKILL:
         helps = "what outlives SIGKILL waits within the kernel, as for a disk that does not answer"
     else:
         helps = f"--signal KILL ends who does not heed {number.name}"
-    return f"{port} is still held after {_PATIENCE:g} s, by {_names(left) or 'nobody we can see'}; {helps}"
+    return f"{port} is still held after {_PATIENCE:g} s, by {_names(left) or _NOBODY}; {helps}"
 
 
 def _is_one_of(processes: tuple[Process, ...]) -> Callable[[Process], bool]:

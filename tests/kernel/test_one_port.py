@@ -471,6 +471,72 @@ def test_portwatch_does_not_signal_itself(actor):
     assert "nobody else holds port 8080" in answer
 
 
+CALLED_WORKER = "open('/proc/self/comm', 'w').write('worker')"
+
+
+@pytest.mark.parametrize("scope", ["--pid", "--process"])
+def test_who_shares_a_socket_with_who_was_asked_for_is_not_signalled(actor, engine, scope):
+    reap_in_the_background(actor)
+    actor.do(f"s = listener(port=8080); child = fork(lambda: {CALLED_WORKER})")
+    child = actor.do("child")
+    wanted = {"--pid": str(child), "--process": "work*"}[scope]
+    result = run("kill", actor, "8080", "--yes", scope, wanted, *engine)
+    assert result.returncode == 1
+    assert f"SIGTERM was sent to worker ({child})\n" in result.stdout
+    told, answer = result.stderr.splitlines()
+    assert f"{actor.process} ({actor.pid}) is not signalled: it is outside of what was asked for" in told
+    assert f"still held after 5 s, by {actor.process} ({actor.pid}); who was not signalled" in answer
+    assert is_alive(actor.pid)
+    assert not is_alive(child)
+
+
+def test_where_no_holder_fits_all_that_was_asked_for_nobody_is_signalled(actor):
+    actor.do(f"s = listener(port=8080); child = fork(lambda: {CALLED_WORKER})")
+    child = actor.do("child")
+    result = run("kill", actor, "8080", "--yes", "--process", actor.process, "--pid", str(child))
+    assert result.returncode == 1
+    assert "nobody else holds port 8080, or was asked for: nobody was signalled" in result.stderr
+    assert is_alive(actor.pid)
+    assert is_alive(child)
+
+
+def test_what_others_listen_on_is_not_said_to_be_free(actor, make_actor, engine):
+    reap_in_the_background(actor)
+    other = make_actor(actor.namespace)
+    other.do("s = listener('127.0.0.2', 8080)")
+    actor.do("s = listener(port=8080); child = fork(lambda: None); s.close()")
+    result = run("kill", actor, "8080", "--yes", "--pid", str(actor.do("child")), *engine)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1] == f"port 8080 is free but for {other.process} ({other.pid})"
+    assert is_alive(other.pid)
+
+
+def test_a_port_that_is_let_go_of_at_the_last_moment_is_free(actor, monkeypatch):
+    monkeypatch.setattr(kill, "_PATIENCE", 0.0)
+    actor.do("signal.signal(signal.SIGTERM, signal.SIG_IGN); s = listener(port=8080)")
+    until_gone = kill.Waiting.until_gone
+
+    def lets_go(waiting, timeout):
+        was_gone = until_gone(waiting, timeout)
+        actor.do("s.close()")
+        return was_gone
+
+    monkeypatch.setattr(kill.Waiting, "until_gone", lets_go)
+    result = invoke("kill", actor, "8080", "--yes")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "port 8080 is free")
+
+
+def test_a_socket_on_its_way_is_held_by_nobody_who_was_not_signalled(actor, monkeypatch):
+    reap_in_the_background(actor)
+    monkeypatch.setattr(kill, "_PATIENCE", 0.2)
+    actor.do("a, b = socket.socketpair(socket.AF_UNIX); s = listener(port=8080); child = fork(lambda: None)")
+    actor.do("socket.send_fds(a, [b'x'], [s.fileno()]); s.close()")
+    result = invoke("kill", actor, "8080", "--yes")
+    assert result.exit_code == 1
+    assert "still held after 0.2 s, by no process that we can see" in str(result.exception)
+    assert "who was not signalled" not in str(result.exception)
+
+
 def test_kill_where_nobody_listens_says_so(actor, make_actor):
     elsewhere = make_actor()
     elsewhere.do("s = listener(port=8080)")
