@@ -1,7 +1,9 @@
 """The page, in a real browser."""
 
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +14,10 @@ from daemon import free_port, serving
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from support import until
+from support import PATIENCE, until
 
-HOSTILE = "<img src=x one"
+HOSTILE = "<img src=x onerror=document.title='taken'>"
+NAME = HOSTILE[:15]
 """As much of it as a process' name can be."""
 CORE = ("--engine", "core", "--netns", "self")
 
@@ -37,7 +40,7 @@ def browser():
         "window-size=1280,800",
     ):
         options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver") or "chromedriver"))
     yield Browser(driver)
     driver.quit()
@@ -55,10 +58,8 @@ class Browser:
         self.driver.get(f"http://127.0.0.1:{port}{path}")
         self.wait_for("live")
 
-    def wait_for(self, state):
-        until(
-            lambda: self.run("return document.getElementById('state').dataset.state") == state, f"to be {state}"
-        )
+    def wait_for(self, state, patience=PATIENCE):
+        until(lambda: self.find("#state").get_attribute("data-state") == state, f"to be {state}", patience)
 
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
@@ -111,7 +112,7 @@ def listener():
 
 @contextmanager
 def process_called(name):
-    """A process of that name that listens, and its port."""
+    """A process of that name and with it as an argument that listens, and its port."""
     script = (
         "import socket, sys; open('/proc/self/comm', 'w').write(sys.argv[1]);"
         "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
@@ -147,12 +148,13 @@ def test_a_name_that_looks_like_a_tag_stays_text(browser, daemon):
         browser.open(daemon.port)
         until(lambda: port in browser.ports(), "the port")
         row = next(row for row in browser.rows() if row[0] == str(port))
-        assert HOSTILE in row[4]
+        assert NAME in row[4]
         browser.find("#search").send_keys(str(port), Keys.ARROW_DOWN, Keys.ENTER)
         until(lambda: HOSTILE in browser.find("#details").text, "the details")
         browser.press(Keys.ESCAPE)
-    until(lambda: any(HOSTILE in one for one in browser.changes()), "the close")
+    until(lambda: any("close" in one and NAME in one for one in browser.changes()), "the close")
     assert browser.run("return document.images.length") == 0
+    assert browser.driver.title == "portwatch"
     assert browser.complaints() == []
 
 
@@ -207,6 +209,15 @@ def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
     assert details.get_attribute("open") is None
 
 
+def test_a_click_on_a_row_shows_its_details(page, listener):
+    until(lambda: listener in page.ports(), "the port")
+    page.find(f"#rows tr:nth-child({page.ports().index(listener) + 1}) td.of-process").click()
+    until(lambda: "held by" in page.find("#details").text, "the details")
+    assert f"127.0.0.1:{listener}" in page.find("#details h2").text
+    page.find("#details .shut").click()
+    assert page.find("#details").get_attribute("open") is None
+
+
 def test_the_newest_change_is_at_the_top(page):
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -243,6 +254,124 @@ def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
             browser.wait_for("live")
             until(lambda: {opened, stays} <= set(browser.ports()), "what is open now")
             until(lambda: closes not in browser.ports(), "what has closed to be gone")
+
+
+HOLD_THE_LISTING = """
+    const ask = window.fetch;
+    window.fetch = async (path, options) => {
+      const response = await ask(path, options);
+      if (path === "/api/v0/listening-ports") await new Promise(release => { window.release = release; });
+      return response;
+    };
+"""
+
+
+@pytest.fixture
+def reloading(tmp_path):
+    """A daemon whose scope changes when it is told to, of which a gap tells."""
+    config = tmp_path / "portwatch.toml"
+    config.write_text("")
+
+    def reload():
+        config.write_text("not-port = [1, 2]\n")
+        daemon.process.send_signal(signal.SIGHUP)
+
+    with serving("--config", str(config)) as daemon:
+        daemon.reload = reload
+        yield daemon
+
+
+def test_what_changes_while_a_gap_is_made_good_is_neither_lost_nor_kept(browser, reloading):
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        closes = closing.getsockname()[1]
+        until(lambda: reloading.ports(f"?port={closes}"), "the port")
+        browser.open(reloading.port)
+        browser.run(HOLD_THE_LISTING)
+        reloading.reload()
+        until(lambda: browser.run("return window.release !== undefined"), "the listing")
+    with socket.create_server(("127.0.0.1", 0)) as opening:
+        opens = opening.getsockname()[1]
+        until(lambda: reloading.ports(f"?port={opens}"), "the open")
+        until(lambda: not reloading.ports(f"?port={closes}"), "the close")
+        browser.run("window.release()")
+        until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+        assert f"close tcp 127.0.0.1:{closes} " in "\n".join(browser.changes())
+        browser.wait_for("live")
+
+
+def test_a_listing_that_fails_after_a_gap_is_asked_for_again(browser, reloading):
+    browser.open(reloading.port)
+    browser.run(
+        """
+        const ask = window.fetch;
+        window.fetch = () => { window.fetch = ask; return Promise.reject(new TypeError("no route")); };
+        const state = document.getElementById("state");
+        new MutationObserver(() => { window.wasLost ||= state.dataset.state === "lost"; })
+          .observe(state, { attributes: true });
+        """
+    )
+    reloading.reload()
+    until(lambda: browser.run("return window.wasLost"), "the failure to be said")
+    browser.wait_for("live")
+
+
+def test_a_connection_that_dies_silently_is_said_and_the_truth_comes_back_by_itself(browser):
+    with serving() as daemon, socket.create_server(("127.0.0.1", 0)) as closing:
+        closes = closing.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={closes}"), "the port")
+        browser.open(daemon.port)
+        daemon.process.send_signal(signal.SIGSTOP)
+        browser.wait_for("lost", patience=3 * PATIENCE)
+        closing.close()
+        with socket.create_server(("127.0.0.1", 0)) as opening:
+            opens = opening.getsockname()[1]
+            daemon.process.send_signal(signal.SIGCONT)
+            browser.wait_for("live", patience=3 * PATIENCE)
+            until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+
+
+def test_a_stream_that_says_nothing_while_the_daemon_has_more_to_tell_is_begun_anew(page, daemon):
+    page.run("source.close()")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        for _ in range(2):
+            page.run("return poll()")
+        until(lambda: port in page.ports(), "the port")
+        page.wait_for("live")
+
+
+def test_pages_that_nobody_looks_at_keep_no_connection(browser, daemon):
+    for _ in range(7):
+        browser.open(daemon.port)
+        browser.driver.switch_to.new_window("tab")
+    for other in browser.driver.window_handles[:-1]:
+        browser.driver.switch_to.window(other)
+        browser.wait_for("live")
+        until(lambda: browser.run("return source.readyState") == 1, "the stream")
+    for other in browser.driver.window_handles[1:]:
+        browser.driver.switch_to.window(other)
+        browser.driver.close()
+    browser.driver.switch_to.window(browser.driver.window_handles[0])
+
+
+def test_who_opens_the_page_is_shown_what_happened_before(browser):
+    with serving() as daemon:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            until(lambda: daemon.ports(f"?port={port}"), "the port")
+        until(lambda: not daemon.ports(f"?port={port}"), "its end")
+        browser.open(daemon.port)
+        until(lambda: len([one for one in browser.changes() if f":{port} " in one]) == 2, "both changes")
+        bars = browser.find("#timeline")
+        until(lambda: re.search("[1-9] opened, .*[1-9] closed", bars.get_attribute("aria-label")), "the bars")
+        assert port not in browser.ports()
+        assert browser.find("#unknown").is_displayed()
+
+
+def test_a_timeline_of_which_all_is_known_shades_nothing(page):
+    page.run("knownFrom = 0; unknown.length = 0; drawTimeline()")
+    assert not page.find("#unknown").is_displayed()
 
 
 def test_it_is_dark_or_light_as_it_is_told(page):
@@ -284,7 +413,8 @@ def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
         """
         const one = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
         for (let n = 1; n <= 5000; n++)
-            apply({ ...one, row: undefined, text: undefined, inode: -n, port: n });
+            change({ ...one, row: undefined, text: undefined, inode: -n, port: n });
+        drawSoon();
         """
     )
     until(lambda: len(page.ports()) == 1000, "the first of them")

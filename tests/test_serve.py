@@ -168,6 +168,16 @@ def test_who_comes_back_is_told_what_happened_meanwhile(daemon):
         assert next(events) == told[1]
 
 
+def test_all_that_is_kept_is_told_again(daemon, port):
+    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    listing = daemon.ask("/api/v0/listening-ports")[2]
+    with daemon.subscribe(f"?after={listing['kept_after']}") as events:
+        assert next(data for _, _, data in events if data["port"] == daemon.port)["origin"] == "snapshot"
+        assert next(data for _, _, data in events if data["port"] == port)["kind"] == "open"
+    with daemon.subscribe(f"?after={listing['kept_after'] - 1}") as events:
+        assert next(events)[1] == "gap"
+
+
 @pytest.mark.parametrize("known", ["1", "9223372036854775807", "x"])
 def test_who_comes_back_with_an_id_that_is_not_known_is_told_of_a_gap_and_goes_on(daemon, known):
     with daemon.subscribe(Last_Event_ID=known) as events:

@@ -33,6 +33,10 @@ class Known(Protocol):
     def last_seq(self) -> int:
         """The newest event's."""
 
+    @property
+    def kept_after(self) -> int:
+        """The least `after` that the stream answers from memory."""
+
 
 class Api:
     """Its handlers."""
@@ -64,7 +68,8 @@ class Api:
                 for one in self._known.listeners()
                 if one.socket.port >= least and one.socket.port not in ignored and scope.admits_listener(one)
             ]
-            return json.dumps({"ports": ports, "seq": seq}, separators=(",", ":"))
+            answer = {"ports": ports, "seq": seq, "kept_after": self._known.kept_after}
+            return json.dumps(answer, separators=(",", ":"))
 
         return await self._answer(listing)
 

@@ -28,6 +28,11 @@ class Known:
         """The newest event's."""
         return self._stream.last_seq
 
+    @property
+    def kept_after(self) -> int:
+        """The least `after` that the stream answers from memory."""
+        return self._stream.kept_after
+
     def listeners(self, *, look: bool = False) -> Iterator[Listener]:
         """What is open now; with a `look`, with its holders as of now, not of a while ago."""
         return self._watching.listeners(look=look)

@@ -132,6 +132,11 @@ class Stream:
         """The newest event's."""
         return self._recent.last_seq
 
+    @property
+    def kept_after(self) -> int:
+        """The least `after` that is answered from memory."""
+        return self._recent.dropped_seq
+
     def publish(self, event: Event) -> None:
         """Takes an event, from any thread; never waits."""
         self._inbox.append(event)
