@@ -7,9 +7,10 @@
 enum narrow {
 	OF_TREES = 1 << 0,	/* what concerns no watched tree */
 	OF_PORTS = 1 << 1,	/* what is on none of these ports */
-	OF_NAMESPACES = 1 << 2,
+	OF_NAMESPACES = 1 << 2,	/* what is in none of these */
 	NOT_TCP = 1 << 3,
 	NOT_UDP = 1 << 4,
+	NOT_NAMESPACES = 1 << 5,	/* what is in one of these */
 };
 
 #define NAMESPACES_MAX 8
@@ -49,7 +50,9 @@ INLINE bool is_within(const struct places *places, __u64 narrow, struct sock *sk
 		return false;
 	if (narrow & (is_udp(sk) ? NOT_UDP : NOT_TCP))
 		return false;
-	return !(narrow & OF_NAMESPACES) || is_among(places->namespaces, netns_of(sk));
+	if (!(narrow & (OF_NAMESPACES | NOT_NAMESPACES)))
+		return true;
+	return is_among(places->namespaces, netns_of(sk)) == !!(narrow & OF_NAMESPACES);
 }
 
 #endif

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from portwatch.model import Event, Exposure, Listener, Process, exposure
-from portwatch.width import ALL_PORTS, Width, bits
+from portwatch.width import ALL_PORTS, PROTOS, Width, bits
 
 T = TypeVar("T")
 
@@ -65,11 +65,14 @@ class Scope:
     @property
     def width(self) -> Width:
         """What of it a socket alone can tell."""
-        wanted = bits(self.port.wanted) if self.port.wanted else ALL_PORTS
+        ports = bits(self.port.wanted) if self.port.wanted else ALL_PORTS
+        protos = frozenset(self.proto.wanted) or PROTOS
+        inodes, unwanted = frozenset(self.netns.wanted), frozenset(self.netns.unwanted)
         return Width(
-            ports=wanted & ~bits(self.port.unwanted) if self.port != Only() else None,
-            protos=frozenset(self.proto.wanted) or None,
-            namespaces=frozenset(self.netns.wanted) or None,
+            ports=ports & ~bits(self.port.unwanted) if self.port != Only() else None,
+            protos=protos.difference(self.proto.unwanted) if self.proto != Only() else None,
+            namespaces=inodes - unwanted if inodes else None,
+            without=frozenset() if inodes else unwanted,
         )
 
     def admits(self, event: Event) -> bool:

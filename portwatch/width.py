@@ -9,6 +9,7 @@ from typing import TypeVar
 from portwatch.model import Socket
 
 ALL_PORTS = (1 << 65_536) - 1
+PROTOS = frozenset(("tcp", "udp"))
 
 Some = TypeVar("Some", int, frozenset[str], frozenset[int])
 
@@ -23,6 +24,8 @@ class Width:
     """A bit for each."""
     protos: frozenset[str] | None = None
     namespaces: frozenset[int] | None = None
+    without: frozenset[int] = frozenset()
+    """Of all namespaces but these, where all are said."""
 
     def __or__(self, other: Width) -> Width:
         """What holds both: of each field what either wants, so it can hold more."""
@@ -31,6 +34,11 @@ class Width:
             _either(self.ports, other.ports),
             _either(self.protos, other.protos),
             _either(self.namespaces, other.namespaces),
+            frozenset(
+                one
+                for one in self.without | other.without
+                if not (self._has_namespace(one) or other._has_namespace(one))
+            ),
         )
 
     def holds(self, socket: Socket, trees: int) -> bool:
@@ -39,8 +47,11 @@ class Width:
             (bool(trees) or not self.of_trees)
             and (self.ports is None or bool(self.ports >> socket.port & 1))
             and (self.protos is None or socket.proto in self.protos)
-            and (self.namespaces is None or socket.netns in self.namespaces)
+            and self._has_namespace(socket.netns)
         )
+
+    def _has_namespace(self, inode: int | None) -> bool:
+        return inode not in self.without if self.namespaces is None else inode in self.namespaces
 
 
 EVERYTHING = Width()

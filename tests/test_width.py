@@ -36,6 +36,19 @@ def test_protocols_and_namespaces_narrow_it():
     assert not width.holds(socket(netns=3), 0)
 
 
+@given(*[st.lists(st.sampled_from(["tcp", "udp"]))] * 2, *[st.lists(st.integers(1, 3), max_size=3)] * 2)
+def test_a_scopes_width_holds_the_protocols_and_namespaces_that_it_wants(protos, no_protos, inodes, no_inodes):
+    width = Scope(
+        proto=Only(tuple(protos), tuple(no_protos)), netns=Only(tuple(inodes), tuple(no_inodes))
+    ).width
+    for proto in ("tcp", "udp"):
+        for inode in (1, 2, 3):
+            is_wanted = (not protos or proto in protos) and (not inodes or inode in inodes)
+            assert width.holds(socket(proto=proto, netns=inode), 0) == (
+                is_wanted and proto not in no_protos and inode not in no_inodes
+            )
+
+
 def test_what_a_socket_cannot_tell_does_not_narrow_it():
     assert Scope(process=Only(("nginx",)), exposure=Only(("all",)), container=Only(("4f",))).width == EVERYTHING
 
@@ -46,7 +59,7 @@ widths = st.builds(
     st.none() | RANGES.map(bits),
     st.none() | st.frozensets(st.sampled_from(["tcp", "udp"])),
     st.none() | st.frozensets(st.integers(1, 3)),
-)
+) | st.builds(Width, without=st.frozensets(st.integers(1, 3)))
 sockets = st.builds(socket, st.integers(1, 65_535), st.sampled_from(["tcp", "udp"]), st.integers(1, 3))
 
 
@@ -62,8 +75,7 @@ def test_what_is_told_to_the_programs_is_the_width_itself(width):
     told.fill(width)
     if width.ports is not None:
         assert int.from_bytes(bytes(told.ports), "little") == width.ports
-    if width.namespaces is not None:
-        assert set(told.namespaces) - {0} == width.namespaces
+    assert set(told.namespaces) - {0} == (width.without if width.namespaces is None else width.namespaces)
 
 
 def test_more_namespaces_than_there_is_room_for_are_all_of_them():
@@ -71,3 +83,4 @@ def test_more_namespaces_than_there_is_room_for_are_all_of_them():
     assert places.attainable(width, trees=True) == EVERYTHING
     fewer = Width(namespaces=frozenset(range(1, 9)))
     assert places.attainable(fewer, trees=True) == fewer
+    assert places.attainable(Width(without=frozenset(range(1, 10))), trees=True) == EVERYTHING

@@ -91,4 +91,9 @@ TREES = Limit(
     "a process that has ended by then, or that had lost its parent before, can be missed",
     ("T03", "T04", "T06", "T09"),
 )
+OUTSIDE = Limit(
+    "outside",
+    "with --pid, what happens outside of the trees is left out when it has been read, and not in the kernel: "
+    "a storm there costs portwatch time",
+)
 BACKLOG_CHANGE = Limit("backlog_change", "a changed backlog is noticed at the next reconciliation", ("S04",))

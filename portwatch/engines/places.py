@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from portwatch.width import Width
 
-OF_TREES, OF_PORTS, OF_NAMESPACES, NOT_TCP, NOT_UDP = (1 << bit for bit in range(5))
+OF_TREES, OF_PORTS, OF_NAMESPACES, NOT_TCP, NOT_UDP, NOT_NAMESPACES = (1 << bit for bit in range(6))
 
 _NAMESPACES_MAX = 8
 
@@ -22,15 +22,15 @@ class Places(ctypes.Structure):
         if width.ports is not None:
             size = ctypes.sizeof(self.ports)
             ctypes.memmove(self.ports, width.ports.to_bytes(size, "little"), size)
-        if width.namespaces is not None:
-            absent = [0] * (_NAMESPACES_MAX - len(width.namespaces))
-            self.namespaces[:] = [*width.namespaces, *absent]
+        listed = width.without if width.namespaces is None else width.namespaces
+        self.namespaces[:] = [*listed, *[0] * (_NAMESPACES_MAX - len(listed))]
 
 
 def attainable(width: Width, *, trees: bool) -> Width:
     """The least that the programs can keep to, which keep to trees only if they know these."""
-    fits = width.namespaces is not None and len(width.namespaces) <= _NAMESPACES_MAX
-    return replace(width, of_trees=width.of_trees and trees, namespaces=width.namespaces if fits else None)
+    attained = replace(width, of_trees=width.of_trees and trees)
+    fits = max(len(width.namespaces or ()), len(width.without)) <= _NAMESPACES_MAX
+    return attained if fits else replace(attained, namespaces=None, without=frozenset())
 
 
 def narrow(width: Width) -> int:
@@ -39,6 +39,7 @@ def narrow(width: Width) -> int:
         OF_TREES * width.of_trees
         | OF_PORTS * (width.ports is not None)
         | OF_NAMESPACES * (width.namespaces is not None)
+        | NOT_NAMESPACES * bool(width.without)
         | NOT_TCP * (width.protos is not None and "tcp" not in width.protos)
         | NOT_UDP * (width.protos is not None and "udp" not in width.protos)
     )

@@ -26,6 +26,7 @@ LIMITS = (
     caps.BACKLOG_CHANGE,
     caps.EMPTY_NAMESPACES,
     caps.TREES,
+    caps.OUTSIDE,
 )
 
 

@@ -73,8 +73,9 @@ def ports(*numbers):
         ({"port": Only((), ((9000, 9999),))}, STORM),
         ({"proto": Only(("tcp",))}, UDP_STORM),
         ({"proto": Only(("udp",))}, STORM),
+        ({"proto": Only((), ("udp",))}, UDP_STORM),
     ],
-    ids=["port", "port-udp", "port-failures", "not-port", "proto-tcp", "proto-udp"],
+    ids=["port", "port-udp", "port-failures", "not-port", "proto-tcp", "proto-udp", "not-proto"],
 )
 def test_a_storm_outside_of_a_scope_wakes_nobody(narrow, actor, scope, storm):
     one = narrow(**scope)
@@ -96,6 +97,17 @@ def test_a_storm_in_another_namespace_wakes_nobody(narrow, actor, make_actor):
     actor.do("s.close()")
     one.told(("open", 8080), ("close", 8080))
     assert {record.socket.netns for record in records} == {actor.netns}
+
+
+def test_a_storm_in_a_namespace_that_is_not_wanted_wakes_nobody(narrow, actor, make_actor):
+    other = make_actor()
+    one = narrow(netns=Only((), (other.netns,)))
+    records = one.records()
+    other.do(STORM)
+    actor.do("s = listener(port=8080)")
+    actor.do("s.close()")
+    one.told_of(actor, ("open", 8080), ("close", 8080))
+    assert other.netns not in {record.socket.netns for record in records}
 
 
 def test_watchers_of_different_ports_hear_all_of_theirs(narrow, actor):

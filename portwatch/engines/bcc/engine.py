@@ -85,7 +85,7 @@ class BccEngine:
         """What the hooks that are attached can see."""
         of_snapshots: tuple[caps.Limit, ...] = ()
         if self._iterator is None:
-            of_snapshots = listed.limits()
+            of_snapshots = (caps.OUTSIDE, *listed.limits())
             if RELEASE < usage.LISTS_BOUND_SINCE:
                 of_snapshots += (caps.BOUND_HOLDERS,)
         limits = tuple(dict.fromkeys(self._limits + of_snapshots))
@@ -291,7 +291,7 @@ class BccEngine:
                 self._fork_programs[tracepoint] = self._load(name, syscalls.RAW_TRACEPOINT)
         except (OSError, EngineUnavailable):  # raw tracepoints came with 4.17
             self._fork_programs.clear()
-            self._limits += (caps.TREES,)
+            self._limits += (caps.TREES, caps.OUTSIDE)
 
     def _watch_forks(self) -> None:
         procfs.require_all_processes()

@@ -223,7 +223,7 @@ class CoreEngine:
             for fd in (*tracepoints.values(), *([] if root is None else [root])):
                 os.close(fd)
         limits = hooks.limits if sees_failures else hooks.limits + hooks.without_failures
-        return limits if self._has_socket_helpers else (*limits, caps.COOKIES)
+        return limits if self._has_socket_helpers else limits + hooks.without_socket_helpers
 
     def _absent(self, hooks: HookSet) -> set[str]:
         """The programs for functions that this kernel has not. Slow, so asked only when a load fails."""

@@ -26,6 +26,8 @@ class HookSet:
     """Tracing programs that see failures only."""
     for_ephemeral: tuple[str, ...] = ()
     """Tracing programs that see ports that the kernel chose only."""
+    without_socket_helpers: tuple[caps.Limit, ...] = ()
+    """What else is not seen before 5.12."""
     needs_socket_helpers: bool = False
     """Whether nothing else would give it a socket's cookie; tracing programs may ask for it from 5.12 on."""
     on_functions: bool = False
@@ -78,6 +80,7 @@ STABLE = HookSet(
     name="stable",
     limits=(caps.UDP_CONNECT, caps.UDP_AUTOBIND, caps.IO_URING_FAILURES, caps.COMPAT_FAILURES),
     without_failures=(caps.FAILURES, caps.BACKLOG_CHANGE),
+    without_socket_helpers=(caps.COOKIES, caps.OUTSIDE),
     tracing=("listen_closed",),
     cgroup=("udp_released", "bind4_asked", "bind6_asked", "udp_bound4", "udp_bound6", "listen_opened"),
     tracepoints={
