@@ -31,7 +31,8 @@ class Shared(Generic[S]):
     def fetch(self) -> S:
         """What the programs have written."""
         if not FLAGS:
-            ctypes.pointer(self.value)[0] = self._table[ctypes.c_int(0)]
+            found = self._table[ctypes.c_int(0)]  # of a type of bcc's own
+            ctypes.memmove(ctypes.addressof(self.value), ctypes.addressof(found), ctypes.sizeof(self.value))
         return self.value
 
     def publish(self) -> None:
