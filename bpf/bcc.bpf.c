@@ -39,12 +39,12 @@ BPF_TABLE("hash", u32, struct member, members, 65536);
 BPF_TABLE("hash", u64, u8, of_tree, 65536);
 
 /* What the reader asks for. */
-struct request {
+struct asked {
 	u64 trees;	/* that are watched, a bit for each */
 	u32 narrow;	/* what is not told: of enum narrow */
 	u32 port;	/* whose users the next pass shows, 0 for all that is open */
 };
-BPF_F_TABLE("array", u32, struct request, requests, 1, SHARED_FLAGS);
+BPF_F_TABLE("array", u32, struct asked, requests, 1, SHARED_FLAGS);
 
 /* Too large to be asked for with the rest, which is copied. */
 BPF_F_TABLE("array", u32, struct places, places, 1, SHARED_FLAGS);
@@ -80,11 +80,11 @@ INLINE void submit(void *ctx, struct portwatch_record *record)
 		count_lost();
 }
 
-INLINE struct request asked_for(void)
+INLINE struct asked asked_for(void)
 {
-	struct request nothing = {};
+	struct asked nothing = {};
 	u32 first = 0;
-	struct request *request = requests.lookup(&first);
+	struct asked *request = requests.lookup(&first);
 
 	return request ? *request : nothing;
 }

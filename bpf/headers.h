@@ -46,6 +46,15 @@
 #define BITS_sk_userlocks FIELD(struct sock, __sk_flags_offset), 1, 4, 4
 #endif
 
+/*
+ * 6ae08ae3dea2 "bpf: Add probe_read_{user, kernel} and probe_read_{user, kernel}_str helpers", in 5.5.
+ * bcc looks for them in kallsyms, which is empty without CAP_SYSLOG, and defines them away.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 5, 0)
+#undef bpf_probe_read_kernel
+#undef bpf_probe_read_user
+#endif
+
 /* MPTCP came with 5.6, when BTF had long been there: it is not told from TCP here. */
 #define BITS_is_mptcp 0, 1, 0, 0
 #define BITS_first 0, 1, 0, 0

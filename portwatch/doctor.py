@@ -267,7 +267,7 @@ def _bcc() -> tuple[State, str, str | None]:
         return "limited" if needed else "ok", f"{error}{'' if needed else '; core does without'}", None
     if VMLINUX.exists():
         return "ok", f"version {version}, which needs no kernel headers here", None
-    return "ok", f"version {version}, with the headers in {headers.of_running_kernel()}", None
+    return "ok", f"version {version}, with the headers in {headers.of_running_kernel().build}", None
 
 
 def _sock_diag() -> tuple[State, str, str | None]:

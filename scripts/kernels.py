@@ -1,4 +1,4 @@
-"""Debian's packaged kernels: which ones we are tested on, and how to get them.
+"""Debian's packaged kernels, with their headers: which ones we are tested on, and how to get them.
 
 apt fetches them and checks their signatures, by a configuration of its own: the suites that
 hold other kernels never become sources of this machine.
@@ -16,7 +16,8 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portwatch" / "kernels"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_PART_OF_A_KERNEL = re.compile(r"linux-(?:image|binary|modules|base)-\d\S*")
+_WANTED = ("linux-image-amd64", "linux-headers-amd64")
+_PART_OF_A_KERNEL = re.compile(r"linux-(?:image|binary|modules|base|headers)-\d\S*")
 """A kernel was one package until 7.0 in Debian; now its image depends on what holds its parts."""
 
 _IMAGES = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
@@ -65,7 +66,7 @@ def _fetch(kernel: Kernel, home: Path) -> None:
     packages.mkdir(parents=True, exist_ok=True)
     apt = _Apt(home / "apt", kernel)
     apt.run("apt-get", "-qq", "update")
-    wanted = sorted(apt.parts_of("linux-image-amd64"))
+    wanted = sorted(set.union(*map(apt.parts_of, _WANTED)))
     print(f"fetching {', '.join(wanted)}", flush=True)
     apt.run("apt-get", "-qq", "download", *wanted, cwd=packages)
     root = home / "root"
@@ -76,6 +77,11 @@ def _fetch(kernel: Kernel, home: Path) -> None:
         path for path in (root / "lib" / "modules", root / "usr" / "lib" / "modules") if path.is_dir()
     )
     (release,) = (path.name for path in modules.iterdir())
+    for link in (modules / release / "build", modules / release / "source"):
+        target = link.readlink()
+        if target.is_absolute():  # from a root that is not this one
+            link.unlink()
+            link.symlink_to(os.path.relpath(f"{root}{target}", link.parent))
     if not (root / "lib").exists():
         (root / "lib").symlink_to("usr/lib")
     subprocess.run(["depmod", "--basedir", root, release], check=True, stderr=subprocess.DEVNULL)

@@ -1,10 +1,16 @@
 """What bcc needs and may lack: said in one line, with what to install."""
 
+import atexit
+import errno
+import os
+import subprocess
 import sys
+import threading
 
+import kernels
 import pytest
 
-from portwatch.engines.bcc import compiler, headers
+from portwatch.engines.bcc import compiler, headers, hooks
 from portwatch.errors import EngineUnavailable
 
 RELEASE = "6.1.0-18-amd64"
@@ -81,18 +87,42 @@ def test_what_llvm_cannot_compile_is_said_in_its_words_and_not_on_the_terminal(m
     assert capfd.readouterr().err == ""
 
 
+def write(file, content=""):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
 def headers_of(tmp_path, named, written_in="include/generated/utsrelease.h"):
     folder = tmp_path / RELEASE / "build"
-    file = folder / written_in
-    file.parent.mkdir(parents=True)
-    file.write_text(f'#define UTS_RELEASE "{named}"\n' if written_in.endswith(".h") else f"{named}\n")
+    write(
+        folder / written_in, f'#define UTS_RELEASE "{named}"\n' if written_in.endswith(".h") else f"{named}\n"
+    )
     return folder
 
 
 @pytest.mark.parametrize("written_in", ["include/generated/utsrelease.h", "include/config/kernel.release"])
 def test_the_running_kernels_headers_are_taken(tmp_path, written_in):
     folder = headers_of(tmp_path, RELEASE, written_in)
-    assert headers.of_running_kernel(tmp_path, RELEASE) == folder
+    write(folder / "include/linux/kconfig.h")
+    found = headers.of_running_kernel(tmp_path, RELEASE)
+    assert found == headers.Headers(source=folder, build=folder)
+    assert found.flags == []
+
+
+def test_headers_in_two_folders_are_taken_together(tmp_path):
+    build = headers_of(tmp_path, RELEASE)
+    write(build / "arch/x86/include/generated/asm/rwonce.h")
+    source = tmp_path / RELEASE / "source"
+    write(source / "include/linux/kconfig.h")
+    found = headers.of_running_kernel(tmp_path, RELEASE)
+    assert found == headers.Headers(source, build)
+    assert found.flags == [f"-I{build}/include", f"-I{build}/arch/x86/include/generated"]
+
+
+def test_headers_that_are_not_whole_are_refused(tmp_path):
+    headers_of(tmp_path, RELEASE)
+    with pytest.raises(EngineUnavailable, match=f"kconfig.h is missing.* --reinstall linux-headers-{RELEASE}"):
+        headers.of_running_kernel(tmp_path, RELEASE)
 
 
 @pytest.mark.parametrize("written_in", ["include/generated/utsrelease.h", "include/config/kernel.release"])
@@ -114,3 +144,88 @@ def test_without_btf_and_headers_the_package_is_named(monkeypatch, tmp_path, bcc
     monkeypatch.setattr(headers.of_running_kernel, "__defaults__", (tmp_path, RELEASE))
     with pytest.raises(EngineUnavailable, match=f"apt-get install linux-headers-{RELEASE}"):
         compiler.compile_programs(ephemeral=False)
+
+
+# Those of later kernels are for a later bcc than Debian 12 has.
+@pytest.fixture(params=["5.10", "6.1"])
+def debians_headers(request, monkeypatch, tmp_path):
+    """The headers of one of Debian's kernels, as where that runs and has no BTF."""
+    modules = kernels.CACHE / request.param / "root/lib/modules"
+    found = [path.parent for path in modules.glob("*/build")]
+    if not found:
+        pytest.skip(f"there are no headers in {modules}: KERNEL={request.param} make test-vm fetches them")
+    monkeypatch.setattr(compiler, "VMLINUX", tmp_path / "vmlinux")
+    monkeypatch.setattr(headers.of_running_kernel, "__defaults__", (modules, found[0].name))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bcc makes the maps as it compiles")
+@pytest.mark.usefixtures("bcc", "debians_headers")
+def test_the_programs_compile_against_the_kernels_headers_where_there_is_no_btf(bcc):
+    bpf = compiler.compile_programs(ephemeral=False).bpf
+    try:
+        for name in hooks.RAW_TRACEPOINTS:
+            bpf.load_func(name.encode(), bcc.BPF.RAW_TRACEPOINT)
+        for probe in (*hooks.KPROBES, *hooks.FAILURE_KPROBES):
+            for name in filter(None, (probe.entry, probe.exit)):
+                bpf.load_func(name.encode(), bcc.BPF.KPROBE)
+    finally:
+        bpf.cleanup()
+        atexit.unregister(bpf.cleanup)
+
+
+COMPILE = """
+import os
+from portwatch.engines.bcc.compiler import compile_programs
+compile_programs(ephemeral=False)
+print({name: os.environ[name] for name in ("ARCH", "BCC_LINUX_VERSION_CODE", "BCC_KERNEL_SOURCE")})
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bcc makes the maps as it compiles")
+@pytest.mark.usefixtures("bcc")
+def test_variables_for_other_users_of_bcc_change_nothing_and_put_nothing_on_standard_output(tmp_path):
+    theirs = {"ARCH": "arm", "BCC_LINUX_VERSION_CODE": "328450", "BCC_KERNEL_SOURCE": "/nowhere"}
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env=os.environ | theirs,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == (f"{theirs}\n", "")
+
+
+def test_what_cannot_be_kept_from_the_terminal_is_a_refusal_and_no_traceback(monkeypatch, bcc):
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(compiler, "find_bcc", lambda: bcc)
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(EngineUnavailable, match=r"cannot compile .*Too many open files"):
+        compiler.compile_programs(ephemeral=False)
+
+
+def test_two_that_keep_quiet_at_once_leave_standard_error_as_it_was():
+    before = os.fstat(2)
+    begun, leave, overlaps = threading.Event(), threading.Event(), threading.Event()
+
+    def first():
+        with compiler.quiet([]):
+            begun.set()
+            leave.wait()
+
+    def second():
+        with compiler.quiet([]):
+            overlaps.set()
+            threads[0].join()
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    overlaps.wait(0.2)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert os.path.samestat(os.fstat(2), before)

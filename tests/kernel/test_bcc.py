@@ -11,11 +11,12 @@ import pytest
 from support import Actor, Watch, open_files, until
 
 from portwatch.engines import Choice
-from portwatch.engines.bcc import hooks
+from portwatch.engines.bcc import compiler, headers, hooks, shared
 from portwatch.engines.bcc.compiler import SOURCES
 from portwatch.engines.bcc.engine import BccEngine
 from portwatch.engines.bcc.hooks import Kprobe
 from portwatch.engines.capabilities import LISTEN_FAILURES
+from portwatch.errors import EngineUnavailable
 from portwatch.hub import Hub
 from portwatch.model import Event
 
@@ -75,6 +76,27 @@ def test_core_and_bcc_tell_the_same_of_each_socket(both):
         for actor in (program, *homes):
             actor.close()
     assert len(core) > 200
+    assert bcc.keys() == core.keys()
+    assert differences(core, bcc) == []
+
+
+def test_where_there_is_no_btf_the_kernels_headers_tell_the_same(monkeypatch, tmp_path, actor):
+    try:
+        headers.of_running_kernel()
+    except EngineUnavailable as error:
+        pytest.skip(f"{error}; make test-vm has them")
+    monkeypatch.setattr(compiler, "VMLINUX", tmp_path / "vmlinux")
+    watches = [Watch("core"), Watch("bcc")]
+    try:
+        actor.do("tcp = [listener(port=8080), listener('::', 8081, family=V6)]")
+        actor.do("udp = bound(port=5353)")
+        actor.attempt("bound(port=8080, kind=TCP)")
+        actor.do("[s.close() for s in (*tcp, udp)]")
+        core, bcc = (told_of_each_socket(watch.events(actor)) for watch in watches)
+    finally:
+        for watch in watches:
+            watch.stop()
+    assert len(core) == 4
     assert bcc.keys() == core.keys()
     assert differences(core, bcc) == []
 
@@ -175,6 +197,17 @@ def test_no_program_has_a_loop_as_verifiers_before_5_3_take_none():
     finally:
         engine.detach()
     assert looping == []
+
+
+def test_where_maps_cannot_be_mapped_they_are_asked(monkeypatch, actor):
+    monkeypatch.setattr(shared, "FLAGS", 0)
+    watch = Watch("bcc", pid=os.getpid())  # from whom the actor descends
+    try:
+        actor.do("s = listener(port=8080); s.close()")
+        assert watch.kinds(actor) == ["open", "close"]
+        assert watch.gaps() == []
+    finally:
+        watch.stop()
 
 
 def test_nothing_stays_in_the_kernel_when_it_is_detached():

@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +28,11 @@ SOURCES = next(
 )
 """In an installed package beside us, in the source tree where core's are."""
 _MINIMAL_LRU = (4, 10)
+_KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
+_HEEDED = (_KERNEL_SOURCE, "BCC_LINUX_VERSION_CODE", "ARCH")
+"""Variables that bcc goes by; that it went by the second it would say on standard output."""
+_PROCESS = threading.RLock()
+"""Held by whoever changes what is the whole process's."""
 
 
 def find_bcc() -> ModuleType:
@@ -88,12 +93,13 @@ def compile_programs(*, ephemeral: bool) -> Program:
         btf = Btf(VMLINUX.read_bytes(), layout.names(header))
         function = btf.function(layout.ITERATOR)
         source = layout.render(header, btf) + source
-        folder = headers.OWN
+        found = headers.OWN
     else:
-        folder = headers.of_running_kernel()
+        found = headers.of_running_kernel()
         source = '#define KERNEL_HEADERS\n#include "headers.h"\n' + source
     flags = [
         f"-I{SOURCES}",
+        *found.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
         f"-DSHARED_FLAGS={shared.FLAGS}",
         # Calls that never end must not fill it; before 4.10 there is no map that forgets.
@@ -101,8 +107,9 @@ def compile_programs(*, ephemeral: bool) -> Program:
         "-Wno-address-of-packed-member",
         "-Wno-macro-redefined",
     ]
+    said: list[str] = []
     try:
-        with _environment("BCC_KERNEL_SOURCE", str(folder)), quiet() as said:
+        with _environment(found.source), quiet(said):
             bpf = bcc.BPF(text=source.encode(), cflags=flags)
     except Exception as error:  # bcc raises nothing more precise
         raise EngineUnavailable(f"bcc cannot compile the programs: {_first_error(said) or error}") from error
@@ -110,19 +117,18 @@ def compile_programs(*, ephemeral: bool) -> Program:
 
 
 @contextmanager
-def quiet() -> Iterator[list[str]]:
-    """Keeps from the terminal what bcc's libraries write there; afterwards the list holds it."""
-    said: list[str] = []
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
+def quiet(said: list[str]) -> Iterator[None]:
+    """Keeps from the terminal what bcc's libraries write to standard error; afterwards the list holds it."""
+    with _PROCESS, open(os.memfd_create("said"), "w+b") as caught:
+        saved = os.dup(2)
+        os.dup2(caught.fileno(), 2)
         try:
-            yield said
+            yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            file.seek(0)
-            said += file.read().decode(errors="replace").splitlines()
+            caught.seek(0)
+            said += caught.read().decode(errors="replace").splitlines()
             if said:
                 log.debug("bcc said: %s", "\n".join(said))
 
@@ -133,13 +139,13 @@ def _first_error(said: list[str]) -> str | None:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+def _environment(kernel_source: Path) -> Iterator[None]:
+    """Has bcc find headers there, and nothing else that it goes by."""
+    with _PROCESS:
+        before = {name: os.environ.pop(name) for name in _HEEDED if name in os.environ}
+        os.environ[_KERNEL_SOURCE] = str(kernel_source)
+        try:
+            yield
+        finally:
+            del os.environ[_KERNEL_SOURCE]
+            os.environ.update(before)

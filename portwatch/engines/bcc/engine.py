@@ -179,7 +179,7 @@ class BccEngine:
         self._failed.close()
         self._requests.close()
         self._places.close()
-        with quiet():
+        with quiet([]):
             self._bpf.cleanup()
         atexit.unregister(self._bpf.cleanup)  # bcc's own, which would keep all of it until then
         self._poll.close()
@@ -215,7 +215,7 @@ class BccEngine:
         """Attaches the one set; takes it back where this kernel has no kprobes."""
         probes = (*hooks.KPROBES, *(hooks.FAILURE_KPROBES if self._failures else ()))
         limits = hooks.KPROBES_LIMITS + (() if self._failures else _WITHOUT_FAILURES)
-        with quiet():
+        with quiet([]):
             for probe in probes:
                 try:
                     self._bpf.attach_kprobe(event=probe.function.encode(), fn_name=probe.entry.encode())

@@ -11,6 +11,8 @@ from portwatch.errors import EngineUnavailable
 
 ITERATOR = "bpf_iter_task_file"
 """The kernel's function that stands for the pass over open files, from 5.8 on."""
+_READS = ("bpf_probe_read_kernel", "bpf_probe_read_user")
+"""The kernel's functions behind these helpers, from 5.5 on."""
 
 _OPTIONAL_FIELDS = frozenset({"tcp_sock.is_mptcp", "mptcp_sock.first"})
 BITS = _OPTIONAL_FIELDS | {
@@ -65,7 +67,7 @@ def declared(header: str) -> Iterator[Struct]:
 
 def names(header: str) -> set[str]:
     """What has to be looked for in the kernel's BTF."""
-    return {struct.name for struct in declared(header)} | {ITERATOR}
+    return {struct.name for struct in declared(header)} | {ITERATOR, *_READS}
 
 
 def render(header: str, btf: Btf) -> str:
@@ -76,6 +78,8 @@ def render(header: str, btf: Btf) -> str:
     lines = ["#define LAYOUT"]
     if btf.function(ITERATOR) is not None:
         lines.append("#define HAS_ITERATOR")
+    # bcc looks for them in kallsyms, which is empty without CAP_SYSLOG, and defines them away.
+    lines += [f"#undef {helper}" for helper in _READS if btf.function(helper) is not None]
     for struct in declared(header):
         size = btf.size(struct.name)
         if size is not None:
