@@ -7,7 +7,7 @@ something happens (Lineage), as far as it can tell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import islice
 from operator import or_
@@ -25,6 +25,7 @@ NO_ROOM = "there is no room for more processes in the watched trees: watch fewer
 _ROOM = 65536
 """For members in the kernel. A pass over them begins anew whenever the one that it stands at ends."""
 _REMEMBERED = 4096
+_ALL = (1 << MOST) - 1
 
 
 class Identity(NamedTuple):
@@ -72,30 +73,6 @@ def of_trees(pids: Sequence[int], listeners: Iterable[Listener], engine: str) ->
     return [one for one in listeners if not pids or lineage.of(*one.holders)]
 
 
-def descend(root: Identity, join: Callable[[Identity], object]) -> None:
-    """Has a process and every descendant join, and those who are born meanwhile, until there are none.
-
-    Raises PortwatchError if the root has ended.
-    """
-    import psutil  # 31 ms, which only those pay who ask for a tree
-
-    psutil.PROCFS_PATH = procfs.root()
-    joined: set[Identity] = set()
-    while True:
-        try:
-            if _identity(root.pid) != root:
-                raise ProcessLookupError
-            pids = [root.pid, *(one.pid for one in psutil.Process(root.pid).children(recursive=True))]
-        except (*procfs.UNREADABLE, psutil.Error):
-            raise PortwatchError(f"process {root.pid} has ended") from None
-        new = {one for pid in pids if (one := _identity_if_there(pid))} - joined
-        if not new:
-            return
-        for one in new:
-            join(one)
-        joined |= new
-
-
 class Bits:
     """Which bit stands for which tree, while somebody watches it."""
 
@@ -136,8 +113,8 @@ class MemberMap(Protocol):
     def get(self, pid: int) -> tuple[int, int] | None:
         """What is kept of a process."""
 
-    def put(self, pid: int, start: int, trees: int) -> None:
-        """Keeps this of it. Raises PortwatchError if there is no room."""
+    def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
+        """Keeps this of it; False if `is_new` is not so any more. Raises PortwatchError if there is no room."""
 
     def remove(self, pid: int) -> None:
         """Keeps nothing of it, and is content if nothing was kept."""
@@ -155,7 +132,9 @@ class Members:
 
     def watch(self, root: Identity, tree: int) -> None:
         """Takes in a process and all that descends from it. Raises PortwatchError if it has ended."""
-        descend(root, lambda one: self._join(one, tree))
+        _assert_there(root)
+        self._join(root, tree)
+        self._take_in_descendants(tree)
 
     def find_missed(self, missed: int) -> None:
         """Takes in the children of members that the kernel had no room for, of which it counts so many.
@@ -165,8 +144,7 @@ class Members:
         if missed == self._missed:
             return
         try:
-            while sum(self._join_ancestors(pid) for pid in procfs.pids()):
-                pass  # those who were born meanwhile
+            self._take_in_descendants(_ALL)
         except PortwatchError as error:
             log.warning("%s", error)
         else:
@@ -174,16 +152,13 @@ class Members:
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree; those who are born meanwhile, too."""
-        while members := {
-            (pid, *member)
+        while members := [
+            pid
             for pid in islice(self._kept.pids(), _ROOM)
             if (member := self._kept.get(pid)) and member[1] & tree
-        }:
-            for pid, start, trees in members:
-                if trees == tree:
-                    self._kept.remove(pid)
-                else:
-                    self._kept.put(pid, start, trees & ~tree)
+        ]:
+            for pid in members:
+                self._leave(pid, tree)
 
     def of(self, *processes: Process) -> int:
         """The trees that processes belong to, a bit for each."""
@@ -193,22 +168,56 @@ class Members:
         start, trees = self._kept.get(one.pid) or (0, 0)
         return trees if start == clock.ticks(one.start_time) else 0
 
-    def _join(self, one: Identity, trees: int) -> bool:
-        self._kept.put(one.pid, clock.ticks(one.start_time), self._of(one) | trees)
-        if _is_running(one):
-            return True
-        self._kept.remove(one.pid)  # the kernel has told of its end before we put it in
-        return False
+    def _take_in_descendants(self, trees: int) -> None:
+        """Has who descends from members of any of these trees join them, until that is news of nobody."""
+        while self._pass_over_processes(trees):
+            pass
 
-    def _join_ancestors(self, pid: int) -> int:
-        """Has a process, and those between, join the trees of its nearest ancestor in any; how many did."""
-        found = _identity_if_there(pid)
-        between: list[Identity] = []
-        for one in _line_of(found) if found else ():
-            if trees := self._of(one):
-                return sum(self._join(member, trees) for member in between)
-            between.append(one)
-        return 0
+    def _pass_over_processes(self, wanted: int) -> bool:
+        """Whether anybody was news."""
+        strangers: set[Identity] = set()
+        is_news = False
+        for found in filter(None, map(_identity_if_there, procfs.pids())):
+            line: list[Identity] = []
+            trees = 0
+            for one in _line_of(found):
+                if one in strangers or (trees := self._of(one) & wanted):
+                    break
+                line.append(one)
+            if not trees:
+                strangers.update(line)
+                continue
+            # From the top, and at once: whom a member forks from then on, the kernel takes in itself.
+            for one in reversed(line):
+                is_news |= self._join(one, trees)
+        return is_news
+
+    def _join(self, one: Identity, trees: int) -> bool:
+        """Whether it is in by now; else it has ended."""
+        start = clock.ticks(one.start_time)
+        while True:  # until nobody has come in between: a program of the kernel's, at a fork or an end
+            kept = self._kept.get(one.pid)
+            before = kept[1] if kept and kept[0] == start else 0
+            if self._kept.put(one.pid, start, before | trees, is_new=kept is None):
+                break
+        return not self._forget_if_ended(one.pid, start)
+
+    def _leave(self, pid: int, tree: int) -> None:
+        kept = self._kept.get(pid)
+        if kept and kept[1] == tree:
+            self._kept.remove(pid)
+        elif kept:
+            start, trees = kept
+            self._kept.put(pid, start, trees & ~tree, is_new=False)
+            self._forget_if_ended(pid, start)
+
+    def _forget_if_ended(self, pid: int, start: int) -> bool:
+        """For who was put in after the kernel had told of its end; whoever has its pid by then stays in."""
+        if _is_running(pid, start):
+            return False
+        if (kept := self._kept.get(pid)) and kept[0] == start:
+            self._kept.remove(pid)
+        return True
 
 
 class Lineage:
@@ -224,12 +233,23 @@ class Lineage:
 
     def watch(self, root: Identity, tree: int) -> None:
         """Takes in a process and all that descends from it. Raises PortwatchError if it has ended."""
+        import psutil  # 31 ms, which only those pay who ask for a tree
 
-        def join(one: Identity) -> None:
+        psutil.PROCFS_PATH = procfs.root()
+        _assert_there(root)
+        try:
+            pids = [one.pid for one in psutil.Process(root.pid).children(recursive=True)]
+        except psutil.Error:
+            raise PortwatchError(f"process {root.pid} has ended") from None
+        for one in (root, *filter(None, map(_identity_if_there, pids))):
             self._members[one] = self._members.get(one, 0) | tree
-
         self._strangers.clear()
-        descend(root, join)
+
+    def forget_ended(self) -> None:
+        """Forgets who has ended: nobody descends from them any more who is not known."""
+        self._members = {
+            one: trees for one, trees in self._members.items() if _identity_if_there(one.pid) == one
+        }
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree."""
@@ -262,10 +282,15 @@ def _identity(pid: int) -> Identity:
     return Identity(pid, procfs.stat(pid)[2])
 
 
-def _is_running(one: Identity) -> bool:
+def _assert_there(root: Identity) -> None:
+    if _identity_if_there(root.pid) != root:
+        raise PortwatchError(f"process {root.pid} has ended")
+
+
+def _is_running(pid: int, start: int) -> bool:
     """Whether it has not ended; also where its parent was not told of that yet."""
     try:
-        return _identity(one.pid) == one and not procfs.is_zombie(one.pid)
+        return clock.ticks(procfs.stat(pid)[2]) == start and not procfs.is_zombie(pid)
     except procfs.UNREADABLE:
         return False
 

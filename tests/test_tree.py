@@ -22,10 +22,13 @@ class Kept(dict):
         self.gone = []
         self.has_room = True
 
-    def put(self, pid, start, trees):
-        if not self.has_room:
+    def put(self, pid, start, trees, *, is_new):
+        if is_new != (pid not in self):
+            return False
+        if is_new and not self.has_room:
             raise PortwatchError(NO_ROOM)
         self[pid] = start, trees
+        return True
 
     def remove(self, pid):
         self.pop(pid, None)
@@ -96,6 +99,118 @@ def test_members_that_end_while_their_tree_is_removed_are_no_matter(family):
     del map_of_kernel[grandchild]
     kept.unwatch(1)
     assert not map_of_kernel
+
+
+class Busy(Kept):
+    """In which something happens just before somebody is put in."""
+
+    def __init__(self, happens):
+        super().__init__()
+        self.happens = happens
+
+    def put(self, pid, start, trees, *, is_new):
+        happens, self.happens = self.happens, lambda *_: None
+        happens(self, pid)
+        return super().put(pid, start, trees, is_new=is_new)
+
+
+def ticks(pid):
+    return clock.ticks(stat(pid)[2])
+
+
+def test_parents_come_in_before_their_children_whom_the_kernel_takes_in_from_then_on(family, monkeypatch):
+    child, grandchild = family
+    monkeypatch.setattr(procfs, "pids", lambda: [grandchild, child.pid, os.getpid()])
+    map_of_kernel = Kept()
+    Members(map_of_kernel).watch(identity(os.getpid()), 1)
+    assert list(map_of_kernel) == [os.getpid(), child.pid, grandchild]
+
+
+def test_a_line_is_followed_up_to_a_member_whatever_becomes_of_those_above(family):
+    child, grandchild = family
+    started = []
+
+    def lose_the_middle(kept, pid):
+        kept.happens = lose_the_middle
+        if pid == grandchild:
+            child.kill()
+            child.wait()
+            started.append(stat(grandchild)[1] != child.pid)
+
+    map_of_kernel = Busy(lose_the_middle)
+    Members(map_of_kernel).watch(identity(os.getpid()), 1)
+    assert started == [True]
+    assert map_of_kernel[grandchild] == (ticks(grandchild), 1)
+
+
+def test_what_the_kernel_knows_of_a_newborn_meanwhile_is_kept(family):
+    child, _ = family
+    pid = child.pid
+    map_of_kernel = Busy(lambda kept, _: kept.update({pid: (ticks(pid), 2)}))
+    kept = Members(map_of_kernel)
+    kept.watch(identity(pid), 1)
+    assert kept.of(process(pid)) == 3
+
+
+class Overwriting(Kept):
+    """In which the kernel has worked out a newborn's trees, and puts them in just after us."""
+
+    def put(self, pid, start, trees, *, is_new):
+        is_put = super().put(pid, start, trees, is_new=is_new)
+        if pid == self.newborn:
+            self.newborn, self[pid] = None, (start, 2)
+        return is_put
+
+
+def test_what_the_kernel_worked_out_too_early_is_put_right(family):
+    child, grandchild = family
+    map_of_kernel = Overwriting()
+    map_of_kernel.newborn = grandchild
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 1)
+    assert kept.of(process(grandchild)) == 3
+
+
+def test_who_ends_while_its_tree_is_removed_is_not_put_back(family):
+    child, grandchild = family
+    map_of_kernel = Busy(lambda *_: None)
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 1)
+    kept.watch(identity(grandchild), 2)
+    map_of_kernel.happens = lambda kept, _: kept.remove(grandchild)
+    kept.unwatch(1)
+    assert not map_of_kernel
+
+
+def test_who_has_the_pid_of_one_that_ended_stays_in(family, monkeypatch):
+    child, _ = family
+    earlier = identity(child.pid)
+    heir = clock.ticks(earlier.start_time) + 7
+    map_of_kernel = Kept()
+    kept = Members(map_of_kernel)
+
+    def is_running(pid, _):
+        map_of_kernel[pid] = heir, 2
+        return False
+
+    monkeypatch.setattr("portwatch.tree._is_running", is_running)
+    kept._join(earlier, 1)
+    assert map_of_kernel == {child.pid: (heir, 2)}
+
+
+def test_by_proc_who_has_ended_is_forgotten_and_the_others_are_not(family):
+    child, grandchild = family
+    lineage = Lineage()
+    lineage.watch(identity(child.pid), 1)
+    for _ in range(20):
+        gone = subprocess.Popen(["sleep", "600"])
+        lineage._members[identity(gone.pid)] = 1
+        gone.kill()
+        gone.wait()
+    child.kill()
+    child.wait()
+    lineage.forget_ended()
+    assert lineage._members == {identity(grandchild): 1}
 
 
 def test_who_was_missed_is_found_by_its_ancestors_when_there_is_room(family):

@@ -186,7 +186,7 @@ def test_a_member_that_there_was_no_room_for_is_found_by_the_next_check(told_of,
     try:
         with contextlib.suppress(PortwatchError):
             for pid in nobodys:
-                kept.put(pid, 1, 0)
+                kept.put(pid, 1, 0, is_new=True)
         child = root.do("fork(lambda: made.append(listener(port=8080)))")
         told.marker.do("fork(lambda: None)")
         assert not kept.get(child)

@@ -132,6 +132,8 @@ class BccEngine:
         if isinstance(self._membership, Members):
             self._count_failed()
             self._membership.find_missed(self._missed)
+        else:
+            self._membership.forget_ended()
         if self._iterator is None:
             return listed.held_sockets(self._membership)
         return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)

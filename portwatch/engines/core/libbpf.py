@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from errno import EINVAL, EPERM
+from errno import EEXIST, EINVAL, ENOENT, EPERM
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +54,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 _BTF_KIND_FUNC = 12
 _BPF_PROG_TYPE_TRACING = 26
 _BPF_TRACE_FENTRY = 24
+_BPF_NOEXIST, _BPF_EXIST = 1, 2
 _RETURN_0 = (ctypes.c_uint64 * 2)(0xB7, 0x95)
 
 _FIRST_OF_LIBBPF = 4000
@@ -294,10 +295,14 @@ class MemberMap:
             return None
         return found.start, found.trees
 
-    def put(self, pid: int, start: int, trees: int) -> None:
-        """Keeps this of it. Raises PortwatchError if there is no room."""
-        if self._libbpf.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), byref(_Member(start, trees)), 0):
+    def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
+        """Keeps this of it; False if `is_new` is not so any more. Raises PortwatchError if there is no room."""
+        member = byref(_Member(start, trees))
+        flags = _BPF_NOEXIST if is_new else _BPF_EXIST
+        result = self._libbpf.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), member, flags)
+        if result and -result not in (EEXIST, ENOENT):
             raise PortwatchError(NO_ROOM)
+        return not result
 
     def remove(self, pid: int) -> None:
         """Keeps nothing of it, and is content if nothing was kept."""
