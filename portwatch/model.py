@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
 from time import gmtime, strftime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 EventKind = Literal["open", "close", "bind_failed", "listen_failed", "gap"]
 RecordKind = Literal["open", "close", "backlog", "bind_failed", "listen_failed"]
@@ -95,6 +97,11 @@ class Socket:
     def key(self) -> Key:
         """Where it listens."""
         return Key(self.netns, self.proto, self.address, self.port)
+
+    @property
+    def exposure(self) -> Exposure:
+        """How far it can be reached from."""
+        return exposure(self.address)
 
     def blocks(self, other: Socket) -> bool:
         """Whether this socket can be why `other` was refused its address."""
@@ -239,9 +246,22 @@ class Event:
         return cls(**known)
 
 
+class _Field(Generic[T]):
+    """A field of a listener that is one of what it consists of."""
+
+    def __init__(self, read: Callable[[Listener], T]) -> None:
+        self._read = read
+
+    def __get__(self, listener: Listener, _: type[Listener]) -> T:
+        return self._read(listener)
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One open socket: where it listens, since when, who opened it and who holds it."""
+    """One open socket: where it listens, since when, who opened it and who holds it.
+
+    It has the names of an event, but for `seq` and `kind`.
+    """
 
     origin: Origin
     opened: int | None
@@ -250,6 +270,32 @@ class Listener:
     opener: Process | None
     holders: tuple[Process, ...] = field(default=())
     engine: str | None = None
+
+    time = _Field(lambda one: one.opened)
+    proto = _Field(lambda one: one.socket.proto)
+    family = _Field(lambda one: one.socket.family)
+    address = _Field(lambda one: one.socket.address)
+    port = _Field(lambda one: one.socket.port)
+    device = _Field(lambda one: one.socket.device)
+    mptcp = _Field(lambda one: one.socket.mptcp)
+    v6only = _Field(lambda one: one.socket.v6only)
+    backlog = _Field(lambda one: one.socket.backlog)
+    exposure = _Field(lambda one: one.socket.exposure)
+    errno = None
+    pid = _Field(lambda one: one.owner.pid if one.owner else None)
+    ns_pid = _Field(lambda one: one.owner.ns_pid if one.owner else None)
+    start_time = _Field(lambda one: one.owner.start_time if one.owner else None)
+    process = _Field(lambda one: one.owner.process if one.owner else None)
+    uid = _Field(lambda one: one.owner.uid if one.owner else None)
+    netns = _Field(lambda one: one.socket.netns)
+    netns_name = _Field(lambda one: one.socket.netns_name)
+    cgroup = _Field(lambda one: one.owner.cgroup if one.owner else None)
+    container = _Field(lambda one: one.owner.container if one.owner else None)
+    pod = _Field(lambda one: one.owner.pod if one.owner else None)
+    inode = _Field(lambda one: one.socket.inode)
+    cookie = _Field(lambda one: one.socket.cookie)
+    held_by = None
+    lost = None
 
     @property
     def owner(self) -> Process | None:
@@ -260,16 +306,16 @@ class Listener:
         return oldest(self.holders) or self.opener
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form: an event's, without kind and seq, with `opened` and `holders`."""
-        owner = self.owner
+        """The JSON form: an event's, without seq and kind, with `opened` and `holders`."""
+        owner, opened = self.owner, iso_time(self.opened)
         event = event_of(
             0, 0, "open", self.origin, self.socket, owner, self.opener, self.sockets, self.engine
         ).as_dict()
-        for name in ("seq", "kind", "time", "errno", "held_by", "lost"):
-            del event[name]
+        del event["seq"], event["kind"]
         return {
             **event,
-            "opened": iso_time(self.opened),
+            "time": opened,
+            "opened": opened,
             "holders": [{**holder.as_dict(), "container": holder.container} for holder in self.holders],
         }
 
@@ -310,7 +356,7 @@ def event_of(
         socket.mptcp,
         socket.v6only,
         socket.backlog,
-        exposure(socket.address),
+        socket.exposure,
         errno,
         pid,
         ns_pid,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from portwatch.model import Event, Exposure, Listener, Process, exposure
+from portwatch.model import Event, Exposure, Listener, Process
 from portwatch.width import ALL_PORTS, PROTOS, Width, bits
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Scope:
             _Facts(
                 socket.port,
                 socket.proto,
-                exposure(socket.address),
+                socket.exposure,
                 socket.netns,
                 names,
                 cgroups,

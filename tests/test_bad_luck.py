@@ -14,7 +14,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from support import open_files
+from support import PATIENCE, open_files
 
 from portwatch import mounts, procfs
 from portwatch.engines import Options, choose, perf
@@ -23,9 +23,10 @@ from portwatch.engines.core import engine as core
 from portwatch.engines.core import libbpf
 from portwatch.engines.core.engine import CoreEngine
 from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.kernel import RELEASE
+from portwatch.rights import COUNTS_BPF_BY_CGROUP
 from portwatch.snapshot import listed, netns, owners
 
-PATIENCE = 30
 PORTWATCH = [sys.executable, "-m", "portwatch"]
 POLL = ["--engine", "poll", "--interval", "0.05", "--netns", "self"]
 
@@ -185,6 +186,17 @@ def test_a_memlock_limit_of_nothing_is_no_obstacle(port):
     assert f"127.0.0.1:{port}" in result.stdout
 
 
+@needs_core
+def test_a_memlock_limit_that_cannot_be_raised_is_said_where_the_kernel_heeds_it():
+    prefix = ["setpriv", "--bounding-set=-sys_resource", "prlimit", "--memlock=65536"]
+    result = run("list", "--engine", "core", prefix=prefix)
+    if RELEASE < COUNTS_BPF_BY_CGROUP:
+        assert result.returncode == 3
+        assert "RLIMIT_MEMLOCK, which is 64 KiB and cannot be raised" in one_line(result.stderr)
+    else:
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 @needs_root
 @pytest.mark.parametrize("command", ["tail", "list", "doctor"])
 def test_without_proc_nothing_works_and_it_is_said(command):
@@ -288,7 +300,8 @@ def test_a_limit_of_memory_that_cannot_be_raised_is_named_with_what_to_type(fail
     monkeypatch.setattr(libbpf.rights, "memlock", lambda: 65_536)
     failure = fail(
         errno.EPERM,
-        "libbpf: map 'records': failed to create: Operation not permitted(-1)",
+        "libbpf: Error in bpf_create_map_xattr(calls):Operation not permitted(-1). Retrying without BTF.",
+        "libbpf: map 'calls': failed to create: Operation not permitted(-1)",
         "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
     )
     assert isinstance(failure, NotPermitted)

@@ -14,7 +14,7 @@ from portwatch import cli
 from portwatch.cli import COMMANDS, main, options, portwatch, text
 from portwatch.model import Event, Holder, Listener, Process, Socket
 
-LISTENER_FIELDS = {*EVENT_FIELDS} - {"seq", "kind", "time", "errno", "held_by", "lost"} | {"opened", "holders"}
+LISTENER_FIELDS = {*EVENT_FIELDS} - {"seq", "kind"} | {"opened", "holders"}
 EVIL = "\x1b]0;owned\x07\nroot"
 PORTWATCH = [sys.executable, "-m", "portwatch"]
 PATIENCE = 30

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_engine import PROCESS, held, socket
+from fake_engine import PROCESS, held, opening, socket
 from hypothesis import given
 from hypothesis import strategies as st
 from support import EVENT_FIELDS
@@ -65,11 +65,27 @@ def test_a_listener_is_an_event_without_its_moment():
     table = Table("core")
     table.merge([held()], 1, "snapshot")
     (listener,) = table.listeners()
-    expected = [
-        name for name in EVENT_FIELDS if name not in ("seq", "kind", "time", "errno", "held_by", "lost")
-    ]
-    assert list(json.loads(listener.to_json())) == [*expected, "opened", "holders"]
+    names = [name for name in EVENT_FIELDS if name not in ("seq", "kind")]
+    told = json.loads(listener.to_json())
+    assert list(told) == [*names, "opened", "holders"]
+    event = event_of(1, 1, "open", "snapshot", listener.socket, PROCESS, PROCESS, 1, "core")
+    assert {name: getattr(listener, name) for name in names} == {
+        **{name: getattr(event, name) for name in names},
+        "time": None,
+    }
+    assert {name: told[name] for name in names} == {name: event.as_dict()[name] for name in names} | {
+        "time": None
+    }
     assert listener.as_dict()["holders"] == [{**PROCESS.as_dict(), "container": None}]
+
+
+def test_the_moment_of_a_listener_is_when_it_was_opened():
+    table = Table("core")
+    table.apply(opening(time=5_000_000_000))
+    (listener,) = table.listeners()
+    assert listener.time == listener.opened == 5_000_000_000
+    told = listener.as_dict()
+    assert told["time"] == told["opened"] == "1970-01-01T00:00:05Z"
 
 
 def test_control_characters_reach_no_terminal_through_json():
