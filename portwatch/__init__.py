@@ -1,6 +1,6 @@
 """Every listening port, as it opens and closes, and who did it."""
 
-from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError
+from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError, WrongUse
 from portwatch.hub import Counts
 from portwatch.model import Event, Holder, Listener, Process, Socket
 from portwatch.scope import Only, Scope
@@ -21,5 +21,6 @@ __all__ = [
     "Process",
     "Scope",
     "Socket",
+    "WrongUse",
     "list_listeners",
 ]

@@ -14,7 +14,7 @@ from operator import or_
 from typing import NamedTuple, Protocol
 
 from portwatch import clock, procfs
-from portwatch.errors import PortwatchError
+from portwatch.errors import PortwatchError, WrongUse
 from portwatch.model import Listener, Process
 
 log = logging.getLogger("portwatch")
@@ -36,14 +36,14 @@ class Identity(NamedTuple):
 
 
 def root_at(pid: int) -> Identity:
-    """The process of that pid. Raises PortwatchError if there is none, or if it is a thread's number."""
+    """The process of that pid. Raises WrongUse if there is none, or if it is a thread's number."""
     try:
         leader = procfs.thread_group(pid)
         if leader != pid:
-            raise PortwatchError(f"{pid} is a thread of process {leader}: say --pid {leader}")
+            raise WrongUse(f"{pid} is a thread of process {leader}: say --pid {leader}")
         return _identity(pid)
     except procfs.UNREADABLE:
-        raise PortwatchError(f"there is no process {pid}, or not for us to see") from None
+        raise WrongUse(f"there is no process {pid}, or not for us to see") from None
 
 
 def identity_of(process: Process) -> Identity:

@@ -103,6 +103,19 @@ def test_wrong_use_exits_with_2_and_names_what_was_wrong(arguments, said):
     assert not result.stdout
 
 
+@pytest.mark.parametrize("command", ["tail", "list", "who 80", "wait 80", "kill 80", "serve"])
+def test_a_pid_of_nobody_is_wrong_use(command):
+    result = run(*command.split(), "--engine", "poll", "--pid", "2147483647")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "there is no process 2147483647" in result.stderr
+
+
+def test_hooks_of_an_engine_that_has_them_not_are_wrong_use():
+    result = run("tail", "--engine", "poll", "--hooks", "stable")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "hooks are chosen for the core engine only" in result.stderr
+
+
 def test_a_namespace_that_is_not_ours_to_open_exits_with_3(monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")

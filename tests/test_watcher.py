@@ -11,7 +11,7 @@ from fake_engine import closing, held, opening
 from support import until
 
 import portwatch.engines
-from portwatch import EngineUnavailable, Only, PortWatcher, PortwatchError, Scope, list_listeners
+from portwatch import EngineUnavailable, Only, PortWatcher, PortwatchError, Scope, WrongUse, list_listeners
 
 
 def watching(callback=None, **options):
@@ -305,3 +305,18 @@ def test_list_listeners_needs_no_watcher(engine):
     found = list_listeners(engine="fake", scope=Scope(port=Only(wanted=((80, 80),))))
     assert [one.socket.port for one in found] == [80]
     assert (engine.attached, engine.detached) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"engine": "ebpf"}, "no engine 'ebpf': auto, core, bcc, poll"),
+        ({"hooks": "nonsense"}, "no hooks 'nonsense': auto, fentry, stable"),
+        ({"engine": "bcc", "hooks": "stable"}, "hooks are chosen for the core engine only, and bcc"),
+        ({"engine": "poll", "hooks": "stable"}, "hooks are chosen for the core engine only, and poll"),
+    ],
+    ids=str,
+)
+def test_what_there_is_to_choose_from_is_said_to_who_asks_for_another(asked, said):
+    with pytest.raises(WrongUse, match=said):
+        PortWatcher(**asked).start()

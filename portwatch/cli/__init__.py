@@ -12,10 +12,11 @@ from typing import NoReturn
 import click
 
 from portwatch.cli.text import printable
-from portwatch.errors import EngineUnavailable, PortwatchError
+from portwatch.errors import EngineUnavailable, PortwatchError, WrongUse
 
 COMMANDS = ("tail", "list", "who", "wait", "kill", "serve", "history", "doctor")
 FAILED, WRONG_USE, NOT_ALLOWED, TIME_IS_UP = 1, 2, 3, 124
+_CODES = {EngineUnavailable: NOT_ALLOWED, WrongUse: WRONG_USE}
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -55,7 +56,7 @@ def main() -> None:
     try:
         portwatch.main(arguments, prog_name="portwatch")
     except PortwatchError as error:
-        _fail(str(error), NOT_ALLOWED if isinstance(error, EngineUnavailable) else FAILED)
+        _fail(str(error), next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED))
     except OSError as error:
         # What could not be written must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from portwatch.engines.capabilities import Capabilities
-from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.errors import EngineUnavailable, NotPermitted, WrongUse
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.tree import Identity
 from portwatch.width import Width
@@ -113,9 +113,12 @@ def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Ch
     """The engine of that name, or the best that works for "auto".
 
     An engine works if `prove`, which is given it and uses it, does not raise EngineUnavailable.
+    Raises WrongUse where there is no such engine, or none with the hooks that are asked for.
     """
-    if name == "auto" and options.hooks != "auto":
-        name = "core"  # whose hooks they are
+    if name not in ("auto", *ENGINES):
+        raise WrongUse(f"there is no engine {name!r}: auto, {', '.join(ENGINES)} are the ones to choose from")
+    if options.hooks != "auto":
+        name = _engine_with(options.hooks, name)
     refusals: dict[str, EngineUnavailable] = {}
     for candidate in ENGINES if name == "auto" else (name,):
         try:
@@ -134,6 +137,18 @@ def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Ch
         raise refusals[name]
     kind = type(next(reversed(refusals.values())))
     raise kind("no engine works here: " + "; ".join(f"{one}: {error}" for one, error in refusals.items()))
+
+
+def _engine_with(hooks: str, name: str) -> str:
+    from portwatch.engines.core.hooks import HOOK_SETS
+
+    if hooks not in HOOK_SETS:
+        raise WrongUse(
+            f"there are no hooks {hooks!r}: auto, {', '.join(HOOK_SETS)} are the ones to choose from"
+        )
+    if name not in ("auto", "core"):
+        raise WrongUse(f"hooks are chosen for the core engine only, and {name} was asked for")
+    return "core"
 
 
 def _refusal(error: EngineUnavailable | OSError) -> EngineUnavailable:
