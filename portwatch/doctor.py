@@ -54,19 +54,28 @@ class Report:
     facts: tuple[Fact, ...]
     capabilities: dict[str, bool]
     trials: tuple[Trial, ...]
+    asked: str = "auto"
+    """The engine that it is about, if it is about one."""
 
     @property
     def taken(self) -> Trial | None:
-        """The engine that `auto` takes: the first that works."""
+        """The engine that is taken: the first that works."""
         return next((trial for trial in self.trials if trial.works), None)
 
     @property
-    def why(self) -> str:
-        """Why `auto` takes that one."""
-        refused = [f"{trial.engine} cannot run here ({trial.refusal})" for trial in self._before_taken()]
+    def verdict(self) -> str:
+        """Which engine is taken."""
         if not self.taken:
+            return "no engine works here" if self.asked == "auto" else f"{self.asked} does not work here"
+        return f"auto takes {self.taken.engine}" if self.asked == "auto" else f"{self.asked} is taken"
+
+    @property
+    def why(self) -> str:
+        """Why that one."""
+        refused = [f"{trial.engine} cannot run here ({trial.refusal})" for trial in self._before_taken()]
+        if refused:
             return "; ".join(refused)
-        return "; ".join(refused) if refused else "it is the first choice, and works"
+        return f"it is {'the first choice' if self.asked == 'auto' else 'what was asked for'}, and works"
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -92,12 +101,13 @@ class Report:
         return self.trials[: self.trials.index(self.taken)] if self.taken else self.trials
 
 
-def examine() -> Report:
-    """Looks at everything, and tries every engine."""
+def examine(engine: str = "auto") -> Report:
+    """Looks at everything, and tries every engine, or the one that is asked for."""
     return Report(
         tuple(_guarded(name, check) for name, check in _CHECKS.items()),
         _capabilities(),
-        tuple(_try(name) for name in ENGINES),
+        tuple(_try(name) for name in (ENGINES if engine == "auto" else (engine,))),
+        engine,
     )
 
 

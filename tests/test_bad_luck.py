@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,26 @@ def test_without_tracepoints_core_works_and_says_that_it_sees_no_failures(module
 
 
 @needs_core
+def test_a_tail_that_is_not_to_see_failures_says_so_if_they_were_asked_for():
+    program = """
+        import sys
+        from portwatch import cli, mounts
+
+        def deny(*_):
+            raise PermissionError(13, "Permission denied")
+
+        mounts.open_file_system = deny
+        sys.argv[1:] = ["tail", "--engine", "core", "--hooks", "stable", *sys.argv[1:]]
+        cli.main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with listening_tail(command) as tail:
+        assert "binds and listens that fail are not seen here" in one_line(tail.communicate()[1])
+    with listening_tail([*command, "--no-failures"]) as tail:
+        assert tail.communicate()[1] == ""
+
+
+@needs_core
 def test_where_the_better_hooks_are_refused_the_others_serve_and_it_is_said_why(monkeypatch):
     attach = CoreEngine._attach
 
@@ -472,6 +493,23 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_escaped():
             tail.terminate()
             assert ends_cleanly(tail)
         named.stdin.close()
+
+
+@contextmanager
+def listening_tail(command):
+    """A tail that has told its first line, and is then ended."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(
+            [*command, "--port", str(server.getsockname()[1])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as tail,
+    ):
+        assert tail.stdout.readline()
+        tail.terminate()
+        yield tail
 
 
 EARLY = {

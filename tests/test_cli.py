@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from support import EVENT_FIELDS
 
-from portwatch import cli
+from portwatch import __version__, cli
 from portwatch.cli import COMMANDS, main, options, portwatch, text
 from portwatch.model import Event, Holder, Listener, Process, Socket
 
@@ -81,7 +81,7 @@ def test_help_fits_a_screen_and_shows_an_example(name):
         (["tail", "--interval", "0"], "'--interval'"),
         (["tail", "--interval", "nan"], "'--interval': 'nan' is no number of seconds"),
         (["tail", "--interval", "inf"], "'--interval'"),
-        (["doctor", "--engine", "core"], "No such option '--engine'"),
+        (["doctor", "--engine", "magic"], "'magic' is not one of"),
         (["who"], "Missing argument 'PORT'"),
         (["who", "http"], "'PORT': 'http' is no port: try 8080, tcp/8080 or udp/53"),
         (["who", "tcp/"], "'PORT': '' is no port"),
@@ -135,7 +135,8 @@ def test_without_a_command_it_is_tail():
 
 
 def test_version():
-    assert run("--version").returncode == 0
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"portwatch, version {__version__}\n")
 
 
 def test_list_prints_one_json_listener_a_line(port):
@@ -147,6 +148,11 @@ def test_list_prints_one_json_listener_a_line(port):
     assert listener["port"] == port
     assert listener["opened"] is None
     assert {"pid", "start_time", "process", "uid", "container"} == set(listener["holders"][0])
+
+
+def test_list_has_no_failures_to_leave_out_and_lets_it_be_said(port):
+    result = run("list", "--engine", "poll", "--netns", "self", "--port", str(port), "--no-failures")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_list_as_a_table_names_the_process(port):
@@ -220,6 +226,59 @@ def test_a_line_names_the_container_or_else_the_namespace_if_it_is_not_our_own()
     assert "container 4f4f4f4f4f4f," in text.event_line(contained)
     assert "blue" not in text.event_line(contained)
     assert "blue" not in text.event_line(replace(elsewhere, netns=here))
+
+
+REFUSED = Event(
+    1,
+    0,
+    "bind_failed",
+    "event",
+    "tcp",
+    "ipv4",
+    "0.0.0.0",
+    8080,
+    pid=3391,
+    process="node",
+    uid=3_000_000_001,
+    errno="EADDRINUSE",
+    held_by=(Holder(3357, "java", None, "listening"),),
+)
+
+
+def test_who_is_in_the_way_from_within_a_container_is_said_with_it():
+    line = text.event_line(replace(REFUSED, held_by=(Holder(3357, "java", "4f" * 32, "listening"),)))
+    assert line.endswith("EADDRINUSE, java (3357) in container 4f4f4f4f4f4f is listening")
+
+
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [
+        (
+            None,
+            "tcp 0.0.0.0:8080             node (3391), 3000000001, EADDRINUSE, java (3357) is listening",
+        ),
+        (100, "tcp 0.0.0.0:8080             node (3391), java (3357) is listening"),
+        (80, "tcp 0.0.0.0:8080   node (3391), java (3357) is listening"),
+        (60, "tcp 0.0.0.0:8080   node (3391), java"),
+    ],
+)
+def test_a_line_on_a_narrow_terminal_goes_without_what_matters_least(width, told):
+    line = text.event_line(REFUSED, width=width)
+    assert line.partition("bind failed   ")[2] == told
+    assert width is None or len(line) <= width
+
+
+def test_a_table_on_a_narrow_terminal_goes_without_what_the_process_needs_the_room_of():
+    where = Socket(1, 2, 3, "tcp", "ipv4", "127.0.0.1", 80)
+    listeners = [Listener("event", 0, where, 1, None, (Process(4242, 0, "a-program", 0),))]
+    heads = [text.listener_table(listeners, width)[0].split() for width in (60, 48, 40)]
+    assert heads == [
+        ["PROTO", "ADDRESS", "REACHABLE", "FROM", "USER", "PROCESS"],
+        ["PROTO", "ADDRESS", "USER", "PROCESS"],
+        ["PROTO", "ADDRESS", "PROCESS"],
+    ]
+    assert text.listener_table(listeners, 40)[1].endswith("a-program (4242)")
+    assert len(text.listener_table(listeners, 20)[1]) == 20
 
 
 def test_nor_by_an_error_that_names_it(capsys):

@@ -3,9 +3,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+import portwatch.engines
 from portwatch import doctor
 from portwatch.cli.doctor import command
-from portwatch.engines import ENGINES
 from portwatch.engines.capabilities import Capabilities, Limit
 from portwatch.engines.core import engine as core
 from portwatch.errors import EngineUnavailable
@@ -48,9 +48,9 @@ def refuse(_options):
 def engines(monkeypatch):
     """core refuses and poll is a fake, and there is no third."""
     fake = FakeEngine()
-    monkeypatch.setitem(ENGINES, "core", refuse)
-    monkeypatch.delitem(ENGINES, "bcc")
-    monkeypatch.setitem(ENGINES, "poll", lambda _options: fake)
+    made = {"core": refuse, "poll": lambda _options: fake}
+    for module in (doctor, portwatch.engines):
+        monkeypatch.setattr(module, "ENGINES", made)
     return fake
 
 
@@ -85,10 +85,21 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_better_one():
 @pytest.mark.usefixtures("engines")
 def test_exits_with_1_if_no_engine_works(monkeypatch):
     assert run().exit_code == 0
-    monkeypatch.setitem(ENGINES, "poll", refuse)
+    monkeypatch.setitem(doctor.ENGINES, "poll", refuse)
     result = run()
     assert result.exit_code == 1
     assert "no engine works here: core cannot run here" in result.stdout
+
+
+def test_one_engine_alone_is_tried_if_it_is_asked_for(engines):
+    result = run("--engine", "poll")
+    assert engines.calls == ["attach", "detach"]
+    assert result.stdout.splitlines()[-1] == "poll is taken: it is what was asked for, and works"
+    assert result.exit_code == 0
+    result = run("--engine", "core")
+    assert engines.calls == ["attach", "detach"]
+    assert result.stdout.splitlines()[-1].startswith("core does not work here: core cannot run here")
+    assert result.exit_code == 1
 
 
 @pytest.mark.usefixtures("engines")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
 
 import click
 
-from portwatch.cli.options import procfs_option
+from portwatch.cli.lines import terminal_width
+from portwatch.cli.options import engine_option, procfs_option
 from portwatch.cli.text import printable
 from portwatch.doctor import Report, Trial, examine
 
@@ -21,23 +21,24 @@ _INDENT = " " * (_NAME + _STATE)
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@engine_option
 @procfs_option
-def command(as_json: bool) -> None:
+def command(as_json: bool, engine: str) -> None:
     """What this machine allows, which engine is taken and why, and what it cannot see.
 
-    Every engine is tried: attached for a moment, and taken out again.
-    Exits with 1 if none works.
+    Every engine, or the one that is asked for, is tried: attached for a moment, and
+    taken out again. Exits with 1 if none works.
 
     Example: sudo portwatch doctor
     """
-    report = examine()
+    report = examine(engine)
     if as_json:
         from json import dumps  # 7 ms, for those who ask for it
 
-        click.echo(dumps(report.as_dict(), ensure_ascii=False))
+        click.echo(dumps(report.as_dict()))
     else:
         plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        for line in _lines(report, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        for line in _lines(report, terminal_width()):
             click.echo(line, color=False if plain else None)
     sys.exit(0 if report.taken else 1)
 
@@ -54,8 +55,7 @@ def _lines(report: Report, width: int | None) -> Iterator[str]:
         for limit in trial.limits:
             yield from _row("", "", f"limit: {limit.text}", width)
     yield ""
-    verdict = f"auto takes {report.taken.engine}" if report.taken else "no engine works here"
-    yield from _folded(f"{verdict}: {report.why}", width, "")
+    yield from _folded(f"{report.verdict}: {report.why}", width, "")
 
 
 def _outcome(trial: Trial) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 
 import click
@@ -26,13 +27,18 @@ def write(line: str) -> None:
 
 
 def coloured(event: Event, *, dated: bool = False) -> str:
-    """An event as people read it, in colours where the terminal has them."""
+    """An event as people read it, as wide as the terminal is, and in colours where it has them."""
     from portwatch.cli.text import KINDS, event_line  # nothing that --json pays for
 
-    line = event_line(event, dated=dated)
+    line = event_line(event, dated=dated, width=terminal_width())
     if _colours():
         line = click.style(line, fg=KINDS[event.kind][1], dim=event.origin == "snapshot")
     return line
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that is written to; None if it is none, and lines may be of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _colours() -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Any
 
 import click
 
+from portwatch.cli.lines import terminal_width
 from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
 from portwatch.engines import Options
 from portwatch.tree import of_trees
@@ -16,6 +15,7 @@ from portwatch.watcher import listing
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
+@click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # as tail has it: here are none
 @click.option("--pid", "pids", type=int, multiple=True, help="A process and all that descends from it.")
 @scope_options
 @engine_options
@@ -37,6 +37,6 @@ def command(
     else:
         from portwatch.cli.text import listener_table
 
-        lines = listener_table(listeners, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+        lines = listener_table(listeners, terminal_width())
     for line in lines:
         click.echo(line)

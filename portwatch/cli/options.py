@@ -12,6 +12,7 @@ import click
 
 from portwatch import cgroups, identity, procfs
 from portwatch.engines import ENGINES, Choice
+from portwatch.engines.capabilities import FAILURES
 from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
 from portwatch.scope import Only, Scope
@@ -125,6 +126,15 @@ procfs_option = click.option(
 )
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", *ENGINES]),
+    default="auto",
+    metavar="ENGINE",
+    help=f"{', '.join(ENGINES)}.  [auto: the best that works]",
+)
+
+
 def engine_options(function: F) -> F:
     """--engine and what engines are asked for."""
     for option in (
@@ -136,13 +146,7 @@ def engine_options(function: F) -> F:
             help="Between two polls.  [1]",
         ),
         click.option("--ephemeral", is_flag=True, help="UDP ports that the kernel chose, too."),
-        click.option(
-            "--engine",
-            type=click.Choice(["auto", *ENGINES]),
-            default="auto",
-            metavar="ENGINE",
-            help=f"{', '.join(ENGINES)}.  [auto: the best that works]",
-        ),
+        engine_option,
     ):
         function = option(function)
     return function
@@ -184,3 +188,13 @@ def say_fallback(choice: Choice) -> None:
     if choice.refusals:
         refused = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
         click.echo(f"portwatch: {refused}. Using {choice.engine.name} instead.", err=True)
+
+
+def say_unseen_failures(choice: Choice) -> None:
+    """One line where an engine that could see failures cannot here; whoever polls has chosen, or was told."""
+    if choice.engine.name != "poll" and choice.engine.capabilities.lacks(FAILURES.name):
+        click.echo(
+            "portwatch: binds and listens that fail are not seen here, for want of tracefs or of perf events "
+            "(portwatch doctor tells more, --no-failures does without)",
+            err=True,
+        )

@@ -9,7 +9,7 @@ from portwatch.ancestry import Background, background
 from portwatch.cli.text import NO_HOLDER, REACH, held_by, place, printable, user_name, who
 from portwatch.forwarding import Forwarding, forwarding_of
 from portwatch.inquiry import Finding, Port
-from portwatch.model import Listener, Process, exposure
+from portwatch.model import Listener, Process
 from portwatch.snapshot import netns
 
 _LABEL = 12
@@ -38,7 +38,7 @@ def heading(listener: Listener) -> str:
     """Where somebody listens, and how far that can be reached from."""
     one = listener.socket
     where = place(one.proto, one.family, one.address, one.port, one.device, one.v6only)
-    return f"{where}, {REACH[exposure(one.address)]}{', mptcp' if one.mptcp else ''}"
+    return f"{where}, {REACH[one.exposure]}{', mptcp' if one.mptcp else ''}"
 
 
 def short_lines(finding: Finding) -> Iterator[str]:

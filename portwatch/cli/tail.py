@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from portwatch.cli.lines import coloured, write
-from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
+from portwatch.cli.options import engine_options, say_fallback, say_unseen_failures, scope_of, scope_options
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.watcher import PortWatcher
 
@@ -59,6 +59,8 @@ def command(
     _end_with_the_reader()
     with watcher:
         say_fallback(watcher.choice)
+        if not no_failures:
+            say_unseen_failures(watcher.choice)
         for event in watcher:
             write(event.to_json() if as_json else coloured(event))
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
-from portwatch.model import Event, Holder, Listener, Process, exposure
+from portwatch.model import Event, Holder, Listener, Process
 from portwatch.snapshot import netns
 
 KINDS = {
@@ -18,6 +18,11 @@ KINDS = {
 }
 _KIND_WIDTH = 13
 _ADDRESS_WIDTH = 28
+_WIDE, _NARROW_ADDRESS_WIDTH = 100, 18
+"""Below so many columns, a line has no milliseconds and little room between."""
+_DISPENSABLE = ("reach", "check", "sockets", "user", "errno", "opener", "namespace", "container")
+"""What a line that is too long for the terminal goes without, the first first."""
+_ROOM_FOR_PROCESS = 40
 REACH = {"all": "every address", "public": "public", "private": "private network", "loopback": "loopback"}
 NO_HOLDER = "no process (the kernel's own, on its way, or not ours to see)"
 
@@ -68,70 +73,86 @@ def held_by(holders: Iterable[Holder]) -> str:
             parts.append("by whom could not be found")
         else:
             verb = {"listening": "is listening", "bound": "has bound it", "connected": "is connected from it"}
-            parts.append(f"{who(holder.process, holder.pid)} {verb[holder.why]}")
+            where = f" in container {holder.container[:12]}" if holder.container else ""
+            parts.append(f"{who(holder.process, holder.pid)}{where} {verb[holder.why]}")
     return ", ".join(parts)
 
 
-def event_line(event: Event, *, dated: bool = False) -> str:
-    """One line of the tail, without its colours; with the day, where it need not be today."""
+def event_line(event: Event, *, dated: bool = False, width: int | None = None) -> str:
+    """One line of the tail, without its colours; with the day, where it need not be today.
+
+    Where `width` is known it is shortened to that: what matters least goes first.
+    """
+    is_narrow = width is not None and width < _WIDE
     seconds, fraction = divmod(event.time, 1_000_000_000)
     clock = time.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S", time.localtime(seconds))
-    moment = f"{clock}.{fraction // 1_000_000:03}"
+    moment = clock if is_narrow else f"{clock}.{fraction // 1_000_000:03}"
     kind = "is open" if event.origin == "snapshot" and event.kind == "open" else KINDS[event.kind][0]
-    return f"{moment}  {kind:<{_KIND_WIDTH}} {_what(event)}"
-
-
-def _what(event: Event) -> str:
+    head = f"{moment}  {kind:<{_KIND_WIDTH}} "
     if event.kind == "gap":
         lost = "some" if event.lost is None else event.lost
-        return f"{lost} records were lost; what is open was looked up again"
+        return f"{head}{lost} records were lost; what is open was looked up again"[:width]
+    head += f"{_where(event):<{_NARROW_ADDRESS_WIDTH if is_narrow else _ADDRESS_WIDTH}} "
+    parts = _parts(event)
+    for name in _DISPENSABLE:
+        if width is None or len(head) + len(", ".join(parts.values())) <= width:
+            break
+        parts.pop(name, None)
+    return (head + ", ".join(parts.values()))[:width]
+
+
+def _where(event: Event) -> str:
     assert event.proto
     assert event.family
     assert event.address
     assert event.port is not None
-    where = place(event.proto, event.family, event.address, event.port, event.device, event.v6only)
-    parts = [who(event.process, event.pid)]
+    return place(event.proto, event.family, event.address, event.port, event.device, event.v6only)
+
+
+def _parts(event: Event) -> dict[str, str]:
+    """What a line tells behind the place, by names of which _DISPENSABLE tells."""
+    parts = {"who": who(event.process, event.pid)}
     if event.uid:
-        parts.append(user_name(event.uid))
+        parts["user"] = user_name(event.uid)
     if event.container:
-        parts.append(f"container {event.container[:12]}")
+        parts["container"] = f"container {event.container[:12]}"
     elif event.netns_name and event.netns != _own_netns():
-        parts.append(f"namespace {printable(event.netns_name)}")
+        parts["namespace"] = f"namespace {printable(event.netns_name)}"
     if event.errno:
-        parts.append(event.errno)
+        parts["errno" if event.held_by else "all that is known of why"] = event.errno
         if event.held_by:
-            parts.append(held_by(event.held_by))
+            parts["held by"] = held_by(event.held_by)
     elif event.kind == "open":
-        parts.append(REACH[event.exposure or "all"])
+        parts["reach"] = REACH[event.exposure or "all"]
     elif event.opener and event.opener.pid != event.pid:
-        parts.append(f"opened by {who(event.opener.process, event.opener.pid)}")
+        parts["opener"] = f"opened by {who(event.opener.process, event.opener.pid)}"
     if event.sockets and (event.sockets > 1 or event.kind == "close"):
-        parts.append(f"{event.sockets} socket{'s' * (event.sockets > 1)} on it")
+        parts["sockets"] = f"{event.sockets} socket{'s' * (event.sockets > 1)} on it"
     if event.origin == "reconcile":
-        parts.append("found by a check")
-    return f"{where:<{_ADDRESS_WIDTH}} {', '.join(parts)}"
+        parts["check"] = "found by a check"
+    return parts
 
 
 def listener_table(listeners: list[Listener], width: int | None) -> list[str]:
-    """A table, the widest column last; cut to `width` where that is known."""
+    """A table, the widest column last; in a `width` that leaves it no room, without what matters least."""
     rows = [("PROTO", "ADDRESS", "REACHABLE FROM", "USER", "PROCESS")]
-    for one in sorted(listeners, key=lambda one: (one.socket.port, one.socket.proto, one.socket.address)):
-        socket = one.socket
-        proto, _, where = place(
-            socket.proto, socket.family, socket.address, socket.port, socket.device, socket.v6only
-        ).partition(" ")
-        owner = one.owner
-        user = user_name(owner.uid) if owner and owner.uid is not None else "-"
+    for one in sorted(listeners, key=lambda one: (one.port, one.proto, one.address)):
+        proto, _, where = place(one.proto, one.family, one.address, one.port, one.device, one.v6only).partition(
+            " "
+        )
+        user = "-" if one.uid is None else user_name(one.uid)
         holders = _holders(one.holders)
-        if socket.netns_name and socket.netns != _own_netns():
-            holders += f" in namespace {printable(socket.netns_name)}"
-        rows.append((proto, where, REACH[exposure(socket.address)], user, holders))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(space) for cell, space in zip(row, widths, strict=False)), row[4]])
-        for row in rows
-    ]
-    return [line[:width] if width else line for line in lines]
+        if one.netns_name and one.netns != _own_netns():
+            holders += f" in namespace {printable(one.netns_name)}"
+        rows.append((proto, where, REACH[one.exposure], user, holders))
+    columns = list(zip(*rows, strict=True))
+    for name in ("REACHABLE FROM", "USER"):
+        *fixed, last = (max(map(len, column)) for column in columns)
+        if width and sum(fixed) + 2 * len(fixed) + min(last, _ROOM_FOR_PROCESS) > width:
+            columns = [column for column in columns if column[0] != name]
+    *before, processes = columns
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in before]
+    return ["  ".join(row)[:width] for row in zip(*padded, processes, strict=True)]
 
 
 def _holders(holders: tuple[Process, ...]) -> str:
