@@ -77,7 +77,10 @@ class Browser:
         return [int(row[0]) for row in self.rows()]
 
     def changes(self):
-        return self.run("return [...document.querySelectorAll('#changes li')].map(item => item.innerText)")
+        return self.run(
+            "return [...document.querySelectorAll('#changes li')]"
+            ".filter(item => item.checkVisibility()).map(item => item.innerText)"
+        )
 
     def press(self, *keys):
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
@@ -174,7 +177,7 @@ def test_only_what_is_searched_for_is_shown_and_can_be_sent_to_a_colleague(page,
 
 def test_chips_narrow_by_reach_and_protocol(page, listener):
     until(lambda: listener in page.ports(), "the port")
-    chips = {chip.text.rsplit(" ", 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
+    chips = {chip.text.rsplit(None, 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
     chips["udp"].click()
     until(lambda: listener not in page.ports(), "it to be left out")
     chips["udp"].click()
@@ -237,6 +240,23 @@ def test_a_bind_that_fails_is_told_with_who_holds_the_port(browser, listener):
         (failure,) = [one for one in browser.changes() if "bind failed" in one]
         assert "EADDRINUSE" in failure
         assert f"({os.getpid()}) is listening" in failure
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            opened = f":{server.getsockname()[1]} "
+            until(lambda: any(opened in one for one in browser.changes()), "an open besides")
+        browser.find("#failures").click()
+        assert browser.changes() == [failure]
+
+
+def test_a_search_narrows_the_changes_too(page):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        until(lambda: any(f":{port} " in one for one in page.changes()), "the open")
+    page.press("/", str(port))
+    until(lambda: page.ports() == [], "the close")
+    until(lambda: len(page.changes()) == 2, "both changes")
+    assert all(f":{port} " in one for one in page.changes())
+    page.press("x")
+    until(lambda: "fits" in page.find("#quiet").text, "that none fits")
 
 
 def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
