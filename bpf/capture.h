@@ -144,6 +144,24 @@ INLINE void capture_asked(struct portwatch_record *record, struct sock *sk, cons
 	}
 }
 
+/*
+ * The cgroup that says most of where a process is: on v1 and hybrid hosts, where v2's may be the
+ * root for everybody, the one of the memory controller.
+ */
+INLINE struct cgroup *telling_cgroup(struct css_set *cgroups, struct cgroup *v2)
+{
+	struct cgroup_subsys_state *state = NULL;
+	struct cgroup *memory;
+
+	if (memory_controller() >= 0)
+		bpf_probe_read_kernel(&state, sizeof(state),
+				      (const char *)&cgroups->subsys[0] + memory_controller() * sizeof(state));
+	if (!state)
+		return v2;
+	memory = READ(state, cgroup);
+	return READ(memory, root) == READ(v2, root) ? v2 : memory;
+}
+
 INLINE void capture_task(struct portwatch_record *record, struct task_struct *task)
 {
 	struct task_struct *leader = READ(task, group_leader);
@@ -152,6 +170,8 @@ INLINE void capture_task(struct portwatch_record *record, struct task_struct *ta
 	struct css_set *cgroups = READ(task, cgroups);
 	struct cgroup *cgroup = READ(cgroups, dfl_cgrp);
 	struct kernfs_node *kn = READ(cgroup, kn);
+	struct cgroup *telling = telling_cgroup(cgroups, cgroup);
+	struct kernfs_node *leaf = READ(telling, kn);
 	/* numbers[] has level + 1 entries, the task's own namespace last. */
 	struct upid *upid = (void *)((char *)&pid->numbers[0] +
 						 READ(pid, level) * SIZE_OF(struct upid));
@@ -162,6 +182,7 @@ INLINE void capture_task(struct portwatch_record *record, struct task_struct *ta
 	record->uid = READ(cred, uid.val);
 	record->cgroup = READ(kn, KERNFS_ID);
 	READ_INTO(record->comm, leader, comm);
+	bpf_probe_read_kernel_str(record->leaf, sizeof(record->leaf), READ(leaf, name));
 }
 
 INLINE void capture(struct portwatch_record *record, enum portwatch_kind kind, struct sock *sk)

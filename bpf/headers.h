@@ -59,6 +59,12 @@
 #define BITS_is_mptcp 0, 1, 0, 0
 #define BITS_first 0, 1, 0, 0
 
+#ifdef CONFIG_MEMCG
+#define MEMORY_CONTROLLER memory_cgrp_id
+#else
+#define MEMORY_CONTROLLER -1
+#endif
+
 /* cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime", in 5.5 */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(5, 5, 0)
 #define start_boottime real_start_time

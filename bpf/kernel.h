@@ -58,6 +58,8 @@ struct sockaddr_any {
 };
 
 #ifdef CORE
+enum cgroup_subsys_id { memory_cgrp_id };
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct hlist_node {
@@ -173,15 +175,24 @@ struct cred {
 };
 
 struct kernfs_node {
+	const char *name;
 	__u64 id;
 };
 
+struct cgroup_root;
+
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
 };
 
 struct css_set {
 	struct cgroup *dfl_cgrp;
+	struct cgroup_subsys_state *subsys[1];
 };
 
 struct fdtable {

@@ -41,6 +41,7 @@ struct portwatch_record {
 	__u32 state;		/* TCP_LISTEN, TCP_ESTABLISHED, ...; UDP uses them too */
 	char device[16];
 	char comm[16];		/* of the process' leader */
+	char leaf[88];		/* the name of the cgroup that says most: see capture.h */
 };
 
 #endif

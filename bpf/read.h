@@ -45,6 +45,14 @@ enum field_info { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_EXISTS = 2, 
 #define OFFSET_OF(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_BYTE_OFFSET)
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1)
 
+/* Which of a css_set's controllers is the memory's; -1 where there is none. */
+INLINE int memory_controller(void)
+{
+	if (!__builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 0))
+		return -1;
+	return __builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 1);
+}
+
 #else
 
 /* BITS_skc_ipv6only is byte offset, bytes, shift, width: where the bits are. */
@@ -52,6 +60,11 @@ enum field_info { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_EXISTS = 2, 
 #define HAS_FIELD(ptr, field) has_bits(BITS_##field)
 #define OFFSET_OF(type, field) __builtin_offsetof(type, field)
 #define SIZE_OF(type) sizeof(type)
+
+INLINE int memory_controller(void)
+{
+	return MEMORY_CONTROLLER;
+}
 
 INLINE __u64 read_bits(const void *ptr, __u32 offset, __u32 bytes, __u32 shift, __u32 width)
 {

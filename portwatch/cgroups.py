@@ -10,31 +10,32 @@ from functools import cache, lru_cache
 
 from portwatch import mounts
 from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError
-from portwatch.libc import LIBC
+from portwatch.libc import LIBC, checked
 
 _FILEID_KERNFS = 0xFE
 _HANDLE = struct.Struct("=IiQ")
 _INIT_NAMESPACE = 0xEFFFFFFB
 
 
-@lru_cache(maxsize=4096)
 def path_of(cgroup_id: int) -> str | None:
-    """Where the v2 cgroup of an id is, from the true root; None if it has gone or is not ours to see.
-
-    An id is never given to another cgroup, so what was found once stays true.
-    """
+    """Where the v2 cgroup of an id is, from the true root; None if it has gone or is not ours to see."""
     try:
-        with _true_root() as root:
-            handle = _HANDLE.pack(8, _FILEID_KERNFS, cgroup_id)
-            cgroup = LIBC.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC)
-            if cgroup < 0:
-                return None  # it has gone, or CAP_DAC_READ_SEARCH is missing, or the kernel is older than 5.5
-            try:
-                return os.readlink(f"/proc/self/fd/{cgroup}").removeprefix(_where(root)) or "/"
-            finally:
-                os.close(cgroup)
+        return _path_of(cgroup_id)
     except (OSError, EngineUnavailable):
         return None
+
+
+@lru_cache(maxsize=4096)
+def _path_of(cgroup_id: int) -> str:
+    """An id is never given to another cgroup, so what was found once stays true; what was not, need not."""
+    with _true_root() as root:
+        handle = _HANDLE.pack(8, _FILEID_KERNFS, cgroup_id)
+        # It may have gone, or CAP_DAC_READ_SEARCH is missing, or the kernel is older than 5.5.
+        cgroup = checked(LIBC.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC))
+        try:
+            return os.readlink(f"/proc/self/fd/{cgroup}").removeprefix(_where(root)) or "/"
+        finally:
+            os.close(cgroup)
 
 
 def find(text: str) -> str:

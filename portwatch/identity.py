@@ -15,6 +15,10 @@ _CONTAINER = re.compile(
     r"|/kubepods[^/]*/(?:[^/]+/)*[^/]*pod[^/]+/)"
     r"([0-9a-f]{64})(?:\.scope)?(?=/|$)"
 )
+_LEAF = re.compile(
+    r"(?:(?:docker|cri-containerd|crio|nerdctl|libpod|libpod-payload)-)?([0-9a-f]{64})(?:\.scope)?"
+)
+"""The same where only the last part of a path is known."""
 _OF_CTR = re.compile(r"^/default/([A-Za-z0-9][\w.-]*)")
 """Where ctr has nobody choose a namespace; its users name containers as they like."""
 _POD = re.compile(
@@ -65,8 +69,19 @@ def place_of(pid: int) -> Place:
 
 
 @lru_cache(maxsize=4096)
-def place_at_event(pid: int, start_time: int, cgroup_id: int) -> Place:
-    """Where the process of a record was, also when it has ended since."""
+def place_at_event(pid: int, start_time: int, cgroup_id: int, leaf: str) -> Place:
+    """Where the process of a record was, also when it has ended since, and its cgroup with it.
+
+    `leaf` is the name of its cgroup then, of v1's memory controller where that is in use.
+    """
+    place = _place_at_event(pid, start_time, cgroup_id)
+    if place.container or (place.cgroup and place.cgroup.endswith(f"/{leaf}")):
+        return place
+    found = _LEAF.fullmatch(leaf)
+    return place._replace(container=found[1]) if found else place
+
+
+def _place_at_event(pid: int, start_time: int, cgroup_id: int) -> Place:
     path = cgroups.path_of(cgroup_id)
     if path and cgroups.are_all_v2():
         return place_at(path)

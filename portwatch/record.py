@@ -13,7 +13,7 @@ from portwatch.identity import place_at_event
 from portwatch.model import Process, Record, RecordKind, Socket
 from portwatch.snapshot import netns
 
-LAYOUT = Struct("<7Q5Ii4H16sII16s16s")
+LAYOUT = Struct("<7Q5Ii4H16sII16s16s88s")
 
 HELD = 6
 KINDS: dict[int, RecordKind] = {1: "open", 2: "close", 3: "backlog", 4: "bind_failed", 5: "listen_failed"}
@@ -47,6 +47,7 @@ class Raw(NamedTuple):
     state: int
     device: bytes
     comm: bytes
+    leaf: bytes
 
 
 @lru_cache(maxsize=4096)
@@ -61,9 +62,10 @@ def text(padded: bytes) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _process(pid: int, start: int, ns_pid: int, uid: int, cgroup: int, comm: bytes) -> Process:
+def _process(pid: int, start: int, ns_pid: int, uid: int, cgroup: int, comm: bytes, leaf: bytes) -> Process:
     start_time = clock.process_start(start // clock.TICK_NS)
-    return Process(pid, start_time, text(comm), uid, ns_pid, *place_at_event(pid, start_time, cgroup))
+    place = place_at_event(pid, start_time, cgroup, text(leaf))
+    return Process(pid, start_time, text(comm), uid, ns_pid, *place)
 
 
 def socket_of(raw: Raw) -> Socket:
@@ -87,7 +89,7 @@ def socket_of(raw: Raw) -> Socket:
 
 def process_of(raw: Raw) -> Process:
     """The process that a record is about."""
-    return _process(raw.pid, raw.start, raw.ns_pid, raw.uid, raw.cgroup, raw.comm)
+    return _process(raw.pid, raw.start, raw.ns_pid, raw.uid, raw.cgroup, raw.comm, raw.leaf)
 
 
 @lru_cache(maxsize=4)

@@ -12,7 +12,7 @@ from portwatch.kernel import VMLINUX
 
 KERNEL_H = (Path(__file__).parent.parent / "bpf" / "kernel.h").read_text()
 
-INT, STRUCT, UNION, CONST, FUNC = 1, 4, 5, 10, 12
+INT, STRUCT, UNION, ENUM, CONST, FUNC = 1, 4, 5, 6, 10, 12
 
 
 class Types:
@@ -119,6 +119,18 @@ def test_a_field_that_the_kernel_lacks_is_named():
     types.composite(STRUCT, "hlist_node", 16, [])
     with pytest.raises(EngineUnavailable, match="struct hlist_node has no field next"):
         layout.render(KERNEL_H, Btf(types.content(), layout.names(KERNEL_H)))
+
+
+def test_a_name_of_an_enum_has_its_value():
+    types = Types()
+    members = b"".join(
+        struct.pack("=Ii", types._name(name), value) for name, value in (("cpu", 2), ("memory", 4))
+    )
+    types._add("controllers", ENUM, 4, 2, rest=members)
+    btf = Btf(types.content(), {"controllers", "others"})
+    assert btf.enumerator("controllers", "memory") == 4
+    assert btf.enumerator("controllers", "net") is None
+    assert btf.enumerator("others", "memory") is None
 
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")

@@ -1,6 +1,7 @@
 """Cgroups by id and by path; against the kernel's own where one may be made."""
 
 import os
+from errno import EMFILE
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_an_id_leads_to_the_path(made):
 
 def test_an_id_leads_to_the_path_where_nobody_has_mounted_cgroups(made, monkeypatch):
     monkeypatch.setattr(mounts, "_cgroup_directories", lambda: iter([mounts.detached_mount(V2)]))
-    cgroups.path_of.cache_clear()
+    cgroups._path_of.cache_clear()
     assert cgroups.path_of((made / "below").stat().st_ino) == f"/{made.name}/below"
 
 
@@ -108,7 +109,7 @@ def test_a_container_may_name_what_is_outside_of_its_cgroup_namespace_if_the_tru
     monkeypatch.setattr(
         mounts, "_cgroup_directories", lambda: iter([os.open(root, os.O_RDONLY | os.O_DIRECTORY)])
     )
-    cgroups.path_of.cache_clear()
+    cgroups._path_of.cache_clear()
     assert cgroups.find(f"/{made.name}") == f"/{made.name}"
     assert cgroups.find("/") == f"/{made.name}/below", "as the container counts"
     with pytest.raises(NotPermitted):
@@ -124,9 +125,21 @@ def test_what_has_gone_or_never_was_leads_nowhere(made):
         cgroups.find(f"{made.name}/below")
 
 
+def test_what_could_not_be_looked_for_once_is_looked_for_again(made, monkeypatch):
+    inode = made.stat().st_ino
+
+    def refuse(*_, **__):
+        raise OSError(EMFILE, os.strerror(EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        assert cgroups.path_of(inode) is None
+    assert cgroups.path_of(inode) == f"/{made.name}"
+
+
 def test_looking_for_cgroups_leaves_nothing_open(made):
     def look():
-        cgroups.path_of.cache_clear()
+        cgroups._path_of.cache_clear()
         cgroups.path_of(made.stat().st_ino)
         return sorted(os.listdir("/proc/self/fd"))
 

@@ -135,27 +135,43 @@ def _forget():
 
 def test_another_process_of_the_same_pid_is_not_looked_at():
     start = procfs.own_start()
-    assert place_at_event(os.getpid(), start, 0).cgroup is not None
-    assert place_at_event(os.getpid(), start - 10_000_000, 0) == Place()
+    assert place_at_event(os.getpid(), start, 0, "").cgroup is not None
+    assert place_at_event(os.getpid(), start - 10_000_000, 0, "") == Place()
 
 
 def test_a_pid_of_another_namespace_is_not_looked_up(monkeypatch):
     monkeypatch.setattr(procfs, "has_kernels_pids", lambda: False)
-    assert place_at_event(os.getpid(), procfs.own_start(), 0) == Place()
+    assert place_at_event(os.getpid(), procfs.own_start(), 0, "") == Place()
 
 
 def test_the_id_of_the_cgroup_is_enough_where_all_are_v2(monkeypatch):
     monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
-    assert place_at_event(-1, 0, 7) == Place(f"/docker/{ID}", ID)
-    assert place_at_event(-1, 0, 1) == Place("/")
+    assert place_at_event(-1, 0, 7, "") == Place(f"/docker/{ID}", ID)
+    assert place_at_event(-1, 0, 1, "") == Place("/")
 
 
 def test_who_has_gone_on_a_hybrid_host_was_not_in_the_root_of_all(monkeypatch):
     monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
-    assert place_at_event(-1, 0, 7) == Place(f"/docker/{ID}", ID)
-    assert place_at_event(-1, 0, 1) == Place()
+    assert place_at_event(-1, 0, 7, "") == Place(f"/docker/{ID}", ID)
+    assert place_at_event(-1, 0, 1, "") == Place()
+
+
+@pytest.mark.parametrize("leaf", [ID, f"docker-{ID}.scope", f"cri-containerd-{ID}.scope", f"crio-{ID}.scope"])
+def test_who_has_gone_on_a_hybrid_host_has_the_container_that_the_name_of_its_cgroup_tells(monkeypatch, leaf):
+    monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
+    monkeypatch.setattr(cgroups, "path_of", {7: "/system.slice/containerd.service", 1: "/"}.get)
+    assert place_at_event(-1, 0, 1, leaf) == Place(None, ID)
+    assert place_at_event(-1, 0, 7, leaf) == Place("/system.slice/containerd.service", ID)
+    assert place_at_event(-1, 0, 1, f"libpod-conmon-{ID}.scope") == Place()
+
+
+def test_the_name_of_a_cgroup_tells_nothing_where_its_path_is_known(monkeypatch):
+    monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
+    monkeypatch.setattr(cgroups, "path_of", {7: f"/other/{ID}", 8: f"/docker/{ID}/init.scope"}.get)
+    assert place_at_event(-1, 0, 7, ID) == Place(f"/other/{ID}")
+    assert place_at_event(-1, 0, 8, "init.scope") == Place(f"/docker/{ID}/init.scope", ID)
 
 
 def test_from_a_private_cgroup_namespace_no_path_is_told_but_the_container_is(monkeypatch):

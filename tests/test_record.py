@@ -38,6 +38,7 @@ def raw(**fields):
         "state": 10,
         "device": bytes(16),
         "comm": b"nginx".ljust(16, b"\0"),
+        "leaf": bytes(88),
         **fields,
     }
     return Raw(**values)

@@ -56,6 +56,22 @@ def make_cgroup():
 
 
 @pytest.fixture
+def v1_container():
+    """A container's cgroup in the memory controller's hierarchy of v1."""
+    mount = next(
+        (mount.point for mount in mounts() if mount.kind == "cgroup" and mount.point.endswith("/memory")), None
+    )
+    if not mount:
+        pytest.skip("no memory controller of v1 is mounted")
+    path = Path(mount) / f"docker-{ID}.scope"
+    path.mkdir()
+    yield path
+    for pid in (path / "cgroup.procs").read_text().split():
+        (path.parent / "cgroup.procs").write_text(pid)
+    path.rmdir()
+
+
+@pytest.fixture
 def named():
     """A network namespace as `ip netns` makes them."""
     name = f"portwatch-test-{os.getpid()}"
@@ -76,6 +92,25 @@ def test_who_lives_for_a_millisecond_has_its_cgroup_and_container(watch, actor, 
         (kind, pid) for pid in pids for kind in ("open", "close")
     ]
     assert {(event.cgroup, event.container) for event in events} == {(f"/{path.name}", ID)}
+
+
+def test_who_lives_for_a_millisecond_on_a_v1_host_has_its_container(watch, actor, v1_container):
+    if SHORT_LIVED in watch.capabilities.limits:
+        pytest.skip("limited here")
+    (v1_container / "cgroup.procs").write_text(str(actor.pid))
+    actor.do(AT_ONCE)
+    pids = [actor.do(f"at_once({port})") for port in range(8000, 8020)]
+    assert [(event.pid, event.container) for event in watch.events(actor)] == [
+        (pid, ID) for pid in pids for _ in ("open", "close")
+    ]
+
+
+def test_who_is_moved_into_a_container_is_in_it_from_then_on(watch, actor, v1_container):
+    actor.do("a = listener(port=8080)")
+    assert [event.container for event in watch.events(actor)] == [None]
+    (v1_container / "cgroup.procs").write_text(str(actor.pid))
+    actor.do("b = listener(port=8081)")
+    assert [event.container for event in watch.events(actor)] == [None, ID]
 
 
 def test_a_pod_is_told_by_its_uid(watch, actor, make_cgroup):

@@ -8,7 +8,7 @@ from typing import Literal
 from portwatch.errors import EngineUnavailable
 
 _MAGIC = 0xEB9F
-_PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _FUNC, _INT = 2, 3, 4, 5, 8, 12, 1
+_PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _ENUM, _FUNC, _INT = 2, 3, 4, 5, 8, 6, 12, 1
 _TRANSPARENT = (8, 9, 10, 11, 18)
 """Typedef, volatile, const, restrict and type tag: the same type as what they refer to."""
 _WORDS_BEHIND = {1: 1, 3: 3, 14: 1, 17: 1}
@@ -57,7 +57,7 @@ class Btf:
         while position < end:
             info = words[position + 1]
             kind = info >> 24 & 31
-            if words[position] in wanted and kind in (_STRUCT, _TYPEDEF, _FUNC):
+            if words[position] in wanted and kind in (_STRUCT, _TYPEDEF, _ENUM, _FUNC):
                 self._named.setdefault((wanted[words[position]], kind == _FUNC), len(at))
             at.append(position)
             position += behind[kind] + each[kind] * (info & 0xFFFF)
@@ -77,6 +77,22 @@ class Btf:
         """Where a field is; in an anonymous struct or union of this struct, too."""
         found = self._named.get((struct, False))
         return None if found is None else self._member(self._bare(found), name)
+
+    def enumerator(self, enum: str, name: str) -> int | None:
+        """The value of a name that an enum gives to it."""
+        found = self._named.get((enum, False))
+        if found is None:
+            return None
+        position = self._at[found]
+        count = self._words[position + 1] & 0xFFFF
+        return next(
+            (
+                self._words[member + 1]
+                for member in range(position + 3, position + 3 + 2 * count, 2)
+                if self._strings.startswith(name.encode() + b"\0", self._words[member])
+            ),
+            None,
+        )
 
     def _bare(self, type_id: int) -> int:
         while type_id and self._words[self._at[type_id] + 1] >> 24 & 31 in _TRANSPARENT:

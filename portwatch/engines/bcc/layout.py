@@ -11,9 +11,10 @@ from portwatch.errors import EngineUnavailable
 
 ITERATOR = "bpf_iter_task_file"
 """The kernel's function that stands for the pass over open files, from 5.8 on."""
-_READS = ("bpf_probe_read_kernel", "bpf_probe_read_user")
+_READS = ("bpf_probe_read_kernel", "bpf_probe_read_kernel_str", "bpf_probe_read_user")
 """The kernel's functions behind these helpers, from 5.5 on."""
 
+_CONTROLLERS = "cgroup_subsys_id"
 _OPTIONAL_FIELDS = frozenset({"tcp_sock.is_mptcp", "mptcp_sock.first"})
 BITS = _OPTIONAL_FIELDS | {
     "sock_common.skc_ipv6only",
@@ -67,7 +68,7 @@ def declared(header: str) -> Iterator[Struct]:
 
 def names(header: str) -> set[str]:
     """What has to be looked for in the kernel's BTF."""
-    return {struct.name for struct in declared(header)} | {ITERATOR, *_READS}
+    return {struct.name for struct in declared(header)} | {ITERATOR, _CONTROLLERS, *_READS}
 
 
 def render(header: str, btf: Btf) -> str:
@@ -75,7 +76,8 @@ def render(header: str, btf: Btf) -> str:
 
     Raises EngineUnavailable where this kernel lacks a field that the programs need.
     """
-    lines = ["#define LAYOUT"]
+    memory = btf.enumerator(_CONTROLLERS, "memory_cgrp_id")
+    lines = ["#define LAYOUT", f"#define MEMORY_CONTROLLER {-1 if memory is None else memory}"]
     if btf.function(ITERATOR) is not None:
         lines.append("#define HAS_ITERATOR")
     # bcc looks for them in kallsyms, which is empty without CAP_SYSLOG, and defines them away.

@@ -31,8 +31,8 @@ ITERATOR = "held_sockets"
 _STRIDE = Struct(f"<{HEADER}x{LAYOUT.format[1:]}")
 """A record as it lies in the ring, behind its header."""
 _SLICE = 512 * _STRIDE.size
-_BACKLOG_SLICES = 512
-"""Of 70 KB each, at the most: the ring is emptied faster than records are decoded, so a storm that it
+_BACKLOG_SLICES = 320
+"""Of 120 KB each, at the most: the ring is emptied faster than records are decoded, so a storm that it
 could not hold waits in our own memory, which is there for other things when it is over."""
 
 
