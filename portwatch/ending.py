@@ -15,6 +15,16 @@ from portwatch.model import Process
 from portwatch.watcher import PortWatcher
 
 
+def require_our_pids(engine: str) -> None:
+    """Raises PortwatchError where an engine knows processes by other pids than signals go by."""
+    if not procfs.are_pids_for_signals(kernels=engine != "poll"):
+        raise PortwatchError(
+            "in a pid namespace of its own, signals go by other pids than who holds a port is known by: nobody "
+            "was signalled; run it with the host's (docker run --pid=host, hostPID: true), or by the pids "
+            "of this namespace alone (--engine poll, without --procfs)"
+        )
+
+
 def reason_to_spare(process: Process) -> str | None:
     """Why a process is not to be signalled, whoever asks for it; None for all but two."""
     if process.pid == os.getpid():

@@ -166,6 +166,11 @@ def thread_group(pid: int) -> int:
     raise ValueError(f"{_root}/{pid}/status has no Tgid")
 
 
+def are_pids_for_signals(*, kernels: bool) -> bool:
+    """Whether pids, the kernel's own or those of the procfs in use, are those that our signals go by."""
+    return _has_our_pids(OURS) and _has_kernels_pids(OURS) if kernels else _has_our_pids(_root)
+
+
 def require_all_processes() -> None:
     """Raises PortwatchError where we know processes by other pids than the kernel itself does."""
     if not has_kernels_pids():

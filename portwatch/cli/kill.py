@@ -14,7 +14,7 @@ from portwatch.cli import FAILED, portrait
 from portwatch.cli.options import say_fallback
 from portwatch.cli.port import PortCommand, port_options, question_of
 from portwatch.cli.text import who
-from portwatch.ending import reason_to_spare, signal_holders
+from portwatch.ending import reason_to_spare, require_our_pids, signal_holders
 from portwatch.engines import Options
 from portwatch.engines.capabilities import OTHER_OWNERS
 from portwatch.errors import NotPermitted, PortwatchError
@@ -72,6 +72,7 @@ def command(
         raise PortwatchError(portrait.nobody(target, finding))
     for line in portrait.short_lines(finding):
         click.echo(line)
+    require_our_pids(finding.choice.engine.name)
     targets = _targets(target, finding)
     if dry_run:
         return

@@ -437,6 +437,36 @@ def test_whom_we_may_not_signal_we_do_not_and_say_so(actor, monkeypatch):
     assert asked == [0]
 
 
+IN_A_PID_NAMESPACE = """
+import subprocess, sys
+child = subprocess.Popen(
+    [sys.executable, "-c", "import socket, sys; s = socket.create_server(('127.0.0.1', 8080));"
+    "print(flush=True); sys.stdin.read()"],
+    stdin=-1, stdout=-1,
+)
+child.stdout.readline()
+subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+killed = subprocess.run(sys.argv[1:])
+if child.poll() is None:
+    child.kill()
+sys.exit(killed.returncode)
+"""
+
+
+def test_in_a_pid_namespace_kill_goes_by_its_pids_or_signals_nobody(actor, engine):
+    kill = [*PORTWATCH, "kill", "8080", "--yes", *engine]
+    inside = ["nsenter", f"--net={actor.namespace}", "unshare", "--pid", "--fork", "--mount"]
+    inside += [sys.executable, "-c", IN_A_PID_NAMESPACE]
+    result = subprocess.run([*inside, *kill], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    if "poll" in engine:
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == "port 8080 is free"
+    else:
+        assert result.returncode == 1
+        assert "signals go by other pids" in result.stderr
+        assert "docker run --pid=host" in result.stderr
+
+
 def test_whose_port_is_not_ours_to_see_that_is_said(actor):
     actor.do("s = listener(port=8080)")
     blind = [
