@@ -609,6 +609,43 @@ def test_a_forwarder_is_told_with_whom_it_forwards_to(actor, make_actor):
     actor.do("p.kill(); p.wait()")
 
 
+def behind(address, port=80):
+    command = ("docker-proxy", "-proto", "tcp", "-container-ip", address, "-container-port", str(port))
+    return forwarding_of(Process(1, 1, "docker-proxy", 0), command, list_listeners())
+
+
+def test_of_several_namespaces_with_the_address_the_one_where_somebody_listens_is_behind(make_actor):
+    first, second = make_actor(), make_actor()
+    for one in (first, second):
+        one.do("ip('addr', 'add', '172.30.99.4/32', 'dev', 'lo')")
+    assert behind("172.30.99.4").listeners == ()
+    second.do("s = listener('172.30.99.4', 80)")
+    assert [one.pid for one in behind("172.30.99.4").listeners] == [second.pid]
+    first.do("s = listener('172.30.99.4', 80)")
+    unknown = behind("172.30.99.4")
+    assert (unknown.listeners, unknown.container) == ((), None)
+    assert "docker ps" in unknown.advice
+
+
+def test_an_ipv6_address_is_found_like_an_ipv4_one(make_actor):
+    inside = make_actor()
+    inside.do("ip('addr', 'add', 'fd00:99::2/128', 'dev', 'lo'); s = listener('fd00:99::2', 80, family=V6)")
+    found = behind("fd00:99::2")
+    assert (found.target, [one.pid for one in found.listeners]) == ("[fd00:99::2]:80", [inside.pid])
+
+
+@pytest.mark.parametrize(
+    ("called", "advice"),
+    [
+        ("rootlesskit", "ending it ends every container"),
+        ("pasta.avx2", "podman stop"),
+        ("pasta", "podman stop"),
+    ],
+)
+def test_forwarders_without_root_are_known(called, advice):
+    assert advice in forwarding_of(Process(1, 1, called, 0), None, []).advice
+
+
 def test_the_container_behind_a_docker_proxy_is_named(make_actor):
     inside = make_actor()
     inside.do("ip('addr', 'add', '172.30.99.3/32', 'dev', 'lo'); s = listener('172.30.99.3', 80)")
