@@ -1,13 +1,16 @@
 """The journal, on real files: what it keeps, and what it gives back."""
 
 import json
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from journals import event, opened, seqs, written
 from support import until
 
+from portwatch.errors import JournalError
 from portwatch.model import Process
 from portwatch.outputs.journal import Reader
 from portwatch.outputs.journal.writer import MIN_BYTES
@@ -98,6 +101,29 @@ def test_a_reader_knows_exactly_the_seqs_that_are_there(path):
     written(path, event(1), event(3))
     reader = Reader(path)
     assert [reader.has(seq) for seq in (0, 1, 2, 3, 4)] == [False, True, False, True, False]
+
+
+def test_a_question_that_takes_too_long_is_given_up(path):
+    written(path, *(event(seq) for seq in range(1, 5001)))
+    with pytest.raises(JournalError, match="has no answer within 0 s: ask for less"):
+        list(Reader(path, time_limit=0).events(process=("nobody*",)))
+
+
+@pytest.mark.parametrize("line", ['{"seq": 2, "ti', "[]", ""])
+def test_a_damaged_line_is_said_and_not_handed_on(path, line):
+    written(path, event(1), event(2))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE events SET line = ? WHERE seq = 2", (line,))
+    lines = Reader(path).events()
+    assert json.loads(next(lines))["seq"] == 1
+    with pytest.raises(JournalError, match="is damaged: it holds"):
+        next(lines)
+
+
+def test_what_is_no_event_is_said(path):
+    written(path, event(1))
+    with pytest.raises(JournalError, match="is damaged: it holds"):
+        Reader(path).event("{}")
 
 
 def test_it_is_read_while_it_is_written(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import chain
 from pathlib import Path
@@ -12,8 +11,6 @@ import click
 
 from portwatch.cli.lines import coloured, write
 from portwatch.cli.options import GLOBS, PORTS
-from portwatch.errors import JournalError
-from portwatch.model import Event
 from portwatch.parsing import moment
 from portwatch.scope import PortRange
 
@@ -53,16 +50,9 @@ def command(
     """
     from portwatch.outputs.journal import Reader  # sqlite3, for those who typed it right
 
-    lines = Reader(journal).events(
+    reader = Reader(journal)
+    lines = reader.events(
         since=since, ports=tuple(chain.from_iterable(ports)), process=tuple(chain.from_iterable(names))
     )
     for line in lines:
-        write(line if as_json else _readable(line, journal))
-
-
-def _readable(line: str, journal: Path) -> str:
-    try:
-        event = Event.from_dict(json.loads(line))
-    except ValueError:
-        raise JournalError(f"the journal {journal} is damaged: it holds {line[:80]!r}") from None
-    return coloured(event, dated=True)
+        write(line if as_json else coloured(reader.event(line), dated=True))

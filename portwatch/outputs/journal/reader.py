@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from portwatch.errors import JournalError
-from portwatch.model import EventKind
+from portwatch.model import Event, EventKind
 from portwatch.outputs.journal.schema import check_ours, companions, connect, is_damaged
 from portwatch.scope import PortRange
 
 _PATIENCE = 5.0
+_STEPS = 10_000
+"""Of SQLite's machine between two looks at the clock: a millisecond or so."""
 _AT_ONCE = 500
 """Rows of one query: between two queries nothing keeps the writer from shrinking its WAL."""
 _LAST = 2**63 - 1
@@ -29,8 +33,10 @@ class Reader:
     journal, or none that can be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, time_limit: float | None = None) -> None:
+        """A question that takes longer than `time_limit` seconds is not answered."""
         self._path = path
+        self._time_limit = time_limit
         check_ours(path)
 
     def has(self, seq: int) -> bool:
@@ -71,7 +77,7 @@ class Reader:
                 count = min(left, _AT_ONCE)
                 rows = db.execute(query, (first, last, *times, *values, count)).fetchall()
                 for _, line in rows:
-                    yield line
+                    yield self._sound(line)
                 if len(rows) < count:
                     return
                 left -= count
@@ -80,14 +86,38 @@ class Reader:
                 else:
                     first = rows[-1][0] + 1
 
+    def event(self, line: str) -> Event:
+        """The event that a line tells of."""
+        try:
+            return Event.from_dict(json.loads(line))
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise self._damaged_at(line) from None
+
+    def _sound(self, line: Any) -> str:
+        with suppress(ValueError, TypeError):
+            if isinstance(line, str) and isinstance(json.loads(line), dict):
+                return line
+        raise self._damaged_at(line)
+
+    def _damaged_at(self, line: Any) -> JournalError:
+        return JournalError(f"the journal {self._path} is damaged: it holds {str(line)[:80]!r}")
+
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         check_ours(self._path)
         try:
             with closing(connect(self._path, self._how(), _PATIENCE)) as db:
                 db.create_function("fits", 2, _fits, deterministic=True)
+                if self._time_limit is not None:
+                    end = time.monotonic() + self._time_limit
+                    db.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
                 yield db
         except sqlite3.Error as error:
+            if str(error) == "interrupted":
+                raise JournalError(
+                    f"the journal {self._path} has no answer within {self._time_limit:g} s: ask for less, "
+                    "such as since when, or one kind"
+                ) from None
             help_ = (
                 "; `sqlite3 FILE .recover` may save the rest, and portwatch begins a new one when it writes"
                 if is_damaged(error)
