@@ -399,7 +399,7 @@ class Hub:
         if origin == "reconcile":
             for event in events:
                 self.counts.drift[event.kind] += 1
-                log.info("found %s: %s port %s", event.kind, event.proto, event.port)
+                log.debug("found %s: %s port %s", event.kind, event.proto, event.port)
 
     def _merge(self, held: Iterable[Held], origin: Origin) -> list[Event]:
         """The changes that a snapshot shows, told; then those that happened while it was taken."""

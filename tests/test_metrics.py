@@ -1,9 +1,7 @@
 """What a scrape says: of which ports, counted how, written how."""
 
-import asyncio
 import contextlib
 import gzip
-import json
 import os
 import shutil
 import signal
@@ -12,8 +10,6 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
-from aiohttp.web import HTTPServiceUnavailable
 from daemon import serving
 from fake_engine import PROCESS, opening
 from fake_engine import socket as a_socket
@@ -22,12 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support import until
 
 from portwatch.engines import Options
-from portwatch.errors import PortwatchError
 from portwatch.hub import Counts, Hub
 from portwatch.model import Event, Listener
 from portwatch.outputs.metrics import BUCKETS, Tally, View, exposition
 from portwatch.outputs.ports import EPHEMERAL, Shown, ephemeral_ports, gather
-from portwatch.server.metrics import Scrapes
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -296,18 +290,6 @@ def test_whoever_asks_for_no_format_that_there_is_gets_text(accept):
 
 def test_a_version_that_is_no_number_is_no_reason_to_answer_nothing():
     assert b"portwatch_build_info" in exposition(view(), Tally(), "application/openmetrics-text;version=x")[0]
-
-
-def test_a_scrape_while_the_daemon_ends_is_refused_in_our_form():
-    def view():
-        raise PortwatchError("no more events are read: it ended")
-
-    async def ask():
-        await Scrapes(view, Tally()).respond(make_mocked_request("GET", "/metrics"))
-
-    with pytest.raises(HTTPServiceUnavailable) as refused:
-        asyncio.run(ask())
-    assert json.loads(refused.value.text)["message"] == "no more events are read: it ended"
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def test_it_is_reached_by_number_and_by_its_own_name(daemon, host):
 def test_no_browser_is_left_to_guess_or_to_frame(daemon):
     headers = daemon.ask("/healthz")[1]
     assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
+    assert headers.get_all("Server") == ["portwatch"]
 
 
 def test_the_stream_tells_each_change_in_the_one_form(daemon):
@@ -206,13 +207,42 @@ def test_a_subscriber_that_never_reads_keeps_nobody_waiting(daemon):
                 assert next(event for event in events if event[2]["port"] == port)[1] == "open"
 
 
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
 @pytest.mark.parametrize(
-    "request_",
-    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"],
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (HEAD + b"X: " + b"x" * 10_000 + b"\r\n\r\n", 400),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (HEAD + b"Host: localhost\r\n\r\n", 400),
+        (HEAD + b"Expect: wonders\r\n\r\n", 417),
+    ],
+    ids=["nonsense", "header", "address", "hosts", "expects"],
 )
-def test_a_malformed_or_endless_request_ends_its_connection_alone(daemon, request_):
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
-        client.sendall(request_)
+def test_what_is_no_right_request_is_refused_in_our_form_and_is_nothing_for_the_log(request_, status):
+    with serving() as daemon:
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
+            client.sendall(request_)
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert (response.status, response.getheader("Server")) == (status, "portwatch")
+            assert set(json.loads(response.read())) == {"message", "detail"}
+        assert daemon.ask("/healthz")[0] == 200
+        assert daemon.end()[2] == ""
+
+
+def test_a_stream_without_a_body_is_none(daemon):
+    assert daemon.ask("/api/v0/events", "HEAD")[0] == 405
+
+
+def test_an_endless_request_ends_its_connection_alone(daemon):
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.sendall(HEAD + b"X: " + b"x" * 100_000 + b"\r\n\r\n")
         assert b" 400 Bad Request" in client.recv(100)
     assert daemon.ask("/healthz")[0] == 200
 
@@ -369,6 +399,7 @@ def test_a_reload_shows_what_the_new_scope_admits(tmp_path, port):
         ),
         ('expect = "tcp/1"\nport = 2\n', "not reloaded, all stays as it was: tcp/1 is expected, and outside"),
         ("pid = 2147483647\n", "not reloaded, all stays as it was: there is no process 2147483647"),
+        (f"port = {'[' * 5000}", "not reloaded, all stays as it was: {config} is nested too deeply to be read"),
     ],
 )
 def test_a_reload_that_cannot_be_changes_nothing_and_says_why(tmp_path, port, content, said):
@@ -380,6 +411,10 @@ def test_a_reload_that_cannot_be_changes_nothing_and_says_why(tmp_path, port, co
         line = daemon.process.stderr.readline()
         assert said.format(config=config) in line
         until(lambda: daemon.ports(f"?port={port}"), "the port")
+        config.write_text(f"not-port = {port}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.process.stderr.readline() == "portwatch: reloaded\n"
+        assert not daemon.ports(f"?port={port}")
 
 
 def test_systemd_is_told_of_readiness_life_reload_and_end(tmp_path):
@@ -541,6 +576,15 @@ def test_in_a_container_it_serves_as_it_does_outside(tmp_path, port):
         assert found["pid"] == os.getpid()
         (found,) = daemon.ask(f"/api/v0/who?port={port}")[2]["ports"]
         assert found["ancestry"][-1]["pid"] == os.getpid()
+
+
+def test_who_asks_by_way_of_a_proxy_is_not_shown_arguments(daemon, port):
+    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    for header in ("Forwarded", "X_Forwarded_For", "Via"):
+        (found,) = daemon.ask(f"/api/v0/who?port={port}", **{header: "203.0.113.1"})[2]["ports"]
+        assert found["ancestry"]
+        assert found["command"] is None
+        assert [one["command"] for one in found["holders"]] == [None]
 
 
 def test_a_scraper_that_hangs_up_harms_nobody(daemon):

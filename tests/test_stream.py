@@ -3,11 +3,12 @@
 import asyncio
 import json
 import socket
-import threading
 from concurrent.futures import Future
+from itertools import islice
 
 import pytest
 from aiohttp import web
+from fronting import Fronting
 from hypothesis import given
 from hypothesis import strategies as st
 from support import PATIENCE, until
@@ -49,36 +50,35 @@ def test_what_is_kept_is_bounded(count, room):
         assert len(list(recent.since(recent.first))) <= room
 
 
-class Serving(threading.Thread):
-    """A stream over a real connection, in a loop of its own; events are what the test publishes."""
+class Endless:
+    """A journal, and its reader, whose events never come to an end."""
 
-    def __init__(self):
-        super().__init__()
-        self._begun = threading.Event()
-        self.start()
-        assert self._begun.wait(PATIENCE)
+    async def ask(self, question):
+        return question(self)
 
-    def run(self):
-        asyncio.run(self._serve())
+    def has(self, _seq):
+        return True
 
-    async def _serve(self):
-        self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self.stream = Stream(self.loop)
-        app = web.Application()
-        app.add_routes([web.get("/", self.stream.respond)])
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.address = server.getsockname()
-            await web.SockSite(runner, server).start()
-            self._begun.set()
-            await self._ended.wait()
-            self.stream.close()
-            await runner.cleanup()
+    def events(self, after, limit):
+        return range(after + 1, after + 1 + limit)
+
+    def event(self, seq):
+        return event(seq)
+
+
+class Serving(Fronting):
+    """A stream over real connections; events are what the test publishes."""
+
+    def __init__(self, **options):
+        super().__init__(lambda loop: self._route(Stream(loop, **options)))
+
+    def _route(self, made):
+        self.stream = made
+        return [web.get("/", made.respond)]
 
     def stop(self):
-        self.loop.call_soon_threadsafe(self._ended.set)
-        self.join()
+        self.loop.call_soon_threadsafe(self.stream.close)
+        super().stop()
 
 
 @pytest.fixture
@@ -88,15 +88,10 @@ def serving():
     running.stop()
 
 
-def subscribe(serving, small=False):
+def subscribe(serving, path="/", small=False):
     """A connection that has subscribed, and what can be read of it; its buffer may be a small one."""
     others = serving.stream.subscribers
-    client = socket.socket()
-    client.settimeout(PATIENCE)
-    if small:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(serving.address)
-    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    client = serving.ask(path, small=small)
     lines = client.makefile("rb")
     while lines.readline() != b"retry: 1000\n":
         pass
@@ -128,13 +123,14 @@ def test_a_slow_reader_is_told_what_it_missed_and_costs_the_others_nothing(servi
     for seq, kind, data in told(slow_lines):
         if kind == "gap":
             assert data["lost"] == seq - seen
-            gaps.append(seq)
+            gaps.append(data["lost"])
         else:
             assert seq == seen + 1
         seen = seq
         if seen == count:
             break
     assert gaps
+    assert serving.stream.missed == sum(gaps)
     for one in (slow, slow_lines, quick, quick_lines):
         one.close()
 
@@ -194,7 +190,7 @@ def test_no_more_subscribers_are_taken_than_there_is_room_for(serving, monkeypat
     monkeypatch.setattr(stream, "MOST_SUBSCRIBERS", 1)
     client, lines = subscribe(serving)
     with socket.create_connection(serving.address, timeout=PATIENCE) as second:
-        second.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        second.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert b" 503 " in second.recv(100)
     lines.close()
     client.close()
@@ -205,5 +201,44 @@ def test_a_quiet_stream_shows_that_it_lives(serving, monkeypatch):
     client, lines = subscribe(serving)
     assert lines.readline() == b"\n"
     assert lines.readline() == b":\n"
+    lines.close()
+    client.close()
+
+
+def test_who_is_sent_what_it_missed_is_a_subscriber_already_and_let_go_if_it_reads_nothing(monkeypatch):
+    monkeypatch.setattr(stream, "_PATIENCE", 0.2)
+    serving = Serving(first_seq=10**9, archive=Endless())
+    client = serving.ask("/?after=1", small=True)
+    until(lambda: serving.stream.subscribers, "the subscription")
+    until(lambda: not serving.stream.subscribers, "its end")
+    client.close()
+    serving.stop()
+
+
+def test_what_happens_while_a_gap_is_sent_is_told_after_it(monkeypatch):
+    serving = Serving(first_seq=100)
+
+    async def send(response, one, data, send=stream._send):
+        if b"event: gap" in data:
+            serving.stream.publish(event(100))
+        await send(response, one, data)
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(stream, "_send", send)
+    with serving.ask("/?after=1") as client, client.makefile("rb") as lines:
+        assert [seq for seq, _, _ in islice(told(lines), 2)] == [99, 100]
+    serving.stop()
+
+
+def test_of_what_a_scope_may_not_have_admitted_a_gap_tells_no_number(serving, monkeypatch):
+    monkeypatch.setattr(stream, "_MOST_UNREAD", 1 << 12)
+    serving.stream._recent._capacity = 200 * SIZE
+    client, lines = subscribe(serving, "/?not_port=1", small=True)
+    (one,) = serving.stream._subscribers
+    for seq in range(1, 40_000):
+        serving.stream.publish(event(seq))
+    until(lambda: one.position is not None and one.position < serving.stream._recent.first, "what it missed")
+    assert next(data["lost"] for _, kind, data in told(lines) if kind == "gap") is None
+    assert serving.stream.missed == 0
     lines.close()
     client.close()

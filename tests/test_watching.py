@@ -75,6 +75,28 @@ def test_a_change_that_needs_a_restart_changes_nothing(start):
     assert watching.settings.scope == port(8080)
 
 
+def test_an_engine_that_is_still_opened_at_the_end_is_closed_when_it_is_open(engine, monkeypatch):
+    attaching, go_on, refused = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(engine, "attach", lambda: (attaching.set(), go_on.wait(PATIENCE)))
+    watching = Watching(Settings(engine="fake"), [], lambda: None)
+
+    def start():
+        try:
+            watching.start(1, resumes=False)
+        except PortwatchError as error:
+            refused.append(str(error))
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    assert attaching.wait(PATIENCE)
+    watching.stop()
+    assert starting.is_alive()
+    go_on.set()
+    starting.join(PATIENCE)
+    assert refused == ["it was ended before it had begun"]
+    assert engine.detached == 1
+
+
 def test_an_engine_that_fails_ends_it(start, engine):
     ended = threading.Event()
     watching = start(ended=ended.set)

@@ -30,6 +30,8 @@ def defaults_from(path: Path, command: click.Command) -> dict[str, Any]:
         raise click.UsageError(f"{path} is not UTF-8, at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise click.UsageError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise click.UsageError(f"{path} is nested too deeply to be read") from None
     options = {
         name.removeprefix("--"): one
         for one in command.params

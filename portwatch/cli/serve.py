@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from portwatch.parsing import PROTOCOLS
 from portwatch.scope import Scope
 from portwatch.server import address
 from portwatch.server.settings import DEFAULT_ADDRESS, Expected, Journal, Metrics, Settings
+
+log = logging.getLogger("portwatch")
 
 _DAY = 86_400
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -124,7 +127,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
     """The daemon: metrics, API, stream and page. More in docs/serve.md.
 
-    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch
+    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch/journal
     """
     settings = _settings(**options)
     if check:
@@ -133,6 +136,7 @@ def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, 
     from portwatch.server.daemon import Daemon  # 250 ms, which --check and --help need not pay
 
     logging.basicConfig(format="portwatch: %(message)s", level=logging.WARNING, handlers=[_handler(form)])
+    log.setLevel(logging.INFO)
     arguments = ctx.meta[_ARGUMENTS]
 
     def read_again() -> Settings:
@@ -145,10 +149,13 @@ def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, 
             raise PortwatchError(error.format_message()) from None
 
     changes = ChangeLog(sys.stdout, Event.to_json if form == "json" else event_line)
+    daemon = Daemon(settings, changes, read_again=read_again, started=say_fallback)
     try:
-        Daemon(settings, read_again=read_again, outputs=[changes], started=say_fallback).run()
+        daemon.run()
     finally:
         changes.close(_LAST_LINES)
+    if daemon.is_opening:
+        os._exit(0)  # a compiler at work in its thread would not survive that the interpreter cleans up
 
 
 def _settings(

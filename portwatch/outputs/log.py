@@ -22,7 +22,8 @@ class ChangeLog:
         self._stream = stream
         self._line = line
         self._queue: Queue[Event | None] = Queue(_MOST_WAITING)
-        self._left_out = 0
+        self.left_out = 0
+        """Events that are not in it: nobody read fast enough."""
         self._thread = threading.Thread(target=self._run, name="portwatch-log", daemon=True)
         self._thread.start()
 
@@ -31,7 +32,7 @@ class ChangeLog:
         try:
             self._queue.put_nowait(event)
         except Full:
-            self._left_out += 1
+            self.left_out += 1
 
     def close(self, timeout: float) -> None:
         """Ends it, when what waits is written or time is up."""
@@ -48,8 +49,8 @@ class ChangeLog:
                 self._stream.write(self._line(event) + "\n")
                 if self._queue.empty():
                     self._stream.flush()
-                if self._left_out > told:
-                    log.warning("%d changes were not logged: nobody read fast enough", self._left_out - told)
-                    told = self._left_out
+                if self.left_out > told:
+                    log.warning("%d changes were not logged: nobody read fast enough", self.left_out - told)
+                    told = self.left_out
         except OSError as error:
             log.warning("changes are no longer logged: %s", error.strerror)

@@ -11,30 +11,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from aiohttp import web
 
 from portwatch.engines import Choice
 from portwatch.errors import PortwatchError
 from portwatch.outputs.journal import Journal
+from portwatch.outputs.log import ChangeLog
 from portwatch.outputs.metrics import Tally
 from portwatch.server import address, notify
 from portwatch.server.api import Api
+from portwatch.server.archive import Archive
+from portwatch.server.beside import apart, lasting
 from portwatch.server.feed import Output
-from portwatch.server.guard import add_headers, guard, in_our_form
+from portwatch.server.front import Front
 from portwatch.server.history import History
 from portwatch.server.known import Known
 from portwatch.server.metrics import Scrapes
 from portwatch.server.page import Page
 from portwatch.server.settings import Settings
-from portwatch.server.slow import PATIENCE, SlowConnections
 from portwatch.server.stream import Stream
 from portwatch.server.watching import Watching
 
 log = logging.getLogger("portwatch")
 
-_LAST_ANSWERS = 0.3
-"""Seconds for answers under way when we end."""
 _SWITCH_INTERVAL = 0.001
 """Seconds that a thread may keep the interpreter: an event is not to wait behind a scrape at each step."""
 
@@ -45,16 +46,18 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
+        changes: ChangeLog,
         *,
         read_again: Callable[[], Settings],
-        outputs: Sequence[Output] = (),
         started: Callable[[Choice], object] = lambda _: None,
     ) -> None:
-        """`read_again` gives the settings of a reload; `outputs` get each event, `started` the engine."""
+        """`changes` gets each event, `started` the engine; `read_again` gives the settings of a reload."""
         self._settings = settings
+        self._changes = changes
         self._read_again = read_again
-        self._outputs = outputs
         self._started = started
+        self.is_opening = False
+        """Whether an engine is still being opened, in a thread that nothing can end but the end of all."""
 
     def run(self) -> None:
         """Serves. Raises PortwatchError where it cannot, and when what it reads fails."""
@@ -81,44 +84,37 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reloads.set)
         newest = journal.last_seq if journal else None
         first_seq = _first_seq(newest)
-        stream, tally = Stream(loop, first_seq, self._settings.journal_path), Tally()
-        outputs: list[Output] = [*self._outputs, stream.publish, tally]
+        archive = Archive(self._settings.journal.path) if self._settings.journal else None
+        stream, tally = Stream(loop, first_seq, archive), Tally()
+        outputs: list[Output] = [self._changes, stream.publish, tally]
         if journal:
             outputs.insert(0, journal.write)
         watching = Watching(self._settings, outputs, lambda: loop.call_soon_threadsafe(ended.set))
-        slow = SlowConnections()
-        runner = web.AppRunner(
-            _app(slow, self._settings, Known(watching, stream, journal), stream, tally),
-            access_log=None,
-            handler_cancellation=True,  # a subscriber that goes is known at once
-            keepalive_timeout=PATIENCE,
-            shutdown_timeout=_LAST_ANSWERS,
-        )
-        await runner.setup()
+        known = Known(watching, stream, journal, self._changes)
+        front = Front(_routes(known, archive, stream, tally), self._settings.hosts)
         tasks: list[asyncio.Task[None]] = []
         try:
-            for opened in sockets:
-                await web.SockSite(runner, opened, backlog=address.BACKLOG).start()
-            starting = loop.create_task(
-                asyncio.to_thread(watching.start, first_seq, resumes=newest is not None)
-            )
-            assert runner.server
+            await front.open(sockets)
+            starting = loop.create_task(apart(partial(watching.start, first_seq, resumes=newest is not None)))
             tasks = [
-                loop.create_task(each)
-                for each in (slow.end(runner.server), _say_alive(watching), self._reload(watching, reloads))
+                loop.create_task(lasting("telling systemd", partial(_say_alive, watching))),
+                loop.create_task(lasting("reloading", partial(self._reload, watching, reloads))),
             ]
             is_over = loop.create_task(ended.wait())
             await asyncio.wait({starting, is_over}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 self._started((await starting).choice)
                 notify.notify("READY=1")
+            else:
+                self.is_opening = True
+                starting.cancel()
             await is_over
         finally:
             notify.notify("STOPPING=1")
             for task in tasks:
                 task.cancel()
             stream.close()
-            await asyncio.gather(runner.cleanup(), asyncio.to_thread(watching.stop))
+            await asyncio.gather(front.close(), apart(watching.stop))
         if watching.hub and watching.hub.failure:
             raise PortwatchError(f"no more events are read: {watching.hub.failure}")
 
@@ -131,25 +127,25 @@ class Daemon:
                 continue
             notify.reloading()
             try:
-                await asyncio.to_thread(watching.change, self._read_again())
+                await apart(lambda: watching.change(self._read_again()))
             except PortwatchError as error:
                 log.error("not reloaded, all stays as it was: %s", error)
+            except Exception:
+                log.exception("not reloaded, all stays as it was")
             else:
-                log.warning("reloaded")
-            notify.notify("READY=1")
+                log.info("reloaded")
+            finally:
+                notify.notify("READY=1")
 
 
-def _app(
-    slow: SlowConnections, settings: Settings, known: Known, stream: Stream, tally: Tally
-) -> web.Application:
-    app = web.Application(middlewares=[slow.note, in_our_form, guard(settings.hosts)])
-    app.on_response_prepare.append(add_headers)
-    app.add_routes(Api(known).routes())
-    app.add_routes(History(settings.journal_path).routes())
-    app.add_routes([web.get("/", Page().respond)])
-    app.add_routes([web.get("/api/v0/events", stream.respond)])
-    app.add_routes([web.get("/metrics", Scrapes(known.view, tally).respond)])
-    return app
+def _routes(known: Known, archive: Archive | None, stream: Stream, tally: Tally) -> list[web.RouteDef]:
+    return [
+        *Api(known).routes(),
+        *History(archive).routes(),
+        web.get("/", Page().respond),
+        web.get("/api/v0/events", stream.respond, allow_head=False),  # it would not end
+        web.get("/metrics", Scrapes(known.view, tally).respond),
+    ]
 
 
 async def _say_alive(watching: Watching) -> None:
@@ -158,7 +154,7 @@ async def _say_alive(watching: Watching) -> None:
     while interval:
         await asyncio.sleep(interval / 3)
         if watching.is_ready:
-            await asyncio.to_thread(watching.listeners)
+            await apart(watching.listeners)
         notify.notify("WATCHDOG=1")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from pathlib import Path
 
 from aiohttp import web
 
-from portwatch.errors import JournalError
 from portwatch.outputs.journal import Reader
 from portwatch.parsing import moment, one_of, port_range
 from portwatch.server import query
+from portwatch.server.archive import Archive
 from portwatch.server.errors import refusal
 
 KINDS = ("open", "close", "bind_failed", "listen_failed", "gap")
@@ -24,8 +22,8 @@ USUAL = 100
 class History:
     """Answers from a journal, if one is kept."""
 
-    def __init__(self, journal: Path | None) -> None:
-        self._journal = journal
+    def __init__(self, archive: Archive | None) -> None:
+        self._archive = archive
 
     def routes(self) -> list[web.RouteDef]:
         """Where it is found."""
@@ -44,13 +42,12 @@ class History:
         ports = query.values(asked, "port", port_range)
         process = query.values(asked, "process", query.some)
         kind = query.values(asked, "kind", one_of(KINDS))
-        if self._journal is None:
+        if self._archive is None:
             raise refusal(web.HTTPNotFound, "no journal is kept", "start it with --journal PATH")
-        journal = self._journal
 
-        def page() -> str:
+        def page(reader: Reader) -> str:
             lines = list(
-                Reader(journal).events(
+                reader.events(
                     since=max(since, default=None),
                     until=min(until, default=None),
                     before=before,
@@ -64,8 +61,8 @@ class History:
             following = json.loads(lines[-1])["seq"] if len(lines) == limit else None
             return f'{{"events":[{",".join(lines)}],"next":{json.dumps(following)}}}'
 
-        try:
-            text = await asyncio.to_thread(page)
-        except JournalError as error:
-            raise refusal(web.HTTPServiceUnavailable, str(error)) from None
-        return web.Response(text=text, content_type="application/json", headers={"Cache-Control": "no-store"})
+        return web.Response(
+            text=await self._archive.ask(page),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )

@@ -9,6 +9,7 @@ from typing import Any
 from portwatch.hub import Counts, Hub
 from portwatch.model import Listener
 from portwatch.outputs.journal import Journal
+from portwatch.outputs.log import ChangeLog
 from portwatch.outputs.metrics import View
 from portwatch.outputs.ports import Shown, ephemeral_ports
 from portwatch.server.stream import Stream
@@ -18,10 +19,11 @@ from portwatch.server.watching import Watching
 class Known:
     """Its answers. `listeners` and `view` wait a moment: they are not for the loop's thread."""
 
-    def __init__(self, watching: Watching, stream: Stream, journal: Journal | None) -> None:
+    def __init__(self, watching: Watching, stream: Stream, journal: Journal | None, changes: ChangeLog) -> None:
         self._watching = watching
         self._stream = stream
         self._journal = journal
+        self._changes = changes
 
     @property
     def last_seq(self) -> int:
@@ -69,6 +71,8 @@ class Known:
                 "kernel": counts.lost,
                 "subscriber": counts.unheard,
                 "journal": self._journal.lost if self._journal else 0,
+                "stream": self._stream.missed,
+                "log": self._changes.left_out,
             },
             subscribers=self._stream.subscribers,
         )

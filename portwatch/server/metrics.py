@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client.exposition import gzip_accepted
 
-from portwatch.errors import PortwatchError
 from portwatch.outputs.metrics import Tally, View, exposition
 from portwatch.server import query
-from portwatch.server.errors import refusal
+from portwatch.server.beside import Turns
 
 _LEVEL = 1
 """4 ms for 10,000 ports; the usual 9 takes 35, for three tenths less to send."""
@@ -25,7 +23,7 @@ class Scrapes:
         """`view` waits a moment: it is called off the loop's thread."""
         self._view = view
         self._tally = tally
-        self._turn = asyncio.Lock()
+        self._turn = Turns(1)
 
     async def respond(self, request: web.Request) -> web.Response:
         """`GET /metrics`. One at a time: several at once would keep events waiting longer."""
@@ -37,11 +35,7 @@ class Scrapes:
             body, content_type = exposition(self._view(), self._tally, accept)
             return gzip.compress(body, _LEVEL) if zips else body, content_type
 
-        async with self._turn:
-            try:
-                body, content_type = await asyncio.to_thread(scrape)
-            except PortwatchError as error:
-                raise refusal(web.HTTPServiceUnavailable, str(error)) from None
+        body, content_type = await self._turn.do(scrape)
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding", "Cache-Control": "no-store"}
         if zips:
             headers["Content-Encoding"] = "gzip"

@@ -54,11 +54,6 @@ class Settings:
     journal: Journal | None = None
     metrics: Metrics = field(default_factory=Metrics)
 
-    @property
-    def journal_path(self) -> Path | None:
-        """Where the journal is, if one is kept."""
-        return self.journal.path if self.journal else None
-
 
 RELOADABLE = frozenset({"scope", "pids", "expected", "metrics"})
 """What may change while it runs."""

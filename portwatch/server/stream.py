@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -21,6 +20,7 @@ from portwatch.model import Event
 from portwatch.outputs.journal import Reader
 from portwatch.scope import Scope
 from portwatch.server import query
+from portwatch.server.archive import Archive
 from portwatch.server.errors import refusal
 
 log = logging.getLogger("portwatch")
@@ -97,8 +97,9 @@ class _Subscriber:
     scope: Scope | None
     """None wants everything."""
     is_chunked: bool
-    position: int
     ended: asyncio.Event
+    position: int | None = None
+    """None until it was sent what is only on disk."""
     stalled_since: float | None = None
 
 
@@ -111,10 +112,12 @@ class Stream:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, journal: Path | None = None
+        self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, archive: Archive | None = None
     ) -> None:
+        self.missed = 0
+        """Events that subscribers were too slow for, as far as it is known that they wanted them."""
         self._loop = loop
-        self._journal = journal
+        self._archive = archive
         self._recent = Recent()
         self._recent.dropped_seq = first_seq - 1
         self._inbox: deque[Event] = deque()
@@ -160,6 +163,17 @@ class Stream:
             after = _last_event_id(request.headers["Last-Event-ID"])
         if self.subscribers >= MOST_SUBSCRIBERS:
             raise refusal(web.HTTPServiceUnavailable, f"{MOST_SUBSCRIBERS} subscribers are here already")
+        if request.transport is None:
+            raise ConnectionResetError("whoever asked has gone")
+        is_chunked = request.version >= HttpVersion11
+        one = _Subscriber(request.transport, scope, is_chunked, asyncio.Event())
+        self._subscribers.add(one)
+        try:
+            return await self._follow(request, one, after)
+        finally:
+            self._subscribers.discard(one)
+
+    async def _follow(self, request: web.Request, one: _Subscriber, after: int | None) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -167,61 +181,51 @@ class Stream:
                 "X-Accel-Buffering": "no",
             }
         )
-        is_chunked = request.version >= HttpVersion11
-        if is_chunked:
+        if one.is_chunked:
             response.enable_chunked_encoding()
+        begin = self._recent.end
         await response.prepare(request)
-        await response.write(b"retry: 1000\n\n")
-        position = await self._catch_up(response, scope, after)
-        transport = request.transport
-        if transport is None:
-            return response
-        one = _Subscriber(transport, scope, is_chunked, position, asyncio.Event())
-        self._subscribers.add(one)
-        try:
-            if self._serve(one, {}):
-                self._look_again()
-            while not one.ended.is_set():
-                try:
-                    await asyncio.wait_for(one.ended.wait(), HEARTBEAT)
-                except asyncio.TimeoutError:
-                    self._write(one, b":\n\n")
-        finally:
-            self._subscribers.discard(one)
+        await _send(response, one, b"retry: 1000\n\n")
+        one.position = begin if after is None else await self._catch_up(response, one, after)
+        if self._serve(one, {}):
+            self._look_again()
+        while not one.ended.is_set():
+            try:
+                await asyncio.wait_for(one.ended.wait(), HEARTBEAT)
+            except asyncio.TimeoutError:
+                self._write(one, b":\n\n")
         return response
 
-    async def _catch_up(self, response: web.StreamResponse, scope: Scope | None, after: int | None) -> int:
+    async def _catch_up(self, response: web.StreamResponse, one: _Subscriber, after: int) -> int:
         """Sends what is only on disk any more, or that it is nowhere; returns where to go on."""
-        if after is None:
-            return self._recent.end
         position = self._recent.position_after(after)
         if position is not None:
             return position
-        if self._journal:
+        if self._archive:
             try:
-                position = await self._replay(self._journal, response, scope, after)
+                position = await self._replay(self._archive, response, one, after)
             except JournalError as error:
                 log.warning("what a subscriber missed is not sent: %s", error)
         if position is not None:
             return position
+        end = self._recent.end
         # The gap has the newest's id: whoever loses the connection now has missed nothing more.
-        await response.write(_gap_frame(self.last_seq, None))
-        return self._recent.end
+        await _send(response, one, _gap_frame(self.last_seq, None))
+        return end
 
     async def _replay(
-        self, journal: Path, response: web.StreamResponse, scope: Scope | None, after: int
+        self, archive: Archive, response: web.StreamResponse, one: _Subscriber, after: int
     ) -> int | None:
         """Sends what the journal has until what is kept here; None if it does not lead there."""
-        reader = await asyncio.to_thread(Reader, journal)
-        if not await asyncio.to_thread(reader.has, after):
+        if not await archive.ask(lambda reader: reader.has(after)):
             return None
         while (position := self._recent.position_after(after)) is None:
-            events = await asyncio.to_thread(_next_events, reader, after)
+            events = await archive.ask(partial(_events_after, after))
             if not events:
                 return None
             after = events[-1].seq
-            wanted = [one for one in events if scope is None or scope.admits(one)]
-            await response.write(b"".join(frame_of(one) for one in wanted))
+            wanted = [event for event in events if one.scope is None or one.scope.admits(event)]
+            await _send(response, one, b"".join(frame_of(event) for event in wanted))
         return position
 
     def _take(self) -> None:
@@ -253,12 +257,12 @@ class Stream:
         What one was sent is `shared` with those who want the same from the same position on.
         """
         recent = self._recent
-        while one.position < recent.end and not one.ended.is_set():
+        while one.position is not None and one.position < recent.end and not one.ended.is_set():
             if one.transport.get_write_buffer_size() > _MOST_UNREAD:
                 return self._wait_for(one)
             one.stalled_since = None
             if one.position < recent.first:
-                self._write(one, _gap_frame(recent.dropped_seq, recent.first - one.position))
+                self._write(one, _gap_frame(recent.dropped_seq, self._missed_by(one)))
                 one.position = recent.first
             if one.scope is not None:
                 chunk, one.position = _joined(recent, one.position, one.scope)
@@ -269,6 +273,14 @@ class Stream:
             if chunk:
                 self._write(one, chunk)
         return False
+
+    def _missed_by(self, one: _Subscriber) -> int | None:
+        """How many events; None where it may not have wanted all of them."""
+        if one.scope is not None or one.position is None:
+            return None
+        missed = self._recent.first - one.position
+        self.missed += missed
+        return missed
 
     def _wait_for(self, one: _Subscriber) -> bool:
         now = time.monotonic()
@@ -287,6 +299,15 @@ class Stream:
             one.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             one.transport.write(data)
+
+
+async def _send(response: web.StreamResponse, one: _Subscriber, data: bytes) -> None:
+    """Waits until it is taken, but not for ever."""
+    try:
+        await asyncio.wait_for(response.write(data), _PATIENCE)
+    except asyncio.TimeoutError:
+        one.transport.abort()
+        raise ConnectionResetError("it reads nothing") from None
 
 
 def frame_of(event: Event) -> bytes:
@@ -310,9 +331,8 @@ def _gap_frame(seq: int, lost: int | None) -> bytes:
     return frame_of(Event(seq, time.time_ns(), "gap", "reconcile", lost=lost))
 
 
-def _next_events(reader: Reader, after: int) -> list[Event]:
-    lines = reader.events(after=after, limit=_ROWS_AT_ONCE)
-    return [Event.from_dict(json.loads(line)) for line in lines]
+def _events_after(seq: int, reader: Reader) -> list[Event]:
+    return [reader.event(line) for line in reader.events(after=seq, limit=_ROWS_AT_ONCE)]
 
 
 def _last_event_id(text: str) -> int:

@@ -26,6 +26,8 @@ class Watching:
         self._ended = ended
         self._changing = threading.Lock()
         """Settings and subscription change together."""
+        self._ending = threading.Lock()
+        self._is_over = False
 
     @property
     def is_ready(self) -> bool:
@@ -37,11 +39,15 @@ class Watching:
         settings = self.settings
         roots = _roots(settings)
         hub = Hub.open(settings.engine, settings.options, first_seq=first_seq)
+        with self._ending:
+            if self._is_over:
+                hub.stop()
+                raise PortwatchError("it was ended before it had begun")
+            self.hub = hub
         subscribing = hub.subscribe(
             settings.scope.admits, width=settings.scope.width, roots=roots, resumes=resumes
         )
         hub.start()
-        self.hub = hub
         hub.wait_ready()
         self._subscription = subscribing.wait()
         self._feed.start(self._subscription)
@@ -49,6 +55,8 @@ class Watching:
 
     def stop(self) -> None:
         """Ends it, when every event so far was handed on."""
+        with self._ending:  # an engine that is not open yet closes when it is
+            self._is_over = True
         if self.hub:
             self.hub.stop()
         self._feed.stop()

@@ -144,7 +144,7 @@ class Journal:
             self._reach(self._batch[-1].seq)
             self._batch.clear()
         if self._trouble:
-            log.warning("the journal %s is written again", self._path)
+            log.info("the journal %s is written again", self._path)
             self._trouble = None
         return has_trimmed or bool(self._pending)
 
