@@ -376,6 +376,8 @@ int udp_takes(struct pt_regs *ctx)
 	u64 sk = PT_REGS_PARM1(ctx);
 	bool chosen = (unsigned short)PT_REGS_PARM2(ctx);
 
+	/* What a call left behind whose exit was missed is not this one's. */
+	inner.delete(&thread);
 	if (!chosen && !EPHEMERAL)
 		return 0;
 	if (!is_udp((void *)sk) || !has_file((void *)sk))

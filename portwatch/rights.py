@@ -19,12 +19,13 @@ class Right:
 
 DAC_READ_SEARCH = Right("CAP_DAC_READ_SEARCH", 2, "finding the cgroup of a process that has ended")
 NET_ADMIN = Right("CAP_NET_ADMIN", 12, "attaching programs to cgroups")
+IPC_LOCK = Right("CAP_IPC_LOCK", 14, "bcc's buffers at their full size, where ulimit -l does not suffice")
 SYS_PTRACE = Right("CAP_SYS_PTRACE", 19, "reading which files other users' processes hold")
 SYS_ADMIN = Right("CAP_SYS_ADMIN", 21, "entering other network namespaces; tracefs where nobody has mounted it")
 SYS_RESOURCE = Right("CAP_SYS_RESOURCE", 24, "raising RLIMIT_MEMLOCK, which only kernels before 5.11 ask for")
 PERFMON = Right("CAP_PERFMON", 38, "programs that read the kernel's memory")
 BPF = Right("CAP_BPF", 39, "loading BPF programs")
-ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, SYS_RESOURCE)
+ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, IPC_LOCK, SYS_RESOURCE)
 
 _FOR_PROGRAMS = (BPF, PERFMON, NET_ADMIN)
 """What CAP_SYS_ADMIN, alone the key before 5.8, stands for still."""

@@ -165,7 +165,7 @@ def test_the_programs_compile_against_the_kernels_headers_where_there_is_no_btf(
     try:
         for name in hooks.RAW_TRACEPOINTS:
             bpf.load_func(name.encode(), bcc.BPF.RAW_TRACEPOINT)
-        for probe in (*hooks.KPROBES, *hooks.FAILURE_KPROBES):
+        for probe in (*hooks.KPROBES, *hooks.FAILURE_KPROBES, *hooks.MPTCP_KPROBES):
             for name in filter(None, (probe.entry, probe.exit)):
                 bpf.load_func(name.encode(), bcc.BPF.KPROBE)
     finally:

@@ -41,16 +41,17 @@ def test_every_program_of_the_engine_is_in_the_source_it_is_explained_by():
 def test_every_program_of_bcc_is_in_a_set_of_hooks():
     from portwatch.engines.bcc import hooks
     from portwatch.engines.bcc.engine import ITERATOR
+    from portwatch.engines.core.hooks import FORKS
 
     source = (ROOT / "bpf" / "bcc.bpf.c").read_text()
     programs = set(re.findall(r"^int (\w+)\(", source, re.MULTILINE))
     stable = {
-        *hooks.FORKS,
+        *FORKS,
         *(hook.program for hook in hooks.CGROUP),
         *hooks.RAW_TRACEPOINTS,
         *hooks.TRACEPOINTS,
     }
-    probes = (*hooks.KPROBES, *hooks.FAILURE_KPROBES)
+    probes = (*hooks.KPROBES, *hooks.FAILURE_KPROBES, *hooks.MPTCP_KPROBES)
     assert programs == {*stable, *(name for one in probes for name in (one.entry, one.exit) if name), ITERATOR}
 
 

@@ -50,7 +50,10 @@ BOUND_HOLDERS = Limit(
     "who has bound a port, and does not listen on it, is not named where somebody else is refused it",
     ("S06",),
 )
-MPTCP_FAILURES = Limit("mptcp_failures", "a bind or listen of an MPTCP socket that fails is not reported")
+MPTCP_FAILURES = Limit(
+    "mptcp_failures",
+    "a bind or listen of an MPTCP socket that fails is not reported, a changed backlog of its not at once",
+)
 UDP = Limit("udp", "UDP ports are noticed at the next reconciliation", ("S15", "S16", "S17"))
 SHORT_LIVED = Limit(
     "short_lived",

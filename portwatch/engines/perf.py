@@ -5,14 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Mapping
 
+from portwatch import mounts
+from portwatch.errors import EngineUnavailable
 from portwatch.libc import number_here, syscall
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319}
 _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2
 _COUNT_BPF_OUTPUT = 10
 _SAMPLE_RAW = 1 << 10
-_ENABLE = 0x2400
+_SET_BPF, _ENABLE = 0x40042408, 0x2400
 _ATTR_SIZE = 64
 _FLAG_FD_CLOEXEC = 8
 
@@ -25,6 +28,29 @@ def open_tracepoint(tracefs: int, name: str) -> int:
         tracepoint = int(file.read())
     # A program runs for the tracepoint wherever it fires, whichever CPU its event is opened on.
     return _open(name, 0, _TYPE_TRACEPOINT, tracepoint)
+
+
+def open_tracepoints(wanted: Mapping[str, str]) -> dict[str, int]:
+    """Such an event for each program's tracepoint; none where one of them is not to be had."""
+    opened: dict[str, int] = {}
+    try:
+        tracefs = mounts.open_file_system("tracefs")
+        try:
+            for program, tracepoint in wanted.items():
+                opened[program] = open_tracepoint(tracefs, tracepoint)
+        finally:
+            os.close(tracefs)
+    except (OSError, EngineUnavailable):  # the limit `failures` says it
+        for event in opened.values():
+            os.close(event)
+        return {}
+    return opened
+
+
+def attach(event: int, program: int) -> None:
+    """Runs a program whenever `event` happens, until that is closed."""
+    fcntl.ioctl(event, _SET_BPF, program)
+    fcntl.ioctl(event, _ENABLE, 0)
 
 
 def open_output(cpu: int) -> int:

@@ -1,21 +1,23 @@
 """The bcc engine beside core, and what its buffers, one for each CPU, must not confuse."""
 
+import errno
 import gc
 import os
 import re
 import struct
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import replace
 
 import pytest
 from support import Actor, Watch, open_files, until
 
-from portwatch.engines import Choice
+from portwatch.engines import Choice, perf
 from portwatch.engines.bcc import compiler, headers, hooks, shared
 from portwatch.engines.bcc.compiler import SOURCES
 from portwatch.engines.bcc.engine import BccEngine
-from portwatch.engines.bcc.hooks import Kprobe
-from portwatch.engines.capabilities import LISTEN_FAILURES
+from portwatch.engines.capabilities import BACKLOG_CHANGE, FAILURES, LISTEN_FAILURES, MPTCP_FAILURES
 from portwatch.errors import EngineUnavailable
 from portwatch.hub import Hub
 from portwatch.model import Event
@@ -220,7 +222,7 @@ def test_nothing_stays_in_the_kernel_when_it_is_detached():
 
 
 def test_a_function_that_this_kernel_has_not_costs_what_it_sees_and_no_more(monkeypatch, actor):
-    absent = Kprobe("inet_listen_as_no_kernel_calls_it", "socket_listens", "socket_listened", LISTEN_FAILURES)
+    absent = replace(hooks.FAILURE_KPROBES[0], function="inet_listen_as_no_kernel_calls_it")
     monkeypatch.setattr(hooks, "FAILURE_KPROBES", (absent, *hooks.FAILURE_KPROBES[1:]))
     engine = BccEngine()
     engine.attach()
@@ -228,11 +230,101 @@ def test_a_function_that_this_kernel_has_not_costs_what_it_sees_and_no_more(monk
         able = engine.capabilities
         if able.hooks != hooks.KPROBES_NAME:
             pytest.skip(f"this kernel has no kprobes at all ({able.why}); make test-vm runs it where there are")
-        assert LISTEN_FAILURES in able.limits
+        assert {LISTEN_FAILURES, BACKLOG_CHANGE} <= set(able.limits)
+        assert f"{absent.function} (" in able.why
         actor.do("s = listener(port=8080)")
         until(lambda: actor.netns in [one.socket.netns for one in engine.read(0.1)], "the open")
     finally:
         engine.detach()
+
+
+@pytest.fixture
+def attached():
+    """Engines that a test has attached."""
+    made = []
+
+    def attach(**options):
+        made.append(BccEngine(**options))
+        made[-1].attach()
+        return made[-1]
+
+    yield attach
+    for engine in made:
+        engine.detach()
+
+
+def test_why_there_are_no_kprobes_is_said_in_the_kernels_words(attached):
+    able = attached().capabilities
+    if able.hooks == hooks.KPROBES_NAME:
+        pytest.skip("there are kprobes here")
+    assert re.fullmatch(r"kprobes: none can sit on inet_csk_listen_stop \(.+: .+\)", able.why)
+
+
+@pytest.mark.parametrize("has_mptcp", [True, False])
+def test_functions_of_mptcp_are_missed_only_where_there_is_mptcp(has_mptcp, monkeypatch, tmp_path, attached):
+    monkeypatch.setattr("portwatch.engines.bcc.engine.MPTCP", tmp_path if has_mptcp else tmp_path / "absent")
+    monkeypatch.setattr(
+        BccEngine, "_refusal_of", lambda _, probe: "is absent" if "mptcp" in probe.function else None
+    )
+    able = attached().capabilities
+    assert (MPTCP_FAILURES in able.limits) == has_mptcp
+    assert able.why == (
+        "none can sit on mptcp_listen (is absent), mptcp_bind (is absent)" if has_mptcp else None
+    )
+
+
+def test_without_one_of_the_tracepoints_it_says_that_it_sees_no_failures_and_keeps_none(monkeypatch, attached):
+    opened = []
+    really = perf.open_tracepoint
+
+    def deny_the_third(*arguments):
+        if len(opened) == 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        opened.append(really(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(BccEngine, "_attach_kprobes", lambda _: False)
+    monkeypatch.setattr(perf, "open_tracepoint", deny_the_third)
+    before = open_files()
+    assert FAILURES in attached().capabilities.limits
+    assert not [one for one in open_files() - before if int(one[0]) in opened and "perf_event" in one[1]]
+
+
+ATTACH = """
+from portwatch.engines.bcc.engine import BccEngine
+engine = BccEngine()
+engine.attach()
+engine.detach()
+"""
+
+
+@pytest.mark.parametrize("right", ["syslog", "ipc_lock"])
+def test_it_does_without_seeing_the_kernels_symbols_and_without_locking_much(right, tmp_path):
+    without = ["prlimit", "--memlock=65536", "setpriv", f"--bounding-set=-{right}", f"--inh-caps=-{right}"]
+    subprocess.run([*without, sys.executable, "-c", ATTACH], cwd=tmp_path, check=True)
+
+
+def test_a_cpu_that_comes_later_is_listened_to_from_the_next_check_on(monkeypatch, attached, actor):
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip("there is one CPU here, and no other can come")
+    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus[:1])
+    watching = attached(failures=False)
+
+    def told():
+        return [record.kind for record in watching.read_up_to_now() if record.socket.netns == actor.netns]
+
+    actor.do(f"os.sched_setaffinity(0, {{{cpus[1]}}})")
+    actor.do("s = listener(port=8080)")
+    assert told() == []
+    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus)
+    watching.snapshot()
+    actor.do("s.close()")
+    assert told() == ["close"]
+    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus[:1])
+    actor.do("s = listener(port=8081)")
+    watching.snapshot()
+    assert told() == ["open"]
 
 
 def test_an_engine_that_ends_takes_nothing_from_another(actor):

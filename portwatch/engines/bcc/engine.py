@@ -8,6 +8,8 @@ import mmap
 import os
 import select
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from portwatch.engines.bcc.compiler import compile_programs, quiet
 from portwatch.engines.bcc.members import MemberTable
 from portwatch.engines.bcc.order import Fields, Order
 from portwatch.engines.bcc.shared import Shared
+from portwatch.engines.core.hooks import FORKS
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.kernel import RELEASE
 from portwatch.model import Holder, Record, Snapshot, Socket
@@ -32,8 +35,10 @@ from portwatch.width import Width
 BUFFER_BYTES = 8 << 20
 """Of all CPUs together; on two CPUs each has what core's ring has. More makes an overload longer."""
 _LEAST_PAGES = 64
+_FREE_PAGES = 128
+"""For each CPU, as kernel.perf_event_mlock_kb usually lets everybody have."""
+MPTCP = Path("/proc/sys/net/mptcp")
 ITERATOR = "held_sockets"
-_WITHOUT_FAILURES = (caps.FAILURES, caps.BACKLOG_CHANGE)
 
 
 class _Request(ctypes.Structure):
@@ -69,7 +74,10 @@ class BccEngine:
         self._fork_programs: dict[str, int] = {}
         """By raw tracepoint; none where the kernel has no such."""
         self._membership: Members | Lineage = Lineage()
-        self._buffers: list[Buffer] = []
+        self._buffers: dict[int, tuple[int, Buffer]] = {}
+        """By CPU, with the event that fills it."""
+        self._left: list[Fields] = []
+        """By CPUs that have gone."""
         self._told_lost = 0
         self._counted_lost = 0
         self._missed = 0
@@ -98,7 +106,7 @@ class BccEngine:
 
     def attach(self) -> None:
         """Attaches every program; from here on nothing that happens is missed."""
-        self._open_buffers()
+        self._open_all_buffers()
         if self._attach_kprobes():
             self._hooks = hooks.KPROBES_NAME
         else:
@@ -128,7 +136,9 @@ class BccEngine:
         os.eventfd_write(self._wake, 1)
 
     def snapshot(self) -> Snapshot:
-        """Every open socket, with all its holders."""
+        """Every open socket, with all its holders; from here on, CPUs that have come are listened to."""
+        if self._buffers:
+            self._follow_cpus()
         if isinstance(self._membership, Members):
             self._count_failed()
             self._membership.find_missed(self._missed)
@@ -175,9 +185,7 @@ class BccEngine:
             os.close(fd)
         self._descriptors.clear()
         self._iterator = None
-        for buffer in self._buffers:
-            buffer.close()
-        self._buffers.clear()
+        self._close_buffers(self._buffers)
         self._failed.close()
         self._requests.close()
         self._places.close()
@@ -191,17 +199,54 @@ class BccEngine:
         self._requests.value.narrow = narrow
         self._requests.publish()
 
-    def _open_buffers(self) -> None:
-        for cpu in _online_cpus():
-            fd = perf.open_output(cpu)
-            self._descriptors.append(fd)
-            self._buffers.append(Buffer(mmap.mmap(fd, (1 + self._pages) * mmap.PAGESIZE)))
-            self._bpf[b"records"][ctypes.c_int(cpu)] = ctypes.c_int(fd)
-            self._poll.register(fd, select.EPOLLIN)
+    def _open_all_buffers(self) -> None:
+        """As large as is asked for, or as this process may lock."""
+        cpus = _online_cpus()
+        try:
+            self._open_buffers(cpus)
+        except PermissionError:
+            self._close_buffers(self._buffers)
+            self._pages = min(self._pages, _FREE_PAGES)
+            try:
+                self._open_buffers(cpus)
+            except PermissionError as error:
+                raise NotPermitted(
+                    f"the buffers are refused ({error}); if that is for the memory that they lock: "
+                    f"{rights.RAISE_MEMLOCK}, or {rights.IPC_LOCK.name}"
+                ) from error
+
+    def _open_buffers(self, cpus: Iterable[int]) -> None:
+        for cpu in cpus:
+            event = perf.open_output(cpu)
+            try:
+                memory = mmap.mmap(event, (1 + self._pages) * mmap.PAGESIZE)
+            except OSError:
+                os.close(event)
+                raise
+            self._buffers[cpu] = event, Buffer(memory)
+            self._bpf[b"records"][ctypes.c_int(cpu)] = ctypes.c_int(event)
+            self._poll.register(event, select.EPOLLIN)
+
+    def _close_buffers(self, cpus: Iterable[int]) -> None:
+        for cpu in list(cpus):
+            event, buffer = self._buffers.pop(cpu)
+            found, lost = buffer.read()
+            self._left += found
+            self._told_lost += lost
+            buffer.close()
+            self._poll.unregister(event)
+            os.close(event)
+
+    def _follow_cpus(self) -> None:
+        """An event goes with its CPU, and does not come back with it."""
+        online = set(_online_cpus())
+        self._close_buffers(self._buffers.keys() - online)
+        with suppress(OSError):  # of a CPU that has gone again
+            self._open_buffers(online - self._buffers.keys())
 
     def _drain(self) -> list[Fields]:
-        records: list[Fields] = []
-        for buffer in self._buffers:
+        records, self._left = self._left, []
+        for _, buffer in self._buffers.values():
             found, lost = buffer.read()
             records += found
             self._told_lost += lost
@@ -215,26 +260,45 @@ class BccEngine:
 
     def _attach_kprobes(self) -> bool:
         """Attaches the one set; takes it back where this kernel has no kprobes."""
-        probes = (*hooks.KPROBES, *(hooks.FAILURE_KPROBES if self._failures else ()))
-        limits = hooks.KPROBES_LIMITS + (() if self._failures else _WITHOUT_FAILURES)
-        with quiet([]):
-            for probe in probes:
-                try:
-                    self._bpf.attach_kprobe(event=probe.function.encode(), fn_name=probe.entry.encode())
-                    if probe.exit:
-                        self._bpf.attach_kretprobe(event=probe.function.encode(), fn_name=probe.exit.encode())
-                except Exception:  # bcc raises nothing more precise
-                    if probe.lost is None:
-                        self._detach_kprobes()
-                        self._why = f"kprobes: the kernel lets none sit on {probe.function}"
-                        return False
-                    limits += (probe.lost,)
+        limits = hooks.KPROBES_LIMITS + (() if self._failures else hooks.WITHOUT_FAILURES)
+        of_failures = hooks.FAILURE_KPROBES + (hooks.MPTCP_KPROBES if MPTCP.exists() else ())
+        probes = hooks.KPROBES + (of_failures if self._failures else ())
+        refusals = []
+        for probe in probes:
+            refusal = self._refusal_of(probe)
+            if refusal and not probe.lost:
+                self._detach_kprobes()
+                self._why = f"kprobes: none can sit on {probe.function} ({refusal})"
+                return False
+            if refusal:
+                refusals.append(f"{probe.function} ({refusal})")
+                limits += probe.lost
+        if refusals:
+            self._why = f"none can sit on {', '.join(refusals)}"
         self._limits = limits
         return True
 
+    def _refusal_of(self, probe: hooks.Kprobe) -> str | None:
+        """Attaches all of a probe, or nothing; then in bcc's or the kernel's words, why."""
+        function = probe.function.encode()
+        said: list[str] = []
+        try:
+            with quiet(said):
+                self._bpf.attach_kprobe(event=function, fn_name=probe.entry.encode())
+                if probe.exit:
+                    try:
+                        self._bpf.attach_kretprobe(event=function, fn_name=probe.exit.encode())
+                    except Exception:
+                        self._bpf.detach_kprobe(function)
+                        raise
+        except Exception as error:  # bcc raises nothing more precise
+            return said[0] if said else str(error)
+        return None
+
     def _detach_kprobes(self) -> None:
-        for event in list(self._bpf.kprobe_fds):
-            self._bpf.detach_kprobe_event(event)
+        with quiet([]):
+            for event in list(self._bpf.kprobe_fds):
+                self._bpf.detach_kprobe_event(event)
 
     def _attach_stable(self) -> None:
         root = mounts.open_cgroup_root()
@@ -252,21 +316,14 @@ class BccEngine:
                 "forbids it, or another tool holds the root cgroup for itself"
             ) from error
         if not (self._failures and self._attach_tracepoints()):
-            self._limits += _WITHOUT_FAILURES
+            self._limits += hooks.WITHOUT_FAILURES
 
     def _attach_tracepoints(self) -> bool:
-        try:
-            tracefs = mounts.open_file_system("tracefs")
-            try:
-                opened = [(name, perf.open_tracepoint(tracefs, at)) for name, at in hooks.TRACEPOINTS.items()]
-            finally:
-                os.close(tracefs)
-        except (OSError, EngineUnavailable):  # said by the limit `failures`
-            return False
-        self._descriptors += [event for _, event in opened]
-        for name, event in opened:
-            syscalls.attach_perf_event(self._load(name, syscalls.TRACEPOINT), event)
-        return True
+        opened = perf.open_tracepoints(hooks.TRACEPOINTS)
+        self._descriptors += opened.values()
+        for name, event in opened.items():
+            perf.attach(event, self._load(name, syscalls.TRACEPOINT))
+        return bool(opened)
 
     def _load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
         library, module = _library(self._bpf), self._bpf.module
@@ -289,7 +346,7 @@ class BccEngine:
 
     def _load_fork_programs(self) -> None:
         try:
-            for name, tracepoint in hooks.FORKS.items():
+            for name, tracepoint in FORKS.items():
                 self._fork_programs[tracepoint] = self._load(name, syscalls.RAW_TRACEPOINT)
         except (OSError, EngineUnavailable):  # raw tracepoints came with 4.17
             self._fork_programs.clear()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from portwatch.engines import capabilities as caps
 from portwatch.engines.bcc import syscalls
+from portwatch.engines.core.hooks import STABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,11 @@ class Kprobe:
     function: str
     entry: str
     exit: str | None = None
-    lost: caps.Limit | None = None
-    """What is not seen where the kernel has no such function; None where nothing is exact without."""
+    lost: tuple[caps.Limit, ...] = ()
+    """What is not seen where none can sit on it; nothing is said where nothing is exact without."""
 
 
-STABLE_NAME = "stable"
+STABLE_NAME = STABLE.name
 CGROUP = (
     CgroupHook("udp_released", syscalls.CGROUP_SOCK, 34),
     CgroupHook("listen_opened", syscalls.SOCK_OPS, 3),
@@ -42,30 +43,25 @@ CGROUP = (
     CgroupHook("udp_bound", syscalls.CGROUP_SOCK, 13),
 )
 RAW_TRACEPOINTS = {"listen_closed": "inet_sock_set_state"}
-TRACEPOINTS = {
-    "bind_entered": "syscalls/sys_enter_bind",
-    "bind_exited": "syscalls/sys_exit_bind",
-    "listen_entered": "syscalls/sys_enter_listen",
-    "listen_exited": "syscalls/sys_exit_listen",
-}
-"""Failures, and changes of the backlog. They tax every syscall of every thread (see bench/)."""
-STABLE_LIMITS = (caps.UDP_CONNECT, caps.UDP_AUTOBIND, caps.IO_URING_FAILURES, caps.COMPAT_FAILURES)
+TRACEPOINTS = STABLE.tracepoints
+STABLE_LIMITS = STABLE.limits
+WITHOUT_FAILURES = STABLE.without_failures
 
 KPROBES_NAME = "kprobes"
-KPROBES = (
+KPROBES: tuple[Kprobe, ...] = (
     Kprobe("inet_csk_listen_stop", "listen_stops"),
-    Kprobe("inet_release", "udp_releases", None, caps.UDP),
+    Kprobe("inet_release", "udp_releases", None, (caps.UDP,)),
     Kprobe("inet_csk_listen_start", "listen_starts", "listen_started"),
-    Kprobe("udp_lib_get_port", "udp_takes", "udp_taken", caps.UDP),
+    Kprobe("udp_lib_get_port", "udp_takes", "udp_taken", (caps.UDP,)),
 )
 FAILURE_KPROBES = (
-    Kprobe("inet_listen", "socket_listens", "socket_listened", caps.LISTEN_FAILURES),
-    Kprobe("mptcp_listen", "socket_listens", "socket_listened", caps.MPTCP_FAILURES),
-    Kprobe("inet_bind", "socket_binds", "socket_bound", caps.BIND_FAILURES),
-    Kprobe("inet6_bind", "socket_binds", "socket_bound", caps.BIND_FAILURES),
-    Kprobe("mptcp_bind", "socket_binds", "socket_bound", caps.MPTCP_FAILURES),
+    Kprobe("inet_listen", "socket_listens", "socket_listened", (caps.LISTEN_FAILURES, caps.BACKLOG_CHANGE)),
+    Kprobe("inet_bind", "socket_binds", "socket_bound", (caps.BIND_FAILURES,)),
+    Kprobe("inet6_bind", "socket_binds", "socket_bound", (caps.BIND_FAILURES,)),
 )
+MPTCP_KPROBES = (
+    Kprobe("mptcp_listen", "socket_listens", "socket_listened", (caps.MPTCP_FAILURES,)),
+    Kprobe("mptcp_bind", "socket_binds", "socket_bound", (caps.MPTCP_FAILURES,)),
+)
+"""For failures, too, where the kernel has MPTCP."""
 KPROBES_LIMITS = (caps.UDP_CONNECT, caps.COOKIES)
-
-FORKS = {"process_exited": "sched_process_exit", "process_forked": "sched_process_fork"}
-"""Programs that keep process trees, with either set; attached when the first tree is watched."""

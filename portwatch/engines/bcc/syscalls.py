@@ -7,7 +7,6 @@ cgroup so that the program stays there when we are killed. A link goes with its 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import struct
 from contextlib import suppress
@@ -17,9 +16,8 @@ from errno import EPERM
 from portwatch.errors import EngineUnavailable
 from portwatch.libc import number_here, syscall
 
-_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361, "s390x": 351}
+_BPF = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 5, 17, 28, 33
-_SET_BPF, _ENABLE = 0x40042408, 0x2400
 _ATTR_SIZE = 128
 _LOG_BYTES = 1 << 16
 
@@ -71,12 +69,6 @@ def attach_raw_tracepoint(program: int, name: str) -> int:
     """Likewise at a tracepoint."""
     buffer = ctypes.create_string_buffer(name.encode())
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(buffer), program))
-
-
-def attach_perf_event(program: int, event: int) -> None:
-    """Runs a program whenever `event` happens, until that is closed."""
-    fcntl.ioctl(event, _SET_BPF, program)
-    fcntl.ioctl(event, _ENABLE, 0)
 
 
 def attach_iterator(program: int) -> int:

@@ -197,7 +197,7 @@ class CoreEngine:
         if self._ephemeral:
             tracing += hooks.for_ephemeral
         root = mounts.open_cgroup_root() if hooks.cgroup else None
-        tracepoints = self._open_tracepoints(hooks) if self._failures else {}
+        tracepoints = perf.open_tracepoints(hooks.tracepoints) if self._failures else {}
         sees_failures = self._failures and bool(tracepoints or not hooks.tracepoints)
         try:
             others = {*hooks.cgroup, *tracepoints, *FORKS, ITERATOR}
@@ -231,22 +231,6 @@ class CoreEngine:
             return set()
         present = self._libbpf.kernel_functions(set(hooks.where_there.values()))
         return {program for program, function in hooks.where_there.items() if function not in present}
-
-    def _open_tracepoints(self, hooks: HookSet) -> dict[str, int]:
-        """The perf events of the programs that see failures; none where one is not to be had."""
-        opened: dict[str, int] = {}
-        try:
-            tracefs = mounts.open_file_system("tracefs")
-            try:
-                for program, tracepoint in hooks.tracepoints.items():
-                    opened[program] = perf.open_tracepoint(tracefs, tracepoint)
-            finally:
-                os.close(tracefs)
-        except (OSError, EngineUnavailable):  # said by the limit `failures`
-            for fd in opened.values():
-                os.close(fd)
-            return {}
-        return opened
 
     def _open(self, *, socket_helpers: bool) -> Object:
         opened = Object(self._libbpf, OBJECT)

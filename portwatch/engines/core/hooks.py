@@ -91,8 +91,8 @@ STABLE = HookSet(
     },
 )
 
-FORKS = ("process_exited", "process_forked")
-"""Programs that keep process trees, with either set; attached when the first tree is watched."""
+FORKS = {"process_exited": "sched_process_exit", "process_forked": "sched_process_fork"}
+"""Programs that keep process trees, and their tracepoints, with any set; attached for the first tree."""
 
 HOOK_SETS = {hooks.name: hooks for hooks in (FENTRY, STABLE)}
 """The best first."""
