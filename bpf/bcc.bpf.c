@@ -237,6 +237,30 @@ int udp_released(struct bpf_sock *ctx)
 	return 1;
 }
 
+INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const struct sockaddr_any *asked)
+{
+	struct portwatch_record record;
+
+	capture(&record, PORTWATCH_BIND_FAILED, sk);
+	record.error = error;
+	if (asked)
+		capture_asked(&record, sk, asked);
+	if (is_own_wanted(&record, sk))
+		submit(ctx, &record);
+}
+
+/* A listen that succeeded and opened nothing found a listener, and changed its backlog. */
+INLINE void report_listen(void *ctx, struct sock *sk, int result)
+{
+	struct portwatch_record record;
+
+	capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
+	capture_identity(&record, sk);
+	record.error = result;
+	if (is_own_wanted(&record, sk))
+		submit(ctx, &record);
+}
+
 /* The address is read at the exit: at the entry its page may never have been touched. */
 int bind_entered(struct syscall_enter *ctx)
 {
@@ -255,20 +279,16 @@ int bind_exited(struct syscall_exit *ctx)
 	u64 thread = bpf_get_current_task();
 	struct call *call = calls.lookup(&thread);
 	struct sockaddr_any asked = {};
-	struct portwatch_record record;
 	int result = syscall_result(ctx);
 	struct sock *sk;
+	bool is_read;
 
 	if (!call)
 		return 0;
 	sk = result < 0 ? sock_of_fd(call->fd) : NULL;
 	if (sk) {
-		capture(&record, PORTWATCH_BIND_FAILED, sk);
-		record.error = result;
-		if (read_asked(&asked, (void *)call->address, call->length))
-			capture_asked(&record, sk, &asked);
-		if (is_own_wanted(&record, sk))
-			submit(ctx, &record);
+		is_read = read_asked(&asked, (void *)call->address, call->length);
+		report_bind_failed(ctx, sk, result, is_read ? &asked : NULL);
 	}
 	calls.delete(&thread);
 	return 0;
@@ -284,25 +304,17 @@ int listen_entered(struct syscall_enter *ctx)
 	return 0;
 }
 
-/* A listen that succeeded and opened nothing found a listener, and changed its backlog. */
 int listen_exited(struct syscall_exit *ctx)
 {
 	u64 thread = bpf_get_current_task();
 	struct call *call = calls.lookup(&thread);
-	struct portwatch_record record;
-	int result = syscall_result(ctx);
 	struct sock *sk;
 
 	if (!call)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
-	if (sk) {
-		capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
-		capture_identity(&record, sk);
-		record.error = result;
-		if (is_own_wanted(&record, sk))
-			submit(ctx, &record);
-	}
+	if (sk)
+		report_listen(ctx, sk, syscall_result(ctx));
 	calls.delete(&thread);
 	return 0;
 }
@@ -432,20 +444,16 @@ int socket_bound(struct pt_regs *ctx)
 	u64 thread = bpf_get_current_task();
 	struct call *call = calls.lookup(&thread);
 	struct sockaddr_any asked = {};
-	struct portwatch_record record;
 	int result = PT_REGS_RC(ctx);
 	struct sock *sk;
+	bool is_read;
 
 	if (!call)
 		return 0;
 	sk = result < 0 ? our_sock_of((void *)call->socket) : NULL;
 	if (sk) {
-		capture(&record, PORTWATCH_BIND_FAILED, sk);
-		record.error = result;
-		if (read_asked_in_kernel(&asked, (void *)call->address, call->length))
-			capture_asked(&record, sk, &asked);
-		if (is_own_wanted(&record, sk))
-			submit(ctx, &record);
+		is_read = read_asked_in_kernel(&asked, (void *)call->address, call->length);
+		report_bind_failed(ctx, sk, result, is_read ? &asked : NULL);
 	}
 	calls.delete(&thread);
 	return 0;
@@ -466,20 +474,13 @@ int socket_listened(struct pt_regs *ctx)
 {
 	u64 thread = bpf_get_current_task();
 	struct call *call = calls.lookup(&thread);
-	struct portwatch_record record;
-	int result = PT_REGS_RC(ctx);
 	struct sock *sk;
 
 	if (!call)
 		return 0;
 	sk = call->opened ? NULL : our_sock_of((void *)call->socket);
-	if (sk) {
-		capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
-		capture_identity(&record, sk);
-		record.error = result;
-		if (is_own_wanted(&record, sk))
-			submit(ctx, &record);
-	}
+	if (sk)
+		report_listen(ctx, sk, PT_REGS_RC(ctx));
 	calls.delete(&thread);
 	return 0;
 }

@@ -145,9 +145,10 @@ def _btf() -> tuple[State, str, str | None]:
     if VMLINUX.exists():
         return "ok", f"{VMLINUX} describes the kernel's fields", None
     return (
-        "not ok",
-        f"{VMLINUX} is missing: the programs cannot find the kernel's fields",
-        "boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later; every current distribution's has it)",
+        "limited",
+        f"{VMLINUX} is missing: core cannot find the kernel's fields, bcc needs the kernel's headers for it",
+        f"apt-get install python3-bpfcc linux-headers-{os.uname().release}; or boot a kernel with "
+        "CONFIG_DEBUG_INFO_BTF (5.8 or later; every current distribution's has it)",
     )
 
 

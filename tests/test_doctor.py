@@ -151,8 +151,10 @@ def test_no_btf(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "VMLINUX", tmp_path / "vmlinux")
     monkeypatch.setattr(core, "VMLINUX", tmp_path / "vmlinux")
     report = doctor.examine()
-    assert fact(report, "btf").state == "not ok"
-    assert "CONFIG_DEBUG_INFO_BTF" in fact(report, "btf").help
+    found = fact(report, "btf")
+    assert found.state == "limited"
+    assert "python3-bpfcc linux-headers-" in found.help
+    assert "CONFIG_DEBUG_INFO_BTF" in found.help
     assert not report.trials[0].works
     assert "has no BTF" in report.trials[0].refusal
 

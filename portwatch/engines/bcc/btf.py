@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from typing import Literal
 
 from portwatch.errors import EngineUnavailable
 
 _MAGIC = 0xEB9F
 _PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _ENUM, _FUNC, _INT = 2, 3, 4, 5, 8, 6, 12, 1
+_HEADER = struct.Struct("=HxxIIIII")
 _TRANSPARENT = (8, 9, 10, 11, 18)
 """Typedef, volatile, const, restrict and type tag: the same type as what they refer to."""
 _WORDS_BEHIND = {1: 1, 3: 3, 14: 1, 17: 1}
@@ -31,12 +32,9 @@ class Btf:
 
     def __init__(self, content: bytes, names: set[str]) -> None:
         """Raises EngineUnavailable where `content` is not what this reader knows."""
-        order: Literal["little", "big"] = "little" if content[:2] == _MAGIC.to_bytes(2, "little") else "big"
-        if int.from_bytes(content[:2], order) != _MAGIC or len(content) < 24:
+        if len(content) < _HEADER.size or _HEADER.unpack_from(content)[0] != _MAGIC:
             raise EngineUnavailable("the kernel's BTF is none: it does not begin as BTF does")
-        header, start, length, strings, strings_length = (
-            int.from_bytes(content[at : at + 4], order) for at in range(4, 24, 4)
-        )
+        _, header, start, length, strings, strings_length = _HEADER.unpack_from(content)
         self._strings = content[header + strings : header + strings + strings_length]
         self._words = memoryview(content[header + start : header + start + length]).cast("I")
         self._at: list[int] = [0]
@@ -73,9 +71,9 @@ class Btf:
         found = self._named.get((name, False))
         return None if found is None else self._size(found)
 
-    def field(self, struct: str, name: str) -> Place | None:
+    def field(self, struct_name: str, name: str) -> Place | None:
         """Where a field is; in an anonymous struct or union of this struct, too."""
-        found = self._named.get((struct, False))
+        found = self._named.get((struct_name, False))
         return None if found is None else self._member(self._bare(found), name)
 
     def enumerator(self, enum: str, name: str) -> int | None:

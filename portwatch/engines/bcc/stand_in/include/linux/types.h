@@ -41,12 +41,14 @@ struct pt_regs {
 	__u64 regs[31];
 	__u64 sp, pc, pstate;
 };
-#else
+#elif defined(__x86_64__)
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx;
 	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
 	unsigned long orig_ax, ip, cs, flags, sp, ss;
 };
+#else
+#error "this machine's registers are not known here"
 #endif
 
 #endif
