@@ -18,7 +18,7 @@ from portwatch.snapshot import procnet
 from portwatch.snapshot.crosscheck import cross_checked
 from portwatch.subscription import Subscription
 from portwatch.table import Table
-from portwatch.tree import Identity, root_at
+from portwatch.tree import Identity, of_trees, root_at
 
 
 class _Shared:
@@ -53,10 +53,14 @@ _shared = _Shared()
 
 
 def list_listeners(
-    *, scope: Scope | None = None, engine: str = "auto", ephemeral: bool = False
+    pid: int | None = None, *, scope: Scope | None = None, engine: str = "auto", ephemeral: bool = False
 ) -> list[Listener]:
-    """What is open now, with every holder. Raises EngineUnavailable."""
-    with listing(engine, Options(ephemeral=ephemeral)) as (_, listeners):
+    """What is open now, with every holder: what `pid` and its descendants not yet adopted by init hold, or all.
+
+    Raises EngineUnavailable, and PortwatchError if there is no such process.
+    """
+    with listing(engine, Options(ephemeral=ephemeral)) as (choice, everywhere):
+        listeners = of_trees([] if pid is None else [pid], everywhere, choice.engine.name)
         return [one for one in listeners if (scope or Scope()).admits_listener(one)]
 
 

@@ -16,7 +16,13 @@ from portwatch.watcher import listing
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
 @click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # as tail has it: here are none
-@click.option("--pid", "pids", type=int, multiple=True, help="A process and all that descends from it.")
+@click.option(
+    "--pid",
+    "pids",
+    type=int,
+    multiple=True,
+    help="A process and its descendants not yet adopted by init.",
+)
 @scope_options
 @engine_options
 def command(

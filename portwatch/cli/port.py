@@ -40,7 +40,11 @@ def port_options(function: F) -> F:
     """PORT, and what else says which of its sockets are meant, and by which engine."""
     function = scope_options(engine_options(function))
     function = click.option(
-        "--pid", "pids", type=int, multiple=True, help="A process and all that descends from it."
+        "--pid",
+        "pids",
+        type=int,
+        multiple=True,
+        help="A process and its descendants not yet adopted by init.",
     )(function)
     return click.argument("target", type=_PortType(), metavar="PORT")(function)
 

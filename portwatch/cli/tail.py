@@ -20,7 +20,13 @@ from portwatch.watcher import PortWatcher
 @click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
 @click.option("--no-snapshot", is_flag=True, help="Only what changes from now on.")
 @click.option("--no-failures", is_flag=True, help="No failed binds and listens, nor their cost.")
-@click.option("--pid", "pids", type=int, multiple=True, help="A process and all that descends from it.")
+@click.option(
+    "--pid",
+    "pids",
+    type=int,
+    multiple=True,
+    help="A process and its descendants not yet adopted by init.",
+)
 @click.option(
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),

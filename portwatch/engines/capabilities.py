@@ -91,7 +91,7 @@ COOKIES = Limit(
 TREES = Limit(
     "trees",
     "who belongs to a tree (--pid) is looked up in /proc when something happens: "
-    "a process that has ended by then, or that had lost its parent before, can be missed",
+    "a process that has ended by then, or one of those between it and the root, can be missed",
     ("T03", "T04", "T06", "T09"),
 )
 OUTSIDE = Limit(

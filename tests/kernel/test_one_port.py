@@ -240,6 +240,15 @@ def test_a_tree_narrows_what_is_meant(actor, make_actor, engine, make_waiter):
     assert waiter.code() == 0
 
 
+def test_a_listing_of_a_tree_is_what_it_holds(actor, make_actor, engine):
+    other = make_actor(actor.namespace)
+    actor.do("s = listener(port=8080); child = fork(lambda: globals().update(t=listener(port=8081)))")
+    other.do("s = listener(port=8082)")
+    for pid, ports in ((actor.pid, {8080, 8081}), (actor.do("child"), {8080, 8081}), (other.pid, {8082})):
+        found = list_listeners(pid, engine=engine[1])
+        assert {one.socket.port for one in found} == ports
+
+
 def test_wait_gone_returns_at_once_where_nobody_listens(actor, engine):
     assert run("wait", actor, "8080", "--gone", *engine).returncode == 0
 
