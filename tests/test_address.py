@@ -25,7 +25,17 @@ def test_an_address_is_read_and_written_alike(text, meant):
 
 @pytest.mark.parametrize(
     "text",
-    ["9935", ":9935", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "::1:9935", "unix:run.sock", "unix:"],
+    [
+        "9935",
+        "a..b:80",
+        ":9935",
+        "127.0.0.1",
+        "127.0.0.1:http",
+        "127.0.0.1:65536",
+        "::1:9935",
+        "unix:run.sock",
+        "unix:",
+    ],
 )
 def test_what_is_no_address_is_said(text):
     with pytest.raises(ValueError, match=r"is no|names no"):

@@ -2,6 +2,7 @@ import pytest
 from click.testing import CliRunner
 
 from portwatch.cli import portwatch
+from portwatch.cli.serve import command as serve
 
 
 @pytest.fixture
@@ -16,23 +17,44 @@ def check(tmp_path):
     return run
 
 
+SAID = {
+    "listen": '["127.0.0.1:9935", "unix:/run/portwatch.sock"]',
+    "journal": '"/var/lib/portwatch/journal"',
+    "journal-age": "3600",
+    "journal-size": '"64M"',
+    "expect": '["tcp/8080", "udp/80"]',
+    "log": '"json"',
+    "host": '["portwatch.example"]',
+    "pid": "1",
+    "no-failures": "true",
+    "metrics-pid": "true",
+    "metrics-ephemeral": "true",
+    "metrics-max-series": "500",
+    "port": '"80,8000-8999"',
+    "proto": '["tcp", "udp"]',
+    "exposure": '"all"',
+    "process": '["node*", "python*"]',
+    "cgroup": '"/"',
+    "container": "[]",
+    "netns": '"self"',
+    "not-port": "81",
+    "not-proto": "[]",
+    "not-exposure": '"loopback"',
+    "not-process": '"x"',
+    "not-cgroup": "[]",
+    "not-container": "[]",
+    "not-netns": "[]",
+    "engine": '"core"',
+    "ephemeral": "true",
+    "interval": "0.5",
+    "procfs": '"/proc"',
+}
+
+
 def test_a_file_can_say_all_that_the_options_can(check):
-    result = check(
-        """
-        listen = ["127.0.0.1:9935", "unix:/run/portwatch.sock"]
-        expect = ["tcp/8080", "udp/80"]
-        journal = "/var/lib/portwatch/journal"
-        journal-age = 3600
-        journal-size = "64M"
-        log = "json"
-        port = "80,8000-8999"
-        not-process = ["node*", "python*"]
-        no-failures = true
-        metrics-max-series = 500
-        engine = "core"
-        interval = 0.5
-        """
-    )
+    options = {name.lstrip("-") for one in serve.params for name in one.opts}
+    assert set(SAID) == options - {"config", "check", "help"}
+    result = check("\n".join(f"{name} = {value}" for name, value in SAID.items()))
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.endswith("portwatch.toml is good\n")
 
@@ -63,6 +85,19 @@ def test_an_option_goes_before_the_file(check):
         ('journal-size = "big"', "'big' is no size: try 512M or 2G"),
         ("port = 70000", "'70000' is outside 1-65535"),
         ("port = ", "is not TOML"),
+        (f"port = {'[' * 5000}", "is nested too deeply to be read"),
+        ("listen = []", "listen is empty"),
+        ('listen = ["127.0.0.1:1", "127.0.0.1:1"]', "one address is given twice"),
+        ('listen = "a..b:80"', "'a..b' is no name of a host"),
+        (f'listen = "unix:/{"x" * 200}"', "is longer than the 107 bytes"),
+        (f'listen = "a:{"9" * 5000}"', "is no port"),
+        (f'expect = "tcp/{"9" * 5000}"', "is no port of a protocol"),
+        (r'journal = "/a\u0000"', "journal cannot be '/a\\x00'"),
+        ("journal-age = inf", "is not in the range"),
+        ("journal-age = nan", "is no number of seconds"),
+        ("journal-age = 1e11", "is not in the range"),
+        ('journal-size = "1M"', "'1M' holds too little: 8M is the least"),
+        (f'journal-size = "{"9" * 5000}"', "is no size"),
         (b"\xff", "is not UTF-8, at byte 0"),
     ],
 )

@@ -330,6 +330,25 @@ def test_each_change_is_a_line_of_its_log():
     assert [one["kind"] for one in changes] == ["open", "close"]
 
 
+def test_also_words_about_the_run_are_lines_for_programs(tmp_path, port):
+    result = subprocess.run(
+        [sys.executable, "-m", "portwatch", "serve", *POLL, "--log", "json", "--listen", f"127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 1
+    (said,) = map(json.loads, result.stderr.splitlines())
+    assert (said["level"], "cannot be listened on" in said["message"]) == ("error", True)
+    config = tmp_path / "portwatch.toml"
+    config.write_text('log = "json"\n')
+    with serving("--config", str(config)) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        said = json.loads(daemon.process.stderr.readline())
+        assert (said["level"], said["message"]) == ("info", "reloaded")
+
+
 def test_a_log_that_nobody_reads_keeps_nobody_waiting():
     with serving() as daemon:
         daemon.process.stdout.close()
@@ -395,7 +414,12 @@ def test_a_reload_shows_what_the_new_scope_admits(tmp_path, port):
         ),
         (
             "ephemeral = true\n",
-            "not reloaded, all stays as it was: options cannot change while it runs: restart it",
+            "not reloaded, all stays as it was: ephemeral cannot change while it runs: restart it",
+        ),
+        ('log = "json"\n', "not reloaded, all stays as it was: {config}: log cannot change while it runs"),
+        (
+            'procfs = "/tmp"\n',
+            "not reloaded, all stays as it was: {config}: procfs cannot change while it runs",
         ),
         ('expect = "tcp/1"\nport = 2\n', "not reloaded, all stays as it was: tcp/1 is expected, and outside"),
         ("pid = 2147483647\n", "not reloaded, all stays as it was: there is no process 2147483647"),

@@ -70,7 +70,7 @@ def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine,
 
 def test_a_change_that_needs_a_restart_changes_nothing(start):
     watching = start(port(8080))
-    with pytest.raises(PortwatchError, match="hosts cannot change while it runs"):
+    with pytest.raises(PortwatchError, match="host cannot change while it runs"):
         watching.change(Settings(engine="fake", scope=port(9090), hosts=("other",)))
     assert watching.settings.scope == port(8080)
 

@@ -56,11 +56,16 @@ def main() -> None:
     try:
         portwatch.main(arguments, prog_name="portwatch")
     except PortwatchError as error:
-        _fail(str(error), next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED))
+        _fail(str(error), code_of(error))
     except OSError as error:
         # What could not be written must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(str(error), FAILED)
+
+
+def code_of(error: PortwatchError) -> int:
+    """The exit code that says what went wrong."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)
 
 
 def _set_endings(follows: bool) -> None:

@@ -60,7 +60,7 @@ def _checked(path: Path, name: str, value: Any, option: click.Option) -> Any:
     if isinstance(value, list) and not option.multiple:
         raise click.UsageError(f"{path}: {name} is one value, not a list")
     for one in several:
-        if isinstance(one, bool) or not isinstance(one, (str, int, float)):
+        if isinstance(one, bool) or not isinstance(one, (str, int, float)) or "\0" in str(one):
             raise click.UsageError(f"{path}: {name} cannot be {one!r}")
     texts = [str(one) for one in several]
     return texts if option.multiple else texts[0]

@@ -183,11 +183,15 @@ def scope_of(options: dict[str, Any]) -> Scope:
     return Scope(**{name: Only(flat(name), flat(f"not_{name}")) for name in _SCOPE})
 
 
-def say_fallback(choice: Choice) -> None:
+def _to_stderr(words: str) -> None:
+    click.echo(f"portwatch: {words}", err=True)
+
+
+def say_fallback(choice: Choice, say: Callable[[str], object] = _to_stderr) -> None:
     """One line when a lesser engine had to do, with what would help."""
     if choice.refusals:
         refused = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
-        click.echo(f"portwatch: {refused}. Using {choice.engine.name} instead.", err=True)
+        say(f"{refused}. Using {choice.engine.name} instead.")
 
 
 def say_unseen_failures(choice: Choice) -> None:

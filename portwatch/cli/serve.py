@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from portwatch.cli import code_of
 from portwatch.cli.config import defaults_from
 from portwatch.cli.options import Seconds, engine_options, hidden, say_fallback, scope_of, scope_options
 from portwatch.cli.text import event_line
@@ -26,11 +28,15 @@ from portwatch.server.settings import DEFAULT_ADDRESS, Expected, Journal, Metric
 log = logging.getLogger("portwatch")
 
 _DAY = 86_400
+_MONTH, _CENTURY = 30 * _DAY, 36_525 * _DAY
+_DIGITS = 15
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 _ARGUMENTS = "portwatch.arguments"
 _OF_THE_RUN = ("check", "form", "config")
+_KEPT = {"form": "log", "procfs": "procfs"}
+"""What the file says for the whole run, and what it is called there."""
 _LAST_LINES = 0.3
 """Seconds for the last lines of the log to be read."""
 
@@ -63,7 +69,7 @@ class _Expected(click.ParamType):
             return value
         proto, _, number = value.partition("/")
         if proto not in PROTOCOLS or not (
-            number.isascii() and number.isdecimal() and 0 < int(number) <= 65_535
+            number.isascii() and number.isdecimal() and len(number) <= 5 and 0 < int(number) <= 65_535
         ):
             self.fail(f"{value!r} is no port of a protocol: try tcp/8080", param, ctx)
         return Expected(proto, int(number))
@@ -73,21 +79,30 @@ class _Size(click.ParamType):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from portwatch.outputs.journal.writer import MIN_BYTES  # sqlite3: 11 ms, for those who type it right
+
         if isinstance(value, int):
             return value
         number, unit = (value[:-1], value[-1].upper()) if value[-1:].upper() in _UNITS else (value, "")
-        if not (number.isascii() and number.isdecimal() and int(number)):
+        if not (number.isascii() and number.isdecimal() and len(number) <= _DIGITS and int(number)):
             self.fail(f"{value!r} is no size: try 512M or 2G", param, ctx)
-        return int(number) * _UNITS.get(unit, 1)
+        size = int(number) * _UNITS.get(unit, 1)
+        if size < MIN_BYTES:
+            self.fail(f"{value!r} holds too little: {MIN_BYTES >> 20}M is the least", param, ctx)
+        return size
 
 
 def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
     if path is not None:
         try:
-            ctx.default_map = defaults_from(path, ctx.command)
+            defaults = defaults_from(path, ctx.command)
+            for name, called in _KEPT.items():
+                if ctx.obj is not None and defaults.get(name) != ctx.obj.get(name):
+                    raise click.UsageError(f"{path}: {called} cannot change while it runs: restart it")
         except click.UsageError as error:
             error.ctx = ctx
             raise
+        ctx.default_map = defaults
     return path
 
 
@@ -100,7 +115,9 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     help="Also unix:PATH. [127.0.0.1:9935]",
 )
 @click.option("--journal", type=click.Path(path_type=Path), help="Keeps every event in this file.")
-@click.option("--journal-age", type=Seconds(min=1), default=30 * _DAY, metavar="SECONDS", hidden=True)
+@click.option(
+    "--journal-age", type=Seconds(min=1, max=_CENTURY), default=_MONTH, metavar="SECONDS", hidden=True
+)
 @click.option("--journal-size", type=_Size(), default="256M", hidden=True)
 @click.option("--expect", type=_Expected(), multiple=True, help="A port that somebody counts on.")
 @click.option(
@@ -142,16 +159,21 @@ def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, 
     def read_again() -> Settings:
         """As at the start, with what the file says by now."""
         try:
-            with command.make_context("serve", list(arguments)) as again:
+            with command.make_context("serve", list(arguments), obj=ctx.default_map) as again:
                 params = {name: value for name, value in again.params.items() if name not in _OF_THE_RUN}
                 return _settings(**params)
         except click.UsageError as error:
             raise PortwatchError(error.format_message()) from None
 
     changes = ChangeLog(sys.stdout, Event.to_json if form == "json" else event_line)
-    daemon = Daemon(settings, changes, read_again=read_again, started=say_fallback)
+    daemon = Daemon(settings, changes, read_again=read_again, started=partial(say_fallback, say=log.warning))
     try:
         daemon.run()
+    except PortwatchError as error:
+        if form != "json":
+            raise
+        log.error("%s", error)
+        ctx.exit(code_of(error))
     finally:
         changes.close(_LAST_LINES)
     if daemon.is_opening:
@@ -175,6 +197,10 @@ def _settings(
     interval: float,
     **scope: Any,
 ) -> Settings:
+    if not listen:
+        raise click.UsageError("listen is empty: without an address, nobody could ask")
+    if len(set(listen)) < len(listen):
+        raise click.UsageError(f"one address is given twice, of {', '.join(map(str, listen))}")
     wanted = scope_of(scope)
     for one in expect:
         if not _is_seen(one, wanted):

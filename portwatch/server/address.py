@@ -13,6 +13,8 @@ from portwatch.errors import PortwatchError
 
 BACKLOG = 1024
 UNIX = "unix:"
+_LONGEST_PATH = 107
+"""Bytes, as the kernel has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,20 @@ def parse(text: str) -> Address:
         path = text.removeprefix(UNIX)
         if not path.startswith("/"):
             raise ValueError(f"{text!r} names no file by its whole path, such as unix:/run/portwatch.sock")
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            raise ValueError(
+                f"{text!r} is longer than the {_LONGEST_PATH} bytes that a socket file's path may have"
+            )
         return Address(path=path)
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     if not colon or not host or (":" in host and not text.startswith("[")):
         raise ValueError(f"{text!r} is no address: try 127.0.0.1:9935, [::1]:9935 or unix:/run/portwatch.sock")
-    if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+    try:
+        host.encode("idna")  # as looking it up will
+    except UnicodeError:
+        raise ValueError(f"{host!r} is no name of a host, in {text!r}") from None
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
         raise ValueError(f"{port!r} is no port, in {text!r}")
     return Address(host, int(port))
 

@@ -54,6 +54,18 @@ class Settings:
     journal: Journal | None = None
     metrics: Metrics = field(default_factory=Metrics)
 
-
-RELOADABLE = frozenset({"scope", "pids", "expected", "metrics"})
-"""What may change while it runs."""
+    @property
+    def kept(self) -> dict[str, object]:
+        """What stays as it is while it runs, by the names of its options."""
+        journal = self.journal
+        return {
+            "listen": self.listen,
+            "host": self.hosts,
+            "engine": self.engine,
+            "no-failures": not self.options.failures,
+            "ephemeral": self.options.ephemeral,
+            "interval": self.options.interval,
+            "journal": journal and journal.path,
+            "journal-age": journal and journal.max_age,
+            "journal-size": journal and journal.max_bytes,
+        }

@@ -9,7 +9,7 @@ from portwatch.errors import PortwatchError
 from portwatch.hub import Hub
 from portwatch.model import Listener
 from portwatch.server.feed import Feed, Output
-from portwatch.server.settings import RELOADABLE, Settings
+from portwatch.server.settings import Settings
 from portwatch.subscription import Subscription
 from portwatch.tree import Identity, root_at
 
@@ -73,9 +73,9 @@ class Watching:
         """Goes on with other settings; raises PortwatchError and changes nothing if that cannot be."""
         assert self.hub
         before = self.settings
-        for name in Settings.__dataclass_fields__:
-            if name not in RELOADABLE and getattr(settings, name) != getattr(before, name):
-                raise PortwatchError(f"{name} cannot change while it runs: restart it")
+        changed = [name for name, value in settings.kept.items() if value != before.kept[name]]
+        if changed:
+            raise PortwatchError(f"{', '.join(changed)} cannot change while it runs: restart it")
         with self._changing:
             if (settings.scope, settings.pids) != (before.scope, before.pids):
                 self._subscription = self.hub.subscribe(
