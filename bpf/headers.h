@@ -55,8 +55,12 @@
 #undef bpf_probe_read_user
 #endif
 
-/* MPTCP came with 5.6, when BTF had long been there: it is not told from TCP here. */
+#ifdef CONFIG_MPTCP
+#define BITS_is_mptcp FIELD(struct tcp_sock, is_mptcp), 1, 0, 8
+#else
 #define BITS_is_mptcp 0, 1, 0, 0
+#endif
+/* struct mptcp_sock is in no header: a backlog that changes is not known. */
 #define BITS_first 0, 1, 0, 0
 
 #ifdef CONFIG_MEMCG
