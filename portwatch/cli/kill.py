@@ -60,11 +60,13 @@ def command(
     interval: float,
     **scope: Any,
 ) -> None:
-    """Ends who holds PORT (8080, tcp/8080) in our own namespace; shows them first.
+    """Ends who holds PORT (8080, tcp/8080) in our own namespace, or of the --pid or
+    --container asked for; shows them first.
 
     Example: portwatch kill 8080 --signal KILL
     """
-    question = question_of(target, pids, scope, here=True)
+    # Not with a cgroup: containers have theirs below the host's /system.slice, and are not what is meant.
+    question = question_of(target, pids, scope, here=not (pids or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
     finding = inquire(question, engine, options)
     say_fallback(finding.choice)

@@ -31,11 +31,13 @@ def command(
     interval: float,
     **scope: Any,
 ) -> None:
-    """Returns when somebody listens on PORT (8080, tcp/8080) in our own namespace.
+    """Returns when somebody listens on PORT (8080, tcp/8080) in our own namespace,
+    or in whichever those processes are that are asked for.
 
     Example: portwatch wait 5432 --timeout 30 && ./migrate
     """
-    question = question_of(target, pids, scope, here=True)
+    here = not (pids or scope["container"] or scope["cgroup"])
+    question = question_of(target, pids, scope, here=here)
     watcher = watching(question, engine, Options(failures=False, ephemeral=ephemeral, interval=interval))
     watcher.start()
     say_fallback(watcher.choice)

@@ -164,6 +164,20 @@ def test_list_takes_cgroups_and_containers_as_people_write_them(make_actor, make
         assert inside.pid not in [json.loads(line)["pid"] for line in result.stdout.splitlines()]
 
 
+def test_one_port_of_who_was_asked_for_is_looked_for_where_they_are(make_actor, make_cgroup):
+    inside = make_actor()
+    path = make_cgroup(f"docker-{ID}.scope", inside)
+    inside.do("s = listener(port=18080)")
+    assert portwatch("wait", "18080", "--timeout", "0").returncode == 124
+    for option in (["--cgroup", path.name], ["--container", ID[:12]], ["--pid", str(inside.pid)]):
+        assert portwatch("wait", "18080", "--timeout", "0", *option).returncode == 0, option
+        assert portwatch("wait", "18080", "--timeout", "0", "--netns", "self", *option).returncode == 124, (
+            option
+        )
+        result = portwatch("kill", "18080", "--dry-run", *option)
+        assert result.returncode == (1 if "--cgroup" in option else 0), option
+
+
 def test_a_beginning_that_two_containers_have_is_refused_with_both(make_actor, make_cgroup):
     for name in (ID, TWIN):
         make_cgroup(f"docker-{name}.scope", make_actor())
