@@ -54,6 +54,11 @@ MPTCP_FAILURES = Limit(
     "mptcp_failures",
     "a bind or listen of an MPTCP socket that fails is not reported, a changed backlog of its not at once",
 )
+REFUSED_UDP = Limit(
+    "refused_udp",
+    "a UDP port that the kernel gave, and a cgroup's program then refused, is shown open until the next "
+    "reconciliation",
+)
 UDP = Limit("udp", "UDP ports are noticed at the next reconciliation", ("S15", "S16", "S17"))
 SHORT_LIVED = Limit(
     "short_lived",

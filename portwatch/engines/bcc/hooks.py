@@ -64,4 +64,4 @@ MPTCP_KPROBES = (
     Kprobe("mptcp_bind", "socket_binds", "socket_bound", (caps.MPTCP_FAILURES,)),
 )
 """For failures, too, where the kernel has MPTCP."""
-KPROBES_LIMITS = (caps.UDP_CONNECT, caps.COOKIES)
+KPROBES_LIMITS = (caps.UDP_CONNECT, caps.REFUSED_UDP, caps.COOKIES)
