@@ -1,4 +1,4 @@
-"""1,000 subscribers and 1,000 events a second: what the daemon takes, and when the last one hears."""
+"""1,000 subscribers, those with a scope, and those who read nothing, at 1,000 events a second."""
 
 import json
 import os
@@ -14,19 +14,40 @@ from pathlib import Path
 from common import begin, daemon, forked, megabytes, percentile, show
 
 SUBSCRIBERS = (1, 1000)
+SCOPED = 100
+SLOW = 100
 PAIRS_A_SECOND = 500
 SECONDS = 10.0
 SETTLE = 1.0
+_DATA = b"\ndata: "
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def subscribe(port):
-    client = socket.create_connection(("127.0.0.1", port))
-    client.sendall(b"GET /api/v0/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
-    while b"retry" not in client.recv(4096):
-        pass
-    client.setblocking(False)
-    return client
+class Client:
+    """A subscriber, which counts what it is told; it may have a scope."""
+
+    def __init__(self, port, query=""):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.sendall(f"GET /api/v0/events{query} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        while b"retry" not in self.socket.recv(4096):
+            pass
+        self.socket.setblocking(False)
+        self.count = 0
+        self._tail = b""
+
+    def read(self):
+        """What has come. Of a thousand clients, their lines are not taken apart."""
+        data = self.socket.recv(1 << 20)
+        known = self._tail + data
+        self.count += known.count(_DATA)
+        self._tail = known[-len(_DATA) + 1 :]
+        return data
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
 
 
 def open_and_close(pairs):
@@ -39,22 +60,24 @@ def open_and_close(pairs):
 
 
 def read_all(clients, expected):
-    """How many events each got, and how long after the kernel's own time the first of them heard."""
-    counts = dict.fromkeys(clients, 0)
-    delays, first, rest = [], clients[0], b""
+    """Reads until each has what is expected; how long after the kernel's own time the first of them heard."""
+    delays, rest = [], b""
+    waiting = set(clients)
     deadline = time.monotonic() + SECONDS + 30
     with selectors.DefaultSelector() as selector:
         for client in clients:
-            selector.register(client, selectors.EVENT_READ)
-        while min(counts.values()) < expected and time.monotonic() < deadline:
+            selector.register(client.socket, selectors.EVENT_READ, client)
+        while waiting and time.monotonic() < deadline:
             for key, _ in selector.select(0.5):
-                data = key.fileobj.recv(1 << 20)
-                counts[key.fileobj] += data.count(b"\nid: ") + data.startswith(b"id: ")
-                if key.fileobj is first:
+                client = key.data
+                data = client.read()
+                if client is clients[0]:
                     now = time.time_ns()
                     *lines, rest = (rest + data).split(b"\n")
-                    delays += [now - kernels_time(line) for line in lines if line.startswith(b"data: ")]
-    return counts, delays
+                    delays += [now - kernels_time(line) for line in lines if line.startswith(_DATA[1:])]
+                if client.count >= expected:
+                    waiting.discard(client)
+    return delays
 
 
 def kernels_time(line):
@@ -69,20 +92,21 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def measure(pid, port, subscribers):
+def measure(what, pid, port, subscribers, query="", idle=0):
+    """`idle` more subscribers read nothing at all."""
     pairs = int(PAIRS_A_SECOND * SECONDS)
     with ExitStack() as stack:
-        clients = [stack.enter_context(subscribe(port)) for _ in range(subscribers)]
+        clients = [stack.enter_context(Client(port, query)) for _ in range(subscribers)]
+        for _ in range(idle):
+            stack.enter_context(Client(port))
         time.sleep(SETTLE)
         before, begun = cpu_seconds(pid), time.monotonic()
         with forked(lambda: open_and_close(pairs)):
-            counts, delays = read_all(clients, 2 * pairs)
+            delays = read_all(clients, 2 * pairs)
         took, cpu = time.monotonic() - begun, cpu_seconds(pid) - before
-        show(
-            f"{subscribers:,} subscriber{'s' * (subscribers > 1)}",
-            f"{2 * pairs / took:,.0f} events a second for {took:.1f} s",
-        )
-        show("  each was told of", f"{min(counts.values()):,} to {max(counts.values()):,} of {2 * pairs:,}")
+        counts = [client.count for client in clients]
+        show(what, f"{2 * pairs / took:,.0f} events a second for {took:.1f} s")
+        show("  each was told of", f"{min(counts):,} to {max(counts):,} of {2 * pairs:,}")
         show("  the daemon's CPU", f"{cpu / took:.2f} s a second")
         show("  its memory", f"{megabytes(pid):.0f} MB")
         spread = f"p50 {statistics.median(delays) / 1e6:.1f} ms, p99 {percentile(delays, 99) / 1e6:.1f}"
@@ -104,7 +128,9 @@ def main():
     with daemon("--netns", "self") as (pid, port):
         show("at rest", f"{megabytes(pid):.0f} MB")
         for subscribers in SUBSCRIBERS:
-            measure(pid, port, subscribers)
+            measure(f"{subscribers:,} subscriber{'s' * (subscribers > 1)}", pid, port, subscribers)
+        measure(f"{SCOPED:,} with a scope", pid, port, SCOPED, query="?proto=tcp&not_process=nobody*")
+        measure(f"1 beside {SLOW:,} that read nothing", pid, port, 1, idle=SLOW)
 
 
 main()

@@ -1,6 +1,7 @@
 """The daemon, as a process that real sockets are opened beside."""
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
+from collections import Counter
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -198,13 +201,27 @@ def test_a_subscriber_is_told_of_its_scope_only(daemon):
                 assert next(events)[2]["port"] == second.getsockname()[1]
 
 
+def open_and_close(daemon, count):
+    """So many ports at once, of each of which the daemon tells twice."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        until(lambda: daemon.ports(f"?port={port}"), "the last port")
+    until(lambda: not daemon.ports(f"?port={port}"), "its end")
+
+
 def test_a_subscriber_that_never_reads_keeps_nobody_waiting(daemon):
-    with socket.create_connection(("127.0.0.1", daemon.port)) as idle, daemon.subscribe() as events:
+    ports, rounds, event_bytes = 400, 12, 500
+    with socket.socket() as idle, daemon.subscribe() as events:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        idle.connect(("127.0.0.1", daemon.port))
         idle.sendall(b"GET /api/v0/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        for _ in range(20):
-            with socket.create_server(("127.0.0.1", 0)) as server:
-                port = server.getsockname()[1]
-                assert next(event for event in events if event[2]["port"] == port)[1] == "open"
+        idle_may_keep = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
+        assert 2 * ports * rounds * event_bytes > idle_may_keep
+        for _ in range(rounds):
+            open_and_close(daemon, ports)
+            told = Counter(kind for _, kind, _ in islice(events, 2 * ports))
+            assert told == {"open": ports, "close": ports}
 
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -349,12 +366,18 @@ def test_also_words_about_the_run_are_lines_for_programs(tmp_path, port):
         assert (said["level"], said["message"]) == ("info", "reloaded")
 
 
-def test_a_log_that_nobody_reads_keeps_nobody_waiting():
+def test_a_log_that_nobody_reads_any_more_keeps_nobody_waiting():
     with serving() as daemon:
         daemon.process.stdout.close()
         for _ in range(2):
-            with socket.create_server(("127.0.0.1", 0)) as server:
-                until(partial(daemon.ports, f"?port={server.getsockname()[1]}"), "the port")
+            open_and_close(daemon, 1)
+
+
+def test_a_log_that_nobody_reads_for_now_keeps_nobody_waiting():
+    with serving("--log", "json") as daemon:
+        open_and_close(daemon, fcntl.fcntl(daemon.process.stdout, fcntl.F_GETPIPE_SZ) // 500)
+        open_and_close(daemon, 1)
+        assert daemon.end()[0] == 0
 
 
 def test_a_reload_takes_over_without_losing_an_event(tmp_path):
