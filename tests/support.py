@@ -192,16 +192,3 @@ class Watch:
 
     def stop(self):
         self.watcher.stop()
-
-
-def ss(actor=None):
-    """What `ss` lists in a namespace: (proto, address, port) of listening TCP and unconnected UDP."""
-    enter = ["nsenter", f"--net={actor.namespace}"] if actor else []
-    lines = subprocess.run([*enter, "ss", "-Hlntu"], check=True, capture_output=True, text=True).stdout
-    rows = []
-    for line in lines.splitlines():
-        proto, _, _, _, local = line.split()[:5]
-        address, _, port = local.rpartition(":")
-        address = address.partition("%")[0].strip("[]").replace("*", "::")
-        rows.append((proto, address, int(port)))
-    return sorted(rows)

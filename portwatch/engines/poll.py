@@ -21,10 +21,9 @@ LIMITS = (
     caps.IO_URING_FAILURES,
     caps.COMPAT_FAILURES,
     caps.ACTOR,
-    caps.EPHEMERAL_UDP,
+    *listed.LIMITS,
     caps.UDP_CONNECT,
     caps.BACKLOG_CHANGE,
-    caps.EMPTY_NAMESPACES,
     caps.TREES,
     caps.OUTSIDE,
 )

@@ -10,6 +10,9 @@ from portwatch.snapshot import diag, netns
 from portwatch.snapshot.owners import holders_of
 from portwatch.tree import Lineage, Members
 
+LIMITS = (caps.EPHEMERAL_UDP, caps.EMPTY_NAMESPACES)
+"""What this cannot tell, whatever our rights."""
+
 
 def held_sockets(membership: Members | Lineage) -> Snapshot:
     """Every open socket of every network namespace that we may enter, with its holders and their trees."""
@@ -47,7 +50,7 @@ def with_holders(sockets: list[Socket], membership: Members | Lineage) -> list[H
 def limits() -> tuple[caps.Limit, ...]:
     """What this cannot tell, with the rights that we have."""
     effective = rights.effective()
-    found = [caps.EPHEMERAL_UDP, caps.EMPTY_NAMESPACES]
+    found = [*LIMITS]
     if not rights.has(rights.SYS_ADMIN, effective):
         found.append(caps.OTHER_NAMESPACES)
     if not rights.has(rights.SYS_PTRACE, effective):

@@ -35,13 +35,6 @@ class HookSet:
     where_there: Mapping[str, str] = field(default_factory=dict)
     """Program to the kernel's function without which it is left out, and nothing with it."""
 
-    @property
-    def programs(self) -> frozenset[str]:
-        """All of them."""
-        return frozenset(
-            (*self.tracing, *self.cgroup, *self.tracepoints, *self.for_failures, *self.for_ephemeral)
-        )
-
 
 FENTRY = HookSet(
     name="fentry",
