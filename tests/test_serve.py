@@ -79,6 +79,7 @@ def test_a_listing_is_narrowed_by_the_names_of_the_options(daemon, port, query, 
         ("/api/v0/listening-ports?prot=tcp", "did you mean 'proto'?"),
         ("/api/v0/listening-ports?min_port=high", "no number from 0 to 65535"),
         ("/api/v0/listening-ports?ignore=ssh", "'ssh' is no port"),
+        ("/api/v0/listening-ports?pid=99999999", "'99999999' is no pid"),
         ("/api/v0/events?after=-1", "is no number"),
         ("/api/v0/who", "port is missing"),
         ("/healthz?x=1", "there is no parameter 'x'"),
@@ -89,6 +90,18 @@ def test_a_wrong_question_is_refused_with_what_would_be_right(daemon, path, said
     assert status == 400
     assert set(answer) == {"message", "detail"}
     assert said in f"{answer['message']} {answer['detail']}"
+
+
+@pytest.mark.parametrize("path", ["listening-ports?", "who?port={port}&"])
+def test_a_pid_narrows_to_what_its_tree_holds(daemon, port, path):
+    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    path = "/api/v0/" + path.format(port=port)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert port in {one["port"] for one in daemon.ask(f"{path}pid={os.getpid()}")[2]["ports"]}
+        assert daemon.ask(f"{path}pid={child.pid}")[2]["ports"] == []
+        child.communicate(b"\n")
+    status, _, answer = daemon.ask(f"{path}pid={child.pid}")
+    assert (status, str(child.pid) in answer["message"]) == (404, True)
 
 
 @pytest.mark.parametrize("name", ["nosuch", "/proc/1/ns/net", ""])

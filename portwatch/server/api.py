@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from portwatch.ancestry import with_background
+from portwatch.errors import PortwatchError
 from portwatch.model import Listener
 from portwatch.server import query
 from portwatch.server.beside import Turns
 from portwatch.server.errors import refusal
 from portwatch.server.guard import is_over_socket_file
+from portwatch.tree import of_trees
 
-LISTING_PARAMETERS = (*query.SCOPE_NAMES, "min_port", "ignore")
-WHO_PARAMETERS = query.SCOPE_NAMES
+LISTING_PARAMETERS = (*query.SCOPE_NAMES, "pid", "min_port", "ignore")
+WHO_PARAMETERS = (*query.SCOPE_NAMES, "pid")
+_LAST_PID = 1 << 22
 _AT_ONCE = 4
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """What a proxy adds, behind which anybody may be."""
@@ -64,12 +67,13 @@ class Api:
         scope = query.scope_of(request.query)
         least = query.number(request.query, "min_port", 0, most=65_535) or 0
         ignored = frozenset(query.values(request.query, "ignore", _port))
+        pids = query.values(request.query, "pid", _pid)
 
         def listing() -> str:
             seq = self._known.last_seq
             ports = [
                 _entry(one.as_dict())
-                for one in self._known.listeners()
+                for one in self._listeners(pids)
                 if one.socket.port >= least and one.socket.port not in ignored and scope.admits_listener(one)
             ]
             answer = {"ports": ports, "seq": seq, "kept_after": self._known.kept_after}
@@ -83,10 +87,11 @@ class Api:
         if "port" not in request.query:
             raise refusal(web.HTTPBadRequest, "port is missing: which one is meant?", "for example ?port=8080")
         scope = query.scope_of(request.query)
+        pids = query.values(request.query, "pid", _pid)
         shows_command = _is_from_here(request)
 
         def listing() -> str:
-            found = (one for one in self._known.listeners(look=True) if scope.admits_listener(one))
+            found = (one for one in self._listeners(pids, look=True) if scope.admits_listener(one))
             ports = [_entry(with_background(one, commands=shows_command)) for one in found]
             return json.dumps({"ports": ports}, separators=(",", ":"))
 
@@ -109,6 +114,16 @@ class Api:
         state = self._known.state()
         return web.json_response(state, status=200 if state["ready"] else 503)
 
+    def _listeners(self, pids: Sequence[int], *, look: bool = False) -> Iterable[Listener]:
+        """What is open; with pids, what their trees hold now."""
+        listeners = self._known.listeners(look=look or bool(pids))
+        if not pids:
+            return listeners
+        try:
+            return of_trees(pids, listeners, self._known.state()["engine"])
+        except PortwatchError as error:
+            raise refusal(web.HTTPNotFound, str(error)) from None
+
     async def _answer(self, listing: Callable[[], str]) -> web.Response:
         if not self._known.state()["ready"]:
             raise refusal(web.HTTPServiceUnavailable, "not ready yet: what is open is still being looked up")
@@ -129,8 +144,14 @@ def _entry(listener: dict[str, Any]) -> dict[str, Any]:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 65_535):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65_535):
         raise ValueError(f"{text!r} is no port")
+    return int(text)
+
+
+def _pid(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and 0 < int(text) <= _LAST_PID):
+        raise ValueError(f"{text!r} is no pid")
     return int(text)
 
 
