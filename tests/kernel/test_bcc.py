@@ -20,6 +20,7 @@ from portwatch.engines.bcc.engine import BccEngine
 from portwatch.engines.capabilities import BACKLOG_CHANGE, FAILURES, LISTEN_FAILURES, MPTCP_FAILURES
 from portwatch.errors import EngineUnavailable
 from portwatch.hub import Hub
+from portwatch.kernel import RELEASE
 from portwatch.model import Event
 
 SEED = 31_415
@@ -82,6 +83,7 @@ def test_core_and_bcc_tell_the_same_of_each_socket(both):
     assert differences(core, bcc) == []
 
 
+@pytest.mark.skipif(RELEASE > (6, 1), reason="its headers are for a later bcc than Debian 12 has")
 def test_where_there_is_no_btf_the_kernels_headers_tell_the_same(monkeypatch, tmp_path, actor):
     try:
         headers.of_running_kernel()
