@@ -26,7 +26,7 @@ class Only(Generic[T]):
 
 
 class _Facts(NamedTuple):
-    """What is known of an event or a listener: of its processes, those that did it, opened it or hold it."""
+    """What is known of an event or a listener: of who opened it, and of those who hold it."""
 
     port: int | None
     proto: str | None
@@ -41,6 +41,7 @@ class _Facts(NamedTuple):
 class Scope:
     """Different fields narrow; several values of one field widen.
 
+    A close is wanted if its open was: whoever closes it, it is judged by who opened it.
     What is not known of an event is neither what somebody wants nor what they do not want.
     """
 
@@ -79,17 +80,9 @@ class Scope:
         """Whether an event is wanted. A gap concerns everybody."""
         if not self._narrowing or event.kind == "gap":
             return True
-        opener = event.opener
+        name, cgroup, container = _opener(event)
         return self._admits(
-            _Facts(
-                event.port,
-                event.proto,
-                event.exposure,
-                event.netns,
-                {event.process, opener.process if opener else None},
-                {event.cgroup, opener.cgroup if opener else None},
-                {event.container, opener.container if opener else None},
-            ),
+            _Facts(event.port, event.proto, event.exposure, event.netns, {name}, {cgroup}, {container}),
             self._narrowing,
         )
 
@@ -127,6 +120,17 @@ class Scope:
             if any(matches(one, facts) for one in only.unwanted):
                 return False
         return True
+
+
+def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
+    """Its name, cgroup and container."""
+    opener = event.opener
+    if opener is None:
+        return (None, None, None) if event.kind == "close" else (event.process, event.cgroup, event.container)
+    if opener.cgroup or opener.container:
+        return opener.process, opener.cgroup, opener.container
+    # What was read from JSON does not tell where its opener was; mostly that is where the rest happened.
+    return opener.process, event.cgroup, event.container
 
 
 def _is_within(cgroup: str, wanted: str) -> bool:

@@ -13,6 +13,7 @@ from portwatch.scope import Only, Scope
 
 CONTAINER = "4f" * 32
 PLACED = replace(PROCESS, cgroup=f"/system.slice/docker-{CONTAINER}.scope", container=CONTAINER)
+WORKER = replace(PROCESS, pid=11, process="worker", cgroup="/user.slice")
 EVENT = event_of(1, 1, "open", "event", socket(1, 8080), PLACED, PLACED, 1, "core")
 SCOPES = [
     (Scope(), True),
@@ -94,12 +95,30 @@ def test_a_gap_concerns_everybody():
     "scope",
     [
         Scope(process=Only(("nginx",))),
+        Scope(process=Only((), ("nginx",))),
         Scope(cgroup=Only(("/system.slice",))),
+        Scope(cgroup=Only((), ("/system.slice",))),
         Scope(container=Only((CONTAINER,))),
+        Scope(container=Only((), (CONTAINER,))),
     ],
 )
-def test_the_close_of_a_listener_is_its_openers_too(scope):
-    assert scope.admits(event_of(2, 2, "close", "event", socket(1, 8080), None, PLACED, 0, "core"))
+@pytest.mark.parametrize("opener", [PLACED, WORKER])
+@pytest.mark.parametrize("closer", [PLACED, WORKER, None])
+def test_a_close_is_wanted_where_its_open_was_whoever_closes_it(scope, opener, closer):
+    opened = event_of(1, 1, "open", "event", socket(1, 8080), opener, opener, 1, "core")
+    closed = event_of(2, 2, "close", "event", socket(1, 8080), closer, opener, 0, "core")
+    assert scope.admits(opened) is scope.admits(closed)
+
+
+def test_a_close_of_what_nobody_is_known_to_have_opened_is_nobodys():
+    closed = event_of(2, 2, "close", "event", socket(1, 8080), PLACED, None, 0, "core")
+    assert not Scope(process=Only(("nginx",))).admits(closed)
+    assert Scope(process=Only((), ("nginx",))).admits(closed)
+
+
+def test_a_close_that_was_read_from_json_is_where_it_happened():
+    closed = event_of(2, 2, "close", "event", socket(1, 8080), PLACED, PLACED, 0, "core")
+    assert Scope(container=Only((CONTAINER,))).admits(Event.from_dict(closed.as_dict()))
 
 
 def test_a_listener_is_whoevers_that_holds_it():
