@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Callable
 
 from portwatch.engines import capabilities as caps
+from portwatch.engines.wakeup import Wakeup
 from portwatch.model import Held, Holder, Record, Snapshot, Socket, oldest
 from portwatch.snapshot import listed
 from portwatch.snapshot.usage import users_listed
@@ -41,7 +41,7 @@ class PollEngine:
         self._known: dict[int | None, Held] = {}
         self._unread: list[Record] = []
         self._due = 0.0
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup = Wakeup()
         self._membership = Lineage()
         self._limits = tuple(dict.fromkeys(LIMITS + listed.limits()))
 
@@ -60,9 +60,9 @@ class PollEngine:
         until_due = self._due - time.monotonic()
         wait = max(0.0, until_due if timeout is None else min(until_due, timeout))
         poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
+        poller.register(self._wakeup, select.POLLIN)
         if poller.poll(wait * 1000):
-            os.eventfd_read(self._wake)
+            self._wakeup.clear()
             return []
         if time.monotonic() < self._due:
             return []
@@ -78,7 +78,7 @@ class PollEngine:
 
     def wake(self) -> None:
         """Ends a `read` that waits."""
-        os.eventfd_write(self._wake, 1)
+        self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
         """Every open socket of every network namespace that we may enter, with its holders."""
@@ -108,7 +108,7 @@ class PollEngine:
 
     def detach(self) -> None:
         """Forgets what was seen."""
-        os.close(self._wake)
+        self._wakeup.close()
 
     def _keep_difference(
         self, sockets: list[Socket], with_holders: Callable[[list[Socket]], list[Held]]

@@ -24,6 +24,7 @@ from portwatch.engines.bcc.members import MemberTable
 from portwatch.engines.bcc.order import Fields, Order
 from portwatch.engines.bcc.shared import Shared
 from portwatch.engines.core.hooks import FORKS
+from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.kernel import RELEASE
 from portwatch.model import Holder, Record, Snapshot, Socket
@@ -82,9 +83,9 @@ class BccEngine:
         self._counted_lost = 0
         self._missed = 0
         self._order = Order(self._drain)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup = Wakeup()
         self._poll = select.epoll()
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._poll.register(self._wakeup, select.EPOLLIN)
         # A snapshot alone needs the iterator only; without it, what sock_diag can tell.
         self._open_iterator_link()
 
@@ -119,8 +120,8 @@ class BccEngine:
         """What happened, in order: waits until something has, until `wake`, or for `timeout` seconds."""
         if not self._order.is_waiting:
             for fd, _ in self._poll.poll(timeout):
-                if fd == self._wake:
-                    os.eventfd_read(self._wake)
+                if fd == self._wakeup.fileno():
+                    self._wakeup.clear()
         return self.read_up_to_now()
 
     def read_up_to_now(self) -> list[Record]:
@@ -133,7 +134,7 @@ class BccEngine:
 
     def wake(self) -> None:
         """Ends a `read` that waits; may be called from any thread and from a signal handler."""
-        os.eventfd_write(self._wake, 1)
+        self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
         """Every open socket, with all its holders; from here on, CPUs that have come are listened to."""
@@ -193,7 +194,7 @@ class BccEngine:
             self._bpf.cleanup()
         atexit.unregister(self._bpf.cleanup)  # bcc's own, which would keep all of it until then
         self._poll.close()
-        os.close(self._wake)
+        self._wakeup.close()
 
     def _set_narrow(self, narrow: int) -> None:
         self._requests.value.narrow = narrow

@@ -15,6 +15,7 @@ from portwatch.engines import perf, places
 from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
 from portwatch.engines.core.libbpf import Libbpf, Object
 from portwatch.engines.core.ring import HEADER, Ring
+from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.kernel import VMLINUX
 from portwatch.model import Holder, Record, Snapshot, Socket
@@ -80,9 +81,9 @@ class CoreEngine:
         self._membership: Members | None = None
         self._iterator: int | None = None
         self._ring: Ring | None = None
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup = Wakeup()
         self._poll = select.epoll()
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._poll.register(self._wakeup, select.EPOLLIN)
         self._backlog: deque[memoryview] = deque()
 
     @property
@@ -117,8 +118,8 @@ class CoreEngine:
         assert self._ring, "attach first"
         if not self._backlog and self._ring.produced == self._ring.consumed:
             for fd, _ in self._poll.poll(timeout):
-                if fd == self._wake:
-                    os.eventfd_read(self._wake)
+                if fd == self._wakeup.fileno():
+                    self._wakeup.clear()
         if len(self._backlog) < _BACKLOG_SLICES:
             self._empty_ring()
         return self._decode(self._backlog.popleft()) if self._backlog else []
@@ -135,7 +136,7 @@ class CoreEngine:
 
     def wake(self) -> None:
         """Ends a `read` that waits; may be called from any thread and from a signal handler."""
-        os.eventfd_write(self._wake, 1)
+        self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
         """Every open socket that a process holds, in every network namespace, with all its holders."""
@@ -182,7 +183,7 @@ class CoreEngine:
         self._shared = None
         self._object.close()
         self._poll.close()
-        os.close(self._wake)
+        self._wakeup.close()
 
     def _attach(self, hooks: HookSet) -> tuple[caps.Limit, ...]:
         """Returns what is then not seen."""
