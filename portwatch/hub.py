@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
@@ -27,6 +28,7 @@ from portwatch.width import EVERYTHING, Width
 log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
+_RETRY_AFTER = 5.0
 
 
 T = TypeVar("T")
@@ -91,12 +93,15 @@ class Hub:
         self._interval = reconcile_interval
         self._next_check = 0.0
         self._next_repair = 0.0
+        self._not_before = 0.0
         self._subscriptions: list[Subscription] = []
         self._errands: deque[Errand[Any]] = deque()
         self._trees = Bits()
         self._width = EVERYTHING
         """What the engine tells of, which holds whatever anybody wants."""
         self._workers: list[threading.Thread] = []
+        self._needed_workers = 0
+        """One that reads, and one for each callback, which may take its time."""
         self._turn = threading.Condition()
         self._is_read = False
         """Whether a worker is reading: to that one, engine and table belong."""
@@ -126,11 +131,18 @@ class Hub:
         self._engine.wake()
         with self._turn:
             self._turn.notify_all()
-        for worker in self._workers:
+            workers = tuple(self._workers)
+        for worker in workers:
             if worker is not threading.current_thread():
                 worker.join()
         self._refuse_errands()
+        if self._subscriptions and not self.failure:
+            try:
+                self._read_rest()
+            except Exception:  # it ends all the same
+                log.exception("the last events could not be read")
         self._close_subscriptions()
+        self._ready.set()
         self._engine.detach()
 
     def is_worker(self) -> bool:
@@ -138,7 +150,7 @@ class Hub:
         return threading.current_thread() in self._workers
 
     def wait_ready(self) -> None:
-        """Waits until the table holds what was open at the start."""
+        """Waits until the table holds what was open at the start, or nothing more is read."""
         self._ready.wait()
 
     def subscribe(
@@ -163,7 +175,7 @@ class Hub:
         """
         subscription = Subscription(
             self._gap_of_subscriber,
-            wants if snapshot else lambda event: event.origin != "snapshot" and wants(event),
+            wants if snapshot else lambda event: not _was_open(event) and wants(event),
             callback=callback,
             on_event=on_event,
             capacity=capacity,
@@ -171,45 +183,58 @@ class Hub:
         )
 
         def begin() -> Subscription:
-            self._set_width([*self._subscriptions, subscription])
-            if resumes or instead_of:
-                subscription.offer(self._table.gap(0 if instead_of else None, time.time_ns()))
-            if roots is None and self._ready.is_set():
-                for event in self._table.replay(time.time_ns(), "snapshot"):
-                    subscription.offer(event)
-            self._subscriptions.append(subscription)
+            before = self._subscriptions
+            self._set_width([*before, subscription], subscription)
+            self._subscriptions = [one for one in before if one is not instead_of] + [subscription]
             try:
-                self._watch(subscription, roots or ())
-            except PortwatchError:
+                self._take(subscription, roots or ())
+                if resumes or instead_of:
+                    subscription.offer(self._table.gap(0 if instead_of else None, time.time_ns()))
+                if roots:
+                    self._look_into_trees(subscription)
+                elif roots is None and self._ready.is_set():
+                    for event in self._table.replay(time.time_ns(), "snapshot"):
+                        subscription.offer(event)
+            except Exception:
+                self._subscriptions = before
                 self._end(subscription)
                 raise
             if instead_of:
                 self._end(instead_of)
                 instead_of.close()
+            if callback:
+                self._add_worker()
             return subscription
 
         errand = Errand(begin)
         self._send(errand)
-        if callback:
-            self._add_worker()
         return errand
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription."""
 
+        def close() -> None:
+            subscription.close()
+            with self._turn:
+                self._schedule([subscription])
+
         def end() -> None:
-            try:
-                self._end(subscription)
-            finally:  # whatever becomes of the engine, whoever stops waits for its last event
-                subscription.close()
-                with self._turn:
-                    self._schedule([subscription])
+            with ExitStack() as last:  # whatever becomes of the engine, whoever stops waits for its last event
+                last.callback(close)
+                last.callback(self._end, subscription)
+                self._read_rest()
 
         self._send(Errand(end))
 
     def watch(self, subscription: Subscription, root: Identity) -> None:
         """Has a subscription hear of a tree, first of what it has open. Raises PortwatchError if it ended."""
-        self._ask(lambda: self._watch(subscription, [root]))
+
+        def watch() -> None:
+            if root not in subscription.roots:
+                self._take(subscription, [root])
+                self._look_into_trees(subscription)
+
+        self._ask(watch)
 
     def unwatch(self, subscription: Subscription, root: Identity) -> None:
         """Has a subscription hear no more of a tree."""
@@ -231,9 +256,10 @@ class Hub:
     def _send(self, errand: Errand[Any]) -> None:
         """Has the worker that reads do something."""
         self._errands.append(errand)
-        self._engine.wake()
         if self._stopping:
             self._refuse_errands()
+        else:
+            self._engine.wake()
 
     def _gap_of_subscriber(self, lost: int) -> Event:
         self.counts.unheard += lost
@@ -246,24 +272,28 @@ class Hub:
         return errand.wait()
 
     def _refuse_errands(self) -> None:
-        while self._errands:
-            self._errands.popleft().refuse(
-                PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
-            )
+        with suppress(IndexError):  # whoever comes too late refuses his own, too
+            while True:
+                self._errands.popleft().refuse(
+                    PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
+                )
 
     def _end(self, subscription: Subscription) -> None:
-        self._subscriptions.remove(subscription)
+        self._subscriptions = [one for one in self._subscriptions if one is not subscription]
         for root in tuple(subscription.roots):
             self._unwatch(subscription, root)
         if self._subscriptions:
             self._set_width(self._subscriptions)
 
-    def _watch(self, subscription: Subscription, roots: Iterable[Identity]) -> None:
-        new = [root for root in roots if root not in subscription.roots]
-        for root in new:
+    def _take(self, subscription: Subscription, roots: Iterable[Identity]) -> None:
+        """Has a subscription hear of trees from here on. Raises PortwatchError if one of these ended."""
+        for root in dict.fromkeys(roots):
             subscription.roots[root] = self._bit_of(root)
-        if new and self._ready.is_set():
-            self._reconcile("asked", "snapshot")
+
+    def _look_into_trees(self, subscription: Subscription) -> None:
+        """Tells a subscription what the trees that it has taken have open."""
+        if self._ready.is_set():
+            self._reconcile("asked", "snapshot", subscription)
 
     def _bit_of(self, root: Identity) -> int:
         """Has the engine tell of a tree, if it does not yet."""
@@ -284,7 +314,7 @@ class Hub:
             self._engine.unwatch(tree)
             self._table.forget(tree)
 
-    def _set_width(self, subscriptions: list[Subscription]) -> None:
+    def _set_width(self, subscriptions: list[Subscription], asked_by: Subscription | None = None) -> None:
         """Has the kernel tell of no more than these want between them."""
         wanted = reduce(or_, (one.width for one in subscriptions))
         if wanted == self._width:
@@ -293,11 +323,13 @@ class Hub:
         self._width = self._engine.narrow(wanted)
         self._table.keep_only(self._width.holds)
         if before | self._width != before and self._ready.is_set():
-            self._reconcile("asked", "snapshot")
+            self._reconcile("asked", "snapshot", asked_by)
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="portwatch", daemon=True)
-        self._workers.append(worker)
+        with self._turn:
+            self._workers.append(worker)
+            self._needed_workers += 1
         worker.start()
 
     def _work(self) -> None:
@@ -314,12 +346,17 @@ class Hub:
                 if not self._is_read:
                     self._is_read = True
                     return self._read
+                if len(self._workers) > self._needed_workers:
+                    self._workers.remove(threading.current_thread())
+                    return None
                 self._turn.wait()
 
     def _deliver(self, subscription: Subscription) -> None:
         subscription.deliver()
         with self._turn:
             subscription.is_scheduled = False
+            if subscription.ended.is_set():
+                self._needed_workers -= 1
             self._schedule([subscription])
 
     def _schedule(self, subscriptions: Iterable[Subscription]) -> None:
@@ -332,7 +369,7 @@ class Hub:
         try:
             self._read_once()
         except Exception as error:  # told to whoever waits for events, who must not wait for ever
-            log.debug("reading ended", exc_info=True)
+            log.exception("no more events are read")
             self.failure = error
             self._stopping = True
             self._close_subscriptions()
@@ -348,21 +385,42 @@ class Hub:
             while self._errands:
                 self._errands.popleft().run()
         elif not self._ready.is_set():
-            # What is held is known in tens of milliseconds; /proc/net, which takes as long for a few
-            # namespaces, is looked at next, when everybody has been told.
-            self._merge(self._engine.snapshot().held, "snapshot")
-            self._ready.set()
-        elif not self.counts.reconciliations:
-            self._reconcile("start", "snapshot")
-        elif self._engine.lost > self.counts.lost and time.monotonic() >= self._next_repair:
-            self._repair()
-        elif time.monotonic() >= self._next_check:
-            self._reconcile("interval", "reconcile")
+            self._take_in()
+        elif (left := self._next_look() - time.monotonic()) > 0:
+            self._apply(self._engine.read(left))
         else:
-            due = self._next_check
-            if self._engine.lost > self.counts.lost:
-                due = self._next_repair
-            self._apply(self._engine.read(max(0.0, due - time.monotonic())))
+            self._look()
+
+    def _next_look(self) -> float:
+        """When the kernel is to be asked next what is open."""
+        due = self._next_check
+        if self._engine.lost > self.counts.lost:
+            due = min(due, self._next_repair)
+        return max(due, self._not_before)
+
+    def _look(self) -> None:
+        try:
+            if not self.counts.reconciliations:
+                self._reconcile("start", "snapshot")
+            elif self._engine.lost > self.counts.lost and time.monotonic() >= self._next_repair:
+                self._repair()
+            else:
+                self._reconcile("interval", "reconcile")
+        except (OSError, PortwatchError) as error:
+            self._not_before = time.monotonic() + _RETRY_AFTER
+            log.error("what is open cannot be checked, and is again in %d s: %s", _RETRY_AFTER, error)
+
+    def _read_rest(self) -> None:
+        """Tells everything that has happened so far."""
+        if not self._ready.is_set():
+            self._take_in()
+        self._apply(self._engine.read_up_to_now())
+
+    def _take_in(self) -> None:
+        # What is held is known in tens of milliseconds; /proc/net, which takes as long for a few
+        # namespaces, is looked at next, when everybody has been told.
+        self._merge(self._engine.snapshot().held, "snapshot")
+        self._ready.set()
 
     def _close_subscriptions(self) -> None:
         for subscription in self._subscriptions:
@@ -380,28 +438,28 @@ class Hub:
     def _repair(self) -> None:
         lost = self._engine.lost
         newly_lost = lost - self.counts.lost
-        self.counts.lost = lost
         log.warning("%d records were lost; the table is put right", newly_lost)
         begin = time.monotonic()
         # First what came before the loss: a record that waits must not speak for its socket, whose
         # next one may be what was lost.
         self._apply(self._engine.read_up_to_now())
         self._reconcile("loss", "reconcile")
+        self.counts.lost = lost
         # Who loses all the time must not only look: two thirds of it are for reading.
         self._next_repair = time.monotonic() + 2 * (time.monotonic() - begin)
         self._publish(self._table.gap(newly_lost, time.time_ns()))
 
-    def _reconcile(self, reason: str, origin: Origin) -> None:
+    def _reconcile(self, reason: str, origin: Origin, asked_by: Subscription | None = None) -> None:
         """Makes the table equal to what the kernel says, whatever happens meanwhile."""
-        events = self._merge(cross_checked(self._engine.snapshot, procnet.read_all), origin)
+        events = self._merge(cross_checked(self._engine.snapshot, procnet.read_all), origin, asked_by)
         self.counts.reconciliations[reason] += 1
         self._next_check = time.monotonic() + self._interval
-        if origin == "reconcile":
+        if reason == "start" or origin == "reconcile":
             for event in events:
                 self.counts.drift[event.kind] += 1
                 log.debug("found %s: %s port %s", event.kind, event.proto, event.port)
 
-    def _merge(self, held: Iterable[Held], origin: Origin) -> list[Event]:
+    def _merge(self, held: Iterable[Held], origin: Origin, asked_by: Subscription | None = None) -> list[Event]:
         """The changes that a snapshot shows, told; then those that happened while it was taken."""
         records = self._engine.read_up_to_now()
         # Only an open or a close settles whether its socket is open.
@@ -409,12 +467,14 @@ class Hub:
             name for record in records if record.kind in ("open", "close") for name in names(record.socket)
         }
         events = self._table.merge(held, time.time_ns(), origin, pending)
-        for event in events:
-            self._publish(event)
-        # What was open already, and was found to have come into a tree.
         for subscription in self._subscriptions:
+            # What was open when somebody began to listen is news to whoever listened already.
+            told_as: Origin = origin if asked_by in (None, subscription) else "reconcile"
+            for event in events:
+                subscription.offer(event if told_as == origin else replace(event, origin=told_as))
+            # What was open already, and was found to have come into a tree.
             if subscription.roots:
-                for event in self._table.replay(time.time_ns(), origin, subscription.misses):
+                for event in self._table.replay(time.time_ns(), told_as, subscription.misses):
                     subscription.offer(event)
         self._apply(records)
         return events
@@ -422,3 +482,8 @@ class Hub:
     def _publish(self, event: Event) -> None:
         for subscription in self._subscriptions:
             subscription.offer(event)
+
+
+def _was_open(event: Event) -> bool:
+    """Whether an event tells of what was open before somebody began to listen; its close is news."""
+    return event.kind == "open" and event.origin == "snapshot"

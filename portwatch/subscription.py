@@ -62,7 +62,7 @@ class Subscription:
                 self._dropped += 1
         else:
             self._queue.put(event)
-        self._on_event()
+        self._notify()
 
     @property
     def trees(self) -> int:
@@ -94,7 +94,7 @@ class Subscription:
     def close(self) -> None:
         """Ends it, after what is queued."""
         self._queue.put(None)
-        self._on_event()
+        self._notify()
 
     @property
     def has_events(self) -> bool:
@@ -124,6 +124,15 @@ class Subscription:
                 self.callback(event)
             except Exception:  # a callback's errors are its own; the next event is still delivered
                 log.exception("a callback raised")
+
+    def _notify(self) -> None:
+        try:
+            self._on_event()
+        except (
+            Exception
+        ):  # a reader's errors are its own; and what fails once, as a closed loop does, fails again
+            log.exception("a reader cannot be told of events any more")
+            self._on_event = lambda: None
 
     def _gap_if_drained(self) -> Event | None:
         if not self._dropped or not self._queue.empty():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from queue import Empty
@@ -26,26 +27,27 @@ class _Shared:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hubs: dict[tuple[str, Options, float], tuple[Hub, int]] = {}
+        self._hubs: dict[tuple[str, Options, float], Hub] = {}
+        self._users: Counter[Hub] = Counter()
 
     def acquire(self, key: tuple[str, Options, float]) -> tuple[Hub, bool]:
         """The hub for what is asked, and whether it is new (then the caller starts it)."""
         with self._lock:
-            if key in self._hubs:
-                hub, users = self._hubs[key]
-                self._hubs[key] = hub, users + 1
-                return hub, False
-            hub = Hub.open(*key)
-            self._hubs[key] = hub, 1
-            return hub, True
+            hub = self._hubs.get(key)
+            is_new = hub is None or hub.failure is not None
+            if hub is None or is_new:
+                hub = self._hubs[key] = Hub.open(*key)
+            self._users[hub] += 1
+            return hub, is_new
 
-    def release(self, key: tuple[str, Options, float]) -> None:
-        """Ends the hub when its last user has gone."""
+    def release(self, hub: Hub) -> None:
+        """Ends a hub when its last user has gone."""
         with self._lock:
-            hub, users = self._hubs.pop(key)
-            if users > 1:
-                self._hubs[key] = hub, users - 1
+            self._users[hub] -= 1
+            if self._users[hub]:
                 return
+            del self._users[hub]
+            self._hubs = {key: one for key, one in self._hubs.items() if one is not hub}
         hub.stop()
 
 
@@ -87,7 +89,8 @@ class PortWatcher:
     With `callback`, events are handed to it in order, one at a time, in a thread of
     its own: one that raises is logged, one that is slow gets a `gap`. Without, iterate
     over the watcher (`for` or `async for`). What is open at the start comes first, as
-    events with origin "snapshot", unless `snapshot` is False.
+    events with origin "snapshot", unless `snapshot` is False. Watchers in one program share an engine
+    where `engine` and all that follows `snapshot` are the same; else each attaches its own.
     """
 
     def __init__(
@@ -129,21 +132,21 @@ class PortWatcher:
             raise PortwatchError("this PortWatcher is started already")
         hub, is_new = _shared.acquire(self._key)
         self._hub = hub
-        subscribing = hub.subscribe(
-            self._scope.admits,
-            callback=self._callback,
-            on_event=self._notify_loop,
-            snapshot=self._snapshot,
-            width=self._scope.width,
-            roots=self._roots,
-        )
-        if is_new:
-            hub.start()
         try:
+            subscribing = hub.subscribe(
+                self._scope.admits,
+                callback=self._callback,
+                on_event=self._notify_loop,
+                snapshot=self._snapshot,
+                width=self._scope.width,
+                roots=self._roots,
+            )
+            if is_new:
+                hub.start()
             self._subscription = subscribing.wait()
-        except PortwatchError:
+        except BaseException:
             self._hub = None
-            _shared.release(self._key)
+            _shared.release(hub)
             raise
 
     def stop(self) -> None:
@@ -154,7 +157,7 @@ class PortWatcher:
         hub.unsubscribe(self._subscription)
         if self._callback and not hub.is_worker():
             self._subscription.ended.wait()
-        _shared.release(self._key)
+        _shared.release(hub)
 
     def listeners(self) -> list[Listener]:
         """What is open now, with its holders."""
@@ -224,19 +227,22 @@ class PortWatcher:
         arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._on_event = lambda: loop.call_soon_threadsafe(arrived.set)
-        with nullcontext() if self._hub else self:
-            assert self._subscription
-            while True:
-                try:
-                    event = self._subscription.get_nowait()
-                except Empty:
-                    await arrived.wait()
-                    arrived.clear()
-                    continue
-                if event is None:
-                    self._raise_failure()
-                    return
-                yield event
+        try:
+            with nullcontext() if self._hub else self:
+                assert self._subscription
+                while True:
+                    try:
+                        event = self._subscription.get_nowait()
+                    except Empty:
+                        await arrived.wait()
+                        arrived.clear()
+                        continue
+                    if event is None:
+                        self._raise_failure()
+                        return
+                    yield event
+        finally:
+            self._on_event = None
 
     def _running(self) -> Hub:
         if not self._hub:
@@ -248,5 +254,5 @@ class PortWatcher:
             raise PortwatchError(f"no more events will come: {self._hub.failure}") from self._hub.failure
 
     def _notify_loop(self) -> None:
-        if self._on_event:
-            self._on_event()
+        if on_event := self._on_event:
+            on_event()

@@ -1,5 +1,6 @@
 """The one engine without a kernel, for what stands above engines."""
 
+import contextlib
 import queue
 
 from portwatch.engines.capabilities import Capabilities
@@ -31,6 +32,7 @@ class FakeEngine:
     def __init__(self, held=()):
         self.held = list(held)
         self.during_snapshot = []
+        self.blind = None
         self.lost = 0
         self.watched = {}
         self.users = UNKNOWN
@@ -58,18 +60,27 @@ class FakeEngine:
             batch = self._records.get(timeout=timeout)
         except queue.Empty:
             return []
+        return self._take(batch)
+
+    def _take(self, batch):
         if isinstance(batch, Exception):
             raise batch
         return batch
 
     def read_up_to_now(self):
+        pushed = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                pushed += self._take(self._records.get_nowait())
         pending, self.during_snapshot = self.during_snapshot, []
-        return pending
+        return pushed + pending
 
     def wake(self):
         self._records.put([])
 
     def snapshot(self):
+        if self.blind:
+            raise self.blind
         return Snapshot(tuple(self.held), {one.socket.inode for one in self.held})
 
     def users_of(self, refused):  # noqa: ARG002  # the protocol's

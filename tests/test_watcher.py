@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from dataclasses import replace
 from itertools import count
 
@@ -11,6 +12,7 @@ from fake_engine import closing, held, opening
 from support import until
 
 import portwatch.engines
+import portwatch.hub
 from portwatch import EngineUnavailable, Only, PortWatcher, PortwatchError, Scope, WrongUse, list_listeners
 
 
@@ -63,13 +65,20 @@ def test_stop_delivers_what_happened_before_it(engine):
     seen = []
     watcher = watching(seen.append)
     watcher.start()
-    watcher.listeners()
-    engine.push(*(opening(number, 1000 + number) for number in range(500)))
-    engine.held = [held(number, 1000 + number) for number in range(500)]
-    watcher.listeners()
+    until(lambda: watcher.counts.reconciliations, "the look at what is open")
+    for number in range(500):
+        engine.push(opening(number, 1000 + number))
     watcher.stop()
-    assert len(seen) == 500
+    assert summary(seen) == [("open", "event", 1000 + number) for number in range(500)]
     assert engine.detached == 1
+
+
+def test_stop_at_once_delivers_what_was_open(engine):
+    engine.held = [held(1, 80)]
+    seen = []
+    with watching(seen.append):
+        pass
+    assert summary(seen) == [("open", "snapshot", 80)]
 
 
 def test_callbacks_run_off_the_callers_thread_one_at_a_time(engine):
@@ -193,6 +202,31 @@ def test_async_iteration(engine):
     assert asyncio.run(take()) == ["open", "close"]
 
 
+def test_async_iteration_that_was_left_harms_nobody(engine):
+    async def first(watcher):
+        return await anext(aiter(watcher))
+
+    seen = []
+    with watching() as left, watching(seen.append):
+        engine.push(opening(1))
+        assert asyncio.run(first(left)).kind == "open"
+        assert left._on_event is None
+        engine.push(closing(1), opening(2), closing(2))
+        until(lambda: len(seen) == 4, "what happened since")
+
+
+def test_a_reader_that_cannot_be_told_harms_nobody(engine, caplog):
+    def closed():
+        raise RuntimeError("Event loop is closed")
+
+    seen = []
+    with watching(seen.append) as watcher:
+        watcher._hub.subscribe(lambda _: True, on_event=closed).wait()
+        engine.push(opening(1), closing(1))
+        until(lambda: len(seen) == 2, "both events")
+    assert caplog.text.count("a reader cannot be told of events any more") == 1
+
+
 def test_a_loss_is_one_gap_after_the_table_was_put_right(engine):
     seen = []
     with watching(seen.append) as watcher:
@@ -263,13 +297,79 @@ def test_an_engine_that_fails_ends_the_iteration_with_its_error(engine):
     assert seen in (["open"], [])
 
 
-def test_an_engine_that_fails_lets_a_callback_watcher_stop(engine):
+def test_an_engine_that_fails_is_logged_and_lets_a_callback_watcher_stop(engine, caplog):
     watcher = watching(lambda _: None)
     watcher.start()
     engine.fail(RuntimeError("the ring is gone"))
     until(lambda: watcher._hub.failure, "the failure")
     watcher.stop()
     assert engine.detached == 1
+    assert "no more events are read" in caplog.text
+    assert "the ring is gone" in caplog.text
+
+
+def test_an_engine_that_failed_is_not_given_to_who_comes_later(engine):
+    failed = watching()
+    failed.start()
+    engine.fail(RuntimeError("the ring is gone"))
+    until(lambda: failed._hub.failure, "the failure")
+    with watching() as later:
+        failed.stop()
+        engine.push(opening(1))
+        assert later.get(20).kind == "open"
+    assert (engine.attached, engine.detached) == (2, 2)
+
+
+def test_a_check_that_fails_is_logged_and_comes_again(engine, monkeypatch, caplog):
+    monkeypatch.setattr(portwatch.hub, "_RETRY_AFTER", 0.01)
+    with watching(reconcile_interval=0.01) as watcher:
+        until(lambda: watcher.counts.reconciliations["interval"], "a check")
+        engine.blind = OSError(24, "Too many open files")
+        until(lambda: "Too many open files" in caplog.text, "a check to fail")
+        engine.push(opening(1, 80))
+        assert watcher.get(20).port == 80
+        engine.held, engine.blind = [held(2, 81)], None
+        assert summary([watcher.get(20), watcher.get(20)]) == [
+            ("open", "reconcile", 81),
+            ("close", "reconcile", 80),
+        ]
+
+
+def test_a_repair_that_fails_comes_again(engine, monkeypatch):
+    monkeypatch.setattr(portwatch.hub, "_RETRY_AFTER", 0.01)
+    with watching() as watcher:
+        until(lambda: watcher.counts.reconciliations, "the look at what is open")
+        engine.blind = OSError(24, "Too many open files")
+        engine.held = [held(1, 80)]
+        engine.lose(3)
+        time.sleep(0.05)
+        engine.blind = None
+        assert summary([watcher.get(20), watcher.get(20)]) == [
+            ("open", "reconcile", 80),
+            ("gap", "reconcile", None),
+        ]
+        assert watcher.counts.lost == 3
+
+
+def test_a_start_that_fails_leaves_nothing_behind(engine, monkeypatch):
+    def refuse(_):
+        raise OSError(24, "Too many open files")
+
+    watcher = watching(scope=Scope(port=Only(((80, 80),))))
+    monkeypatch.setattr(engine, "narrow", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        watcher.start()
+    assert engine.detached == 1
+
+
+def test_a_thread_that_served_a_callback_ends_with_it(engine):
+    with watching() as lasting:
+        for _ in range(5):
+            with watching(lambda _: None):
+                pass
+        engine.push(opening(1))
+        until(lambda: len(lasting._hub._workers) == 1, "one thread to be left")
+        assert lasting.get(20).kind == "open"
 
 
 @pytest.mark.usefixtures("engine")
