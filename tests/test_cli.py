@@ -258,8 +258,8 @@ def test_who_is_in_the_way_from_within_a_container_is_said_with_it():
             "tcp 0.0.0.0:8080             node (3391), 3000000001, EADDRINUSE, java (3357) is listening",
         ),
         (100, "tcp 0.0.0.0:8080             node (3391), java (3357) is listening"),
-        (80, "tcp 0.0.0.0:8080   node (3391), java (3357) is listening"),
-        (60, "tcp 0.0.0.0:8080   node (3391), java"),
+        (80, "tcp 0.0.0.0:8080    node (3391), java (3357) is listening"),
+        (60, "tcp 0.0.0.0:8080    node (3391), java"),
     ],
 )
 def test_a_line_on_a_narrow_terminal_goes_without_what_matters_least(width, told):

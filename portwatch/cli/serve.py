@@ -144,7 +144,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
     """The daemon: metrics, API, stream and page. More in docs/serve.md.
 
-    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch/journal
+    Example: portwatch serve --expect tcp/8080 --journal /var/lib/portwatch.db
     """
     settings = _settings(**options)
     if check:

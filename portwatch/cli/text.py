@@ -18,7 +18,7 @@ KINDS = {
 }
 _KIND_WIDTH = 13
 _ADDRESS_WIDTH = 28
-_WIDE, _NARROW_ADDRESS_WIDTH = 100, 18
+_WIDE, _NARROW_ADDRESS_WIDTH = 100, 19
 """Below so many columns, a line has no milliseconds and little room between."""
 _DISPENSABLE = ("reach", "check", "sockets", "user", "errno", "opener", "namespace", "container")
 """What a line that is too long for the terminal goes without, the first first."""
@@ -86,9 +86,9 @@ def event_line(event: Event, *, dated: bool = False, width: int | None = None) -
     is_narrow = width is not None and width < _WIDE
     seconds, fraction = divmod(event.time, 1_000_000_000)
     clock = time.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S", time.localtime(seconds))
-    moment = clock if is_narrow else f"{clock}.{fraction // 1_000_000:03}"
+    moment = clock if is_narrow else f"{clock}.{fraction // 1_000_000:03} "
     kind = "is open" if event.origin == "snapshot" and event.kind == "open" else KINDS[event.kind][0]
-    head = f"{moment}  {kind:<{_KIND_WIDTH}} "
+    head = f"{moment} {kind:<{_KIND_WIDTH}} "
     if event.kind == "gap":
         lost = "some" if event.lost is None else event.lost
         return f"{head}{lost} records were lost; what is open was looked up again"[:width]
