@@ -128,9 +128,7 @@ class Subscription:
     def _notify(self) -> None:
         try:
             self._on_event()
-        except (
-            Exception
-        ):  # a reader's errors are its own; and what fails once, as a closed loop does, fails again
+        except Exception:  # its errors are its own; and a closed loop, which fails once, fails for ever
             log.exception("a reader cannot be told of events any more")
             self._on_event = lambda: None
 
