@@ -170,6 +170,8 @@ class Watch:
         until(lambda: self._count(inode) == 2, "the marker's close")
 
     def _count(self, inode):
+        if failure := self.watcher._hub.failure:
+            raise failure
         with self._lock:
             return sum(event.inode == inode for event in self._seen)
 

@@ -33,8 +33,8 @@ class Namespace:
 
 
 def own() -> Namespace:
-    """The network namespace that we are in."""
-    return Namespace(_inode("self"), "/proc/self/ns/net", "/proc/self/net")
+    """The network namespace that this thread is in: another may be looking into others."""
+    return Namespace(_inode("thread-self"), "/proc/thread-self/ns/net", "/proc/thread-self/net")
 
 
 def all_namespaces() -> list[Namespace]:
