@@ -24,6 +24,7 @@ test-vm: $(VENV)/vm
 
 test-vm-all: $(VENV)/vm
 	$(BIN)/python scripts/vm.py all
+	$(BIN)/python scripts/kernels_table.py
 
 setup-vm:
 	$(AS_ROOT) scripts/provision.sh vm

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from kernels import KERNELS
+from kernels import KERNELS, Kernel, named
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "build" / "vm"
 BEGIN, END = "<!-- kernels: scripts/kernels_table.py writes this table -->\n", "<!-- /kernels -->\n"
-_ROW = re.compile(r"test_([st]\d\d)\w*\[(core-\w+|bcc|core|poll)")
+_ROW = re.compile(r"test_([st]\d\d)\w*\[(core-fentry|core-stable|core|bcc|poll)\b")
+_NEEDS = {"core-fentry": "needs 5.12"}
 
 
 @dataclass(slots=True)
@@ -26,17 +27,20 @@ class Outcome:
     failed: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     """What the kernel itself has not."""
+    not_run: set[str] = field(default_factory=set)
+    """What was skipped for another reason."""
     limited: set[str] = field(default_factory=set)
     """What the engine says that it cannot see as it happens."""
 
     def __str__(self) -> str:
         """A cell."""
-        seen = self.seen - self.failed - self.absent - self.limited
+        seen = self.seen - self.failed - self.absent - self.not_run - self.limited
         parts = [f"{len(seen)} rows"]
         for what, rows in (
             ("fails", self.failed),
             ("limited", self.limited - self.failed),
             ("not in this kernel", self.absent),
+            ("not run", self.not_run),
         ):
             if rows:
                 parts.append(f"{what}: {' '.join(sorted(rows))}")
@@ -55,8 +59,9 @@ def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
         row, outcome = match[1].upper(), found[match[2]]
         if case.find("failure") is not None or case.find("error") is not None:
             outcome.failed.add(row)
-        elif case.find("skipped") is not None:
-            outcome.absent.add(row)
+        elif (skipped := case.find("skipped")) is not None:
+            is_absent = skipped.get("message", "").startswith("this kernel ")
+            (outcome.absent if is_absent else outcome.not_run).add(row)
         else:
             outcome.seen.add(row)
     for engine, outcome in found.items():
@@ -66,15 +71,21 @@ def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
 
 def table(results: list[Path]) -> str:
     """The table, as Markdown."""
-    kernels = [outcomes(result) for result in results]
-    engines = list(dict.fromkeys(engine for _, found in kernels for engine in found))
+    kernels = [(named(result.stem), *outcomes(result)) for result in results]
+    engines = list(dict.fromkeys(engine for _, _, found in kernels for engine in found))
     lines = [
         "| kernel | " + " | ".join(f"`{engine.replace('-', ' ')}`" for engine in engines) + " |",
         "|---|" + "---|" * len(engines),
     ]
-    for release, found in kernels:
-        lines.append(f"| {release} | " + " | ".join(str(found.get(engine, "")) for engine in engines) + " |")
+    for kernel, release, found in kernels:
+        cells = (str(found.get(engine) or _why_not(engine, kernel)) for engine in engines)
+        lines.append(f"| {release} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _why_not(engine: str, kernel: Kernel) -> str:
+    """A cell of an engine without results."""
+    return _NEEDS[engine] if engine in _NEEDS and engine not in kernel.engines else "not run"
 
 
 def main() -> None:

@@ -22,10 +22,11 @@ def asked():
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_the_project_is_where_make_test_is_run(asked):
+def test_the_project_is_where_it_is_provisioned_from(asked):
     (folder,) = [arguments for name, arguments, _ in asked if name == "vm.synced_folder"]
+    lines = [options["inline"] for name, _, options in asked if name == "vm.provision"]
     assert folder == [".", "/portwatch"]
-    assert "cd /portwatch && make test" in (ROOT / "Vagrantfile").read_text()
+    assert all(" /portwatch" in f" {line}" for line in lines)
 
 
 def test_it_is_provisioned_by_the_script_that_ci_runs(asked):
