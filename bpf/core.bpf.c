@@ -32,7 +32,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 2 << 20);
+	__uint(max_entries, 4 << 20);
 } records SEC(".maps");
 
 /* A call under way in a thread, from its entry to its exit. */

@@ -194,7 +194,18 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name():
     evil = Process(4242, 0, EVIL, 0)
     where = Socket(1, 2, 3, "tcp", "ipv4", "127.0.0.1", 80, device=EVIL, netns_name=EVIL)
     event = Event(
-        1, 0, "bind_failed", "event", "tcp", "ipv4", "127.0.0.1", 80, pid=1, process=EVIL, netns_name=EVIL
+        1,
+        0,
+        "bind_failed",
+        "event",
+        "tcp",
+        "ipv4",
+        "127.0.0.1",
+        80,
+        pid=1,
+        process=EVIL,
+        netns=3,
+        netns_name=EVIL,
     )
     close = Event(1, 0, "close", "event", "tcp", "ipv4", "127.0.0.1", 80, pid=1, process="a", opener=evil)
     held = Event(
@@ -222,6 +233,7 @@ def test_a_line_names_the_container_or_else_the_namespace_if_it_is_not_our_own()
     here = os.stat("/proc/self/ns/net").st_ino
     elsewhere = Event(1, 0, "open", "event", "tcp", "ipv4", "0.0.0.0", 80, pid=1, netns=1, netns_name="blue")
     assert "namespace blue" in text.event_line(elsewhere)
+    assert "namespace net:[1]" in text.event_line(replace(elsewhere, netns_name=None))
     contained = replace(elsewhere, container="4f" * 32)
     assert "container 4f4f4f4f4f4f," in text.event_line(contained)
     assert "blue" not in text.event_line(contained)
@@ -269,7 +281,7 @@ def test_a_line_on_a_narrow_terminal_goes_without_what_matters_least(width, told
 
 
 def test_a_table_on_a_narrow_terminal_goes_without_what_the_process_needs_the_room_of():
-    where = Socket(1, 2, 3, "tcp", "ipv4", "127.0.0.1", 80)
+    where = Socket(1, 2, None, "tcp", "ipv4", "127.0.0.1", 80)
     listeners = [Listener("event", 0, where, 1, None, (Process(4242, 0, "a-program", 0),))]
     heads = [text.listener_table(listeners, width)[0].split() for width in (60, 48, 40)]
     assert heads == [

@@ -6,18 +6,16 @@ import time
 from collections.abc import Iterable, Iterator
 
 from portwatch.ancestry import Background, background
-from portwatch.cli.text import NO_HOLDER, REACH, held_by, place, printable, user_name, who
+from portwatch.cli.text import NO_HOLDER, REACH, foreign_netns, held_by, place, printable, user_name, who
 from portwatch.forwarding import Forwarding, forwarding_of
 from portwatch.inquiry import Finding, Port
 from portwatch.model import Listener, Process
-from portwatch.snapshot import netns
 
 _LABEL = 12
 
 
 def lines(finding: Finding) -> Iterator[str]:
     """All that is known of every listener."""
-    own = netns.own().inode
     for number, one in enumerate(finding.listeners):
         if number:
             yield ""
@@ -25,9 +23,8 @@ def lines(finding: Finding) -> Iterator[str]:
         yield _row("open since", _since(one))
         if one.opener:
             yield _row("opened by", _opener(one))
-        if one.socket.netns not in (own, None):
-            name = printable(one.socket.netns_name or f"net:[{one.socket.netns}]")
-            yield _row("namespace", f"{name}, which is not our own")
+        if netns_name := foreign_netns(one):
+            yield _row("namespace", f"{netns_name}, which is not our own")
         if not one.holders:
             yield _row("held by", NO_HOLDER)
         for holder in one.holders:

@@ -56,6 +56,13 @@ def _own_netns() -> int:
     return netns.own().inode
 
 
+def foreign_netns(one: Event | Listener) -> str | None:
+    """What its network namespace is called, if it is not our own: a port is another one there."""
+    if one.netns in (None, _own_netns()):
+        return None
+    return printable(one.netns_name or f"net:[{one.netns}]")
+
+
 def who(process: str | None, pid: int | None) -> str:
     """A process: `nginx (4242)`."""
     if pid is None:
@@ -116,8 +123,8 @@ def _parts(event: Event) -> dict[str, str]:
         parts["user"] = user_name(event.uid)
     if event.container:
         parts["container"] = f"container {event.container[:12]}"
-    elif event.netns_name and event.netns != _own_netns():
-        parts["namespace"] = f"namespace {printable(event.netns_name)}"
+    elif netns_name := foreign_netns(event):
+        parts["namespace"] = f"namespace {netns_name}"
     if event.errno:
         parts["errno" if event.held_by else "all that is known of why"] = event.errno
         if event.held_by:
@@ -142,8 +149,8 @@ def listener_table(listeners: list[Listener], width: int | None) -> list[str]:
         )
         user = "-" if one.uid is None else user_name(one.uid)
         holders = _holders(one.holders)
-        if one.netns_name and one.netns != _own_netns():
-            holders += f" in namespace {printable(one.netns_name)}"
+        if netns_name := foreign_netns(one):
+            holders += f" in namespace {netns_name}"
         rows.append((proto, where, REACH[one.exposure], user, holders))
     columns = list(zip(*rows, strict=True))
     for name in ("REACHABLE FROM", "USER"):

@@ -25,7 +25,7 @@ from portwatch.tree import Identity, Members
 from portwatch.width import Width
 
 OBJECT = Path(__file__).with_name("core.bpf.o")
-RING_BYTES = 2 << 20
+RING_BYTES = 4 << 20
 """Counts twice in resident memory, as it is mapped twice; emptied long before it is full (_BACKLOG_SLICES)."""
 ITERATOR = "held_sockets"
 
