@@ -29,6 +29,8 @@ log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
 _RETRY_AFTER = 5.0
+_LOOK = 1.0
+"""Seconds that a read waits, at the most, while another thread looks at /proc."""
 
 
 T = TypeVar("T")
@@ -107,6 +109,8 @@ class Hub:
         """Whether a worker is reading: to that one, engine and table belong."""
         self._due: deque[Subscription] = deque()
         self._stopping = False
+        self._unreadable: Exception | None = None
+        """What reading failed with while another thread looked at /proc."""
         self._ready = threading.Event()
 
     @classmethod
@@ -381,6 +385,8 @@ class Hub:
             self._turn.notify(len(self._workers) if self._stopping else max(1, len(self._due)))
 
     def _read_once(self) -> None:
+        if self._unreadable:
+            raise self._unreadable
         if self._errands:
             while self._errands:
                 self._errands.popleft().run()
@@ -451,7 +457,13 @@ class Hub:
 
     def _reconcile(self, reason: str, origin: Origin, asked_by: Subscription | None = None) -> None:
         """Makes the table equal to what the kernel says, whatever happens meanwhile."""
-        events = self._merge(cross_checked(self._engine.snapshot, procnet.read_all), origin, asked_by)
+        meanwhile: list[Record] = []
+        try:
+            held = cross_checked(self._engine.snapshot, lambda: self._beside(procnet.read_all, meanwhile))
+        except (OSError, PortwatchError):
+            self._apply(meanwhile)
+            raise
+        events = self._merge(held, origin, asked_by, meanwhile)
         self.counts.reconciliations[reason] += 1
         self._next_check = time.monotonic() + self._interval
         if reason == "start" or origin == "reconcile":
@@ -459,9 +471,35 @@ class Hub:
                 self.counts.drift[event.kind] += 1
                 log.debug("found %s: %s port %s", event.kind, event.proto, event.port)
 
-    def _merge(self, held: Iterable[Held], origin: Origin, asked_by: Subscription | None = None) -> list[Event]:
+    def _beside(self, work: Callable[[], T], meanwhile: list[Record]) -> T:
+        """Has another thread do what takes long where there is much, and adds to `meanwhile` what happens.
+
+        All of /proc takes 50 ms and more, and in a storm much longer, in which the kernel's buffer fills.
+        """
+        errand, is_done = Errand(work), threading.Event()
+
+        def run() -> None:
+            errand.run()
+            is_done.set()
+            self._engine.wake()
+
+        threading.Thread(target=run, name="portwatch-look", daemon=True).start()
+        while not is_done.is_set() and not self._unreadable:
+            try:
+                meanwhile += self._engine.read(_LOOK)
+            except Exception as error:  # it ends the reading, behind this, and no check that could come again
+                self._unreadable = error
+        return errand.wait()
+
+    def _merge(
+        self,
+        held: Iterable[Held],
+        origin: Origin,
+        asked_by: Subscription | None = None,
+        meanwhile: Sequence[Record] = (),
+    ) -> list[Event]:
         """The changes that a snapshot shows, told; then those that happened while it was taken."""
-        records = self._engine.read_up_to_now()
+        records = [*meanwhile, *self._engine.read_up_to_now()]
         # Only an open or a close settles whether its socket is open.
         pending = {
             name for record in records if record.kind in ("open", "close") for name in names(record.socket)

@@ -116,3 +116,16 @@ def test_what_a_member_received_is_told_to_who_wants_no_snapshot_whoever_asks_fo
         ("open", "reconcile", 80),
         ("close", "event", 80),
     ]
+
+
+def test_records_are_read_while_proc_is_looked_at_and_told_behind_it(hub, engine, monkeypatch):
+    def look():
+        engine.push(opening(1, 80))
+        until(engine._records.empty, "the engine's buffer to be emptied")
+        return [held(2, 90).socket]
+
+    monkeypatch.setattr(procnet, "read_all", look)
+    subscription = hub.subscribe(everything)
+    hub.start()
+    told = subscription.wait()
+    assert summary([told.get(20), told.get(20)]) == [("open", "snapshot", 90), ("open", "event", 80)]

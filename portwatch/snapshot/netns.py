@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -78,6 +79,7 @@ class _Names:
         self._file = ""
         self._names: dict[int, str | None] = {}
         self._due = 0.0
+        self._refreshing = threading.Lock()
 
     def of(self, inode: int) -> str | None:
         if inode not in self._names or time.monotonic() >= self._due:
@@ -90,14 +92,15 @@ class _Names:
         return next((inode for inode, known in self._names.items() if known == name), None)
 
     def _refresh(self) -> None:
-        self._due = time.monotonic() + self._INTERVAL
-        if self._has_changed():
-            names: dict[int, str | None] = {}
-            for inode, mount in _mounted():
-                folder, _, name = mount.point.rpartition("/")
-                if inode not in names or folder.endswith(_FOLDERS):
-                    names[inode] = name
-            self._names = names
+        with self._refreshing:
+            self._due = time.monotonic() + self._INTERVAL
+            if self._has_changed():
+                names: dict[int, str | None] = {}
+                for inode, mount in _mounted():
+                    folder, _, name = mount.point.rpartition("/")
+                    if inode not in names or folder.endswith(_FOLDERS):
+                        names[inode] = name
+                self._names = names
 
     def _has_changed(self) -> bool:
         file = _mountinfo()
