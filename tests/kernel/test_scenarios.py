@@ -342,6 +342,7 @@ def test_s14_the_backlog_of_mptcp_is_the_one_of_its_last_listen(watch, actor):
 
 
 @needs_mptcp
+@pytest.mark.starts_engine
 def test_s14_mptcp_open_before_the_tracer(watch, actor):
     actor.do("s = listener(port=8080, proto=262)")
     late = watch.another(failures=False)
@@ -392,6 +393,7 @@ def test_s16_udp_clients_are_not_listeners(watch, actor):
         assert watch.kinds(actor) == ["open"]
 
 
+@pytest.mark.starts_engine
 def test_s16_ports_that_the_kernel_chose_are_shown_when_asked_for(watch, actor):
     asked = watch.another(ephemeral=True)
     try:
@@ -503,6 +505,7 @@ def test_s19_a_container_has_two_pids_and_an_id(watch, make_actor, container_cgr
     contained.close()
 
 
+@pytest.mark.starts_engine
 def test_s20_open_before_the_tracer(watch, actor):
     actor.do("s = listener(port=8080); u = bound(port=5300)")
     late = watch.another(failures=False)
@@ -518,6 +521,7 @@ def test_s20_open_before_the_tracer(watch, actor):
         late.stop()
 
 
+@pytest.mark.starts_engine
 def test_s21_what_changes_while_the_snapshot_is_taken(watch, actor):
     actor.do("made = {}; stop = threading.Event()")
     actor.do(
@@ -605,6 +609,24 @@ def test_s24_after_exec_the_owner_is_the_new_program(watch, actor):
     actor.do("p.kill(); p.wait()")
     closed = watch.events(actor)[-1]
     assert (closed.kind, closed.pid, closed.process) == ("close", child, "sleep")
+
+
+def test_s24_a_program_that_is_handed_a_listener_and_who_activates_it_hold_it_both(watch, actor):
+    actor.do("s = listener(port=8080); os.set_inheritable(s.fileno(), True)")
+    watch.settle()
+    actor.do("p = subprocess.Popen(['sleep', '600'], close_fds=False)")
+    child = actor.do("p.pid")
+    until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
+    (listener,) = watch.listeners(actor)
+    assert {(one.pid, one.process) for one in listener.holders} == {
+        (actor.pid, actor.process),
+        (child, "sleep"),
+    }
+    assert listener.opener.pid == actor.pid
+    actor.do("p.kill(); p.wait()")
+    (listener,) = watch.listeners(actor)
+    assert [one.pid for one in listener.holders] == [actor.pid]
+    assert watch.kinds(actor) == ["open"]
 
 
 def test_s25_accepted_connections_are_no_event(watch, actor):
