@@ -40,10 +40,12 @@ class FakeEngine:
         self.width = EVERYTHING
         self.attached = 0
         self.detached = 0
+        self._failure = None
         self._records = queue.SimpleQueue()
 
     def attach(self):
         self.attached += 1
+        self._failure = None
 
     def push(self, *records):
         self._records.put(list(records))
@@ -56,6 +58,7 @@ class FakeEngine:
         self._records.put([])
 
     def read(self, timeout):
+        self._take([])
         try:
             batch = self._records.get(timeout=timeout)
         except queue.Empty:
@@ -64,11 +67,13 @@ class FakeEngine:
 
     def _take(self, batch):
         if isinstance(batch, Exception):
-            raise batch
+            self._failure = batch  # for good, as what has gone does not come back
+        if self._failure:
+            raise self._failure
         return batch
 
     def read_up_to_now(self):
-        pushed = []
+        pushed = self._take([])
         with contextlib.suppress(queue.Empty):
             while True:
                 pushed += self._take(self._records.get_nowait())
