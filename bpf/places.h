@@ -50,9 +50,10 @@ INLINE bool is_within(const struct places *places, __u64 narrow, struct sock *sk
 		return false;
 	if (narrow & (is_udp(sk) ? NOT_UDP : NOT_TCP))
 		return false;
-	if (!(narrow & (OF_NAMESPACES | NOT_NAMESPACES)))
-		return true;
-	return is_among(places->namespaces, netns_of(sk)) == !!(narrow & OF_NAMESPACES);
+	/* Asked apart: compared with what is wanted, the answer made the verifier take four times as long. */
+	if (narrow & NOT_NAMESPACES && is_among(places->namespaces, netns_of(sk)))
+		return false;
+	return !(narrow & OF_NAMESPACES) || is_among(places->namespaces, netns_of(sk));
 }
 
 #endif
