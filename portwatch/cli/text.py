@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from itertools import repeat
 
 from portwatch.model import Event, Holder, Listener, Process
 from portwatch.snapshot import netns
@@ -158,7 +159,7 @@ def listener_table(listeners: list[Listener], width: int | None) -> list[str]:
         if width and sum(fixed) + 2 * len(fixed) + min(last, _ROOM_FOR_PROCESS) > width:
             columns = [column for column in columns if column[0] != name]
     *before, processes = columns
-    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in before]
+    padded = [map(str.ljust, column, repeat(max(map(len, column)))) for column in before]
     return ["  ".join(row)[:width] for row in zip(*padded, processes, strict=True)]
 
 
