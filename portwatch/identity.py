@@ -41,6 +41,7 @@ def place_at(path: str) -> Place:
     return Place(path, ids[-1] if ids else None, pods[-1].replace("_", "-") if pods else None)
 
 
+@lru_cache(maxsize=1024)
 def parse_cgroups(content: str) -> Place:
     """The same from the text of /proc/PID/cgroup.
 

@@ -90,7 +90,7 @@ def pids() -> list[int]:
 
 def read(pid: int, name: str) -> bytes:
     """The content of /proc/PID/name."""
-    with open(f"{_root}/{pid}/{name}", "rb") as file:
+    with open(f"{_root}/{pid}/{name}", "rb", buffering=0) as file:
         return file.read()
 
 
