@@ -33,8 +33,8 @@ from portwatch.snapshot import files, listed, usage
 from portwatch.tree import Identity, Lineage, Members
 from portwatch.width import Width
 
-BUFFER_BYTES = 8 << 20
-"""Of all CPUs together; on two CPUs each has what core's ring has. More makes an overload longer."""
+BUFFER_BYTES = 16 << 20
+"""Of all CPUs together: room for a storm of 40,000 records on one of two. More makes an overload longer."""
 _LEAST_PAGES = 64
 _FREE_PAGES = 128
 """For each CPU, as kernel.perf_event_mlock_kb usually lets everybody have."""
