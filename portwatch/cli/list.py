@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from portwatch.cli.lines import terminal_width
-from portwatch.cli.options import engine_options, say_fallback, scope_of, scope_options
+from portwatch.cli.options import engine_options, pid_option, say_fallback, scope_of, scope_options
 from portwatch.engines import Options
 from portwatch.tree import of_trees
 from portwatch.watcher import listing
@@ -16,13 +16,7 @@ from portwatch.watcher import listing
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
 @click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # as tail has it: here are none
-@click.option(
-    "--pid",
-    "pids",
-    type=int,
-    multiple=True,
-    help="A process and its descendants not yet adopted by init.",
-)
+@pid_option
 @scope_options
 @engine_options
 def command(

@@ -115,6 +115,14 @@ def _use_procfs(ctx: click.Context, _param: click.Parameter, path: str | None) -
             raise click.BadParameter(str(error), ctx, param_hint="'--procfs' (or $HOST_PROC)") from None
 
 
+pid_option = click.option(
+    "--pid",
+    "pids",
+    type=int,
+    multiple=True,
+    help="A process and its descendants not yet adopted by init.",
+)
+
 procfs_option = click.option(
     "--procfs",
     metavar="PATH",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from portwatch.cli.options import F, engine_options, scope_of, scope_options
+from portwatch.cli.options import F, engine_options, pid_option, scope_of, scope_options
 from portwatch.inquiry import Port, Question
 from portwatch.parsing import PROTOCOLS
 from portwatch.snapshot import netns
@@ -39,13 +39,7 @@ class _PortType(click.ParamType):
 def port_options(function: F) -> F:
     """PORT, and what else says which of its sockets are meant, and by which engine."""
     function = scope_options(engine_options(function))
-    function = click.option(
-        "--pid",
-        "pids",
-        type=int,
-        multiple=True,
-        help="A process and its descendants not yet adopted by init.",
-    )(function)
+    function = pid_option(function)
     return click.argument("target", type=_PortType(), metavar="PORT")(function)
 
 

@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from portwatch.cli.lines import coloured, write
-from portwatch.cli.options import engine_options, say_fallback, say_unseen_failures, scope_of, scope_options
+from portwatch.cli.options import (
+    engine_options,
+    pid_option,
+    say_fallback,
+    say_unseen_failures,
+    scope_of,
+    scope_options,
+)
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.watcher import PortWatcher
 
@@ -20,13 +27,7 @@ from portwatch.watcher import PortWatcher
 @click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
 @click.option("--no-snapshot", is_flag=True, help="Only what changes from now on.")
 @click.option("--no-failures", is_flag=True, help="No failed binds and listens, nor their cost.")
-@click.option(
-    "--pid",
-    "pids",
-    type=int,
-    multiple=True,
-    help="A process and its descendants not yet adopted by init.",
-)
+@pid_option
 @click.option(
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),
