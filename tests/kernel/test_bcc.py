@@ -51,6 +51,15 @@ def told_of_each_socket(events):
     return dict(told)
 
 
+def test_headers_in_the_working_directory_are_not_what_is_compiled(tmp_path, monkeypatch):
+    (tmp_path / "linux").mkdir()
+    for name in (*(header.name for header in SOURCES.glob("*.h")), "linux/types.h"):
+        (tmp_path / name).write_text("#error not ours\n")
+    monkeypatch.chdir(tmp_path)
+    BccEngine().detach()
+    assert os.getcwd() == str(tmp_path)
+
+
 LATER = {"seq", "time", "engine", "held_by", "cgroup", "sockets"}
 """What differs by nature, or is asked for after the record, when the process may be gone."""
 COMPARED = set(Event.__slots__) - LATER

@@ -144,8 +144,13 @@ def _environment(kernel_source: Path) -> Iterator[None]:
     with _PROCESS:
         before = {name: os.environ.pop(name) for name in _HEEDED if name in os.environ}
         os.environ[_KERNEL_SOURCE] = str(kernel_source)
+        # Before all that it is told of, bcc looks into the working directory, which may be anybody's.
+        here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        os.chdir(SOURCES)
         try:
             yield
         finally:
+            os.fchdir(here)
+            os.close(here)
             del os.environ[_KERNEL_SOURCE]
             os.environ.update(before)
