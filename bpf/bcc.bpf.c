@@ -37,6 +37,8 @@ BPF_TABLE(CALLS_TYPE, u64, u64, inner, 4096);
  */
 BPF_TABLE("hash", u32, struct member, members, 65536);
 BPF_TABLE("hash", u64, u8, of_tree, 65536);
+/* Those that were opened outside of the wanted cgroups, in which generation: their closes are not told. */
+BPF_TABLE("hash", u64, u32, opened_outside, 16384);
 
 /* What the reader asks for. */
 struct asked {
@@ -116,6 +118,49 @@ INLINE bool is_anybody_told_of(void)
 	return !(asked_for().narrow & OF_TREES);
 }
 
+static bool is_outside(struct task_struct *task)
+{
+	u32 narrow = asked_for().narrow, first = 0;
+	struct places *wanted = places.lookup(&first);
+
+	return narrow & NOT_CGROUPS && wanted && lives_outside(wanted, task);
+}
+
+static u32 generation(void)
+{
+	u32 first = 0;
+	struct places *wanted = places.lookup(&first);
+
+	return wanted ? wanted->generation : 0;
+}
+
+INLINE bool is_opened_outside(struct sock *sk)
+{
+	u64 address = (u64)sk;
+	u32 now = generation();
+
+	if (!is_outside((void *)bpf_get_current_task())) {
+		opened_outside.delete(&address);
+		return false;
+	}
+	opened_outside.update(&address, &now);
+	return true;
+}
+
+/* Not in an earlier generation, since what was not wanted then can be now. */
+INLINE bool was_opened_outside(struct sock *sk)
+{
+	u64 address = (u64)sk;
+	u32 *noted = opened_outside.lookup(&address);
+	bool it;
+
+	if (!noted)
+		return false;
+	it = *noted == generation();
+	opened_outside.delete(&address);
+	return it;
+}
+
 /* Of an open: fills its trees, and whether it is told. Its socket is then known to be theirs. */
 INLINE bool is_open_wanted(struct portwatch_record *record, struct sock *sk)
 {
@@ -127,17 +172,19 @@ INLINE bool is_open_wanted(struct portwatch_record *record, struct sock *sk)
 		count_lost();
 	if (!is_in_place(sk, record->port))
 		return false;
-	return record->trees || is_anybody_told_of() || of_tree.lookup(&address);
+	if (!record->trees && !is_anybody_told_of() && !of_tree.lookup(&address))
+		return false;
+	return !is_opened_outside(sk);
 }
 
 /* Of a close, with which the address becomes another socket's. */
 INLINE bool is_close_wanted(struct portwatch_record *record, struct sock *sk)
 {
 	u64 address = (u64)sk;
-	bool had = !of_tree.delete(&address);
+	bool had = !of_tree.delete(&address), outside = was_opened_outside(sk);
 
 	record->trees = trees_of((void *)bpf_get_current_task());
-	if (!is_in_place(sk, last_port_of(sk)))
+	if (outside || !is_in_place(sk, last_port_of(sk)))
 		return false;
 	return had || is_anybody_told_of();
 }
@@ -145,8 +192,12 @@ INLINE bool is_close_wanted(struct portwatch_record *record, struct sock *sk)
 /* Of what is told only if a watched tree does it itself. */
 INLINE bool is_own_wanted(struct portwatch_record *record, struct sock *sk)
 {
-	record->trees = trees_of((void *)bpf_get_current_task());
-	return is_in_place(sk, record->port) && (record->trees || is_anybody_told_of());
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	record->trees = trees_of(task);
+	if (!is_in_place(sk, record->port) || is_outside(task))
+		return false;
+	return record->trees || is_anybody_told_of();
 }
 
 INLINE void mark_opened(void)
@@ -530,6 +581,10 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 	address = trees ? (u64)sock_that_is_told_of(sk) : 0;
 	if (address && of_tree.update(&address, &yes))
 		count_lost();
+	address = (u64)sock_that_listens(sk);
+	/* Opened outside, and passed on to somebody wanted, its close is. */
+	if (!is_outside(task))
+		opened_outside.delete(&address);
 	show_held(ctx, task, sk, trees);
 	return 0;
 }

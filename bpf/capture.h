@@ -162,6 +162,14 @@ INLINE struct cgroup *telling_cgroup(struct css_set *cgroups, struct cgroup *v2)
 	return READ(memory, root) == READ(v2, root) ? v2 : memory;
 }
 
+/* An id is never given to another cgroup. */
+INLINE __u64 id_of_cgroup(struct cgroup *cgroup)
+{
+	struct kernfs_node *kn = READ(cgroup, kn);
+
+	return READ(kn, KERNFS_ID);
+}
+
 INLINE void capture_task(struct portwatch_record *record, struct task_struct *task)
 {
 	struct task_struct *leader = READ(task, group_leader);
@@ -169,7 +177,6 @@ INLINE void capture_task(struct portwatch_record *record, struct task_struct *ta
 	struct cred *cred = READ(task, cred);
 	struct css_set *cgroups = READ(task, cgroups);
 	struct cgroup *cgroup = READ(cgroups, dfl_cgrp);
-	struct kernfs_node *kn = READ(cgroup, kn);
 	struct cgroup *telling = telling_cgroup(cgroups, cgroup);
 	struct kernfs_node *leaf = READ(telling, kn);
 	/* numbers[] has level + 1 entries, the task's own namespace last. */
@@ -180,7 +187,7 @@ INLINE void capture_task(struct portwatch_record *record, struct task_struct *ta
 	record->ns_pid = READ(upid, nr);
 	record->start = READ(leader, start_boottime);
 	record->uid = READ(cred, uid.val);
-	record->cgroup = READ(kn, KERNFS_ID);
+	record->cgroup = id_of_cgroup(cgroup);
 	READ_INTO(record->comm, leader, comm);
 	bpf_probe_read_kernel_str(record->leaf, sizeof(record->leaf), READ(leaf, name));
 }

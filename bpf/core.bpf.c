@@ -60,6 +60,7 @@ struct mark {
 	__u8 kernel_chose;
 	__u8 reported;
 	__u8 of_tree;
+	__u32 opened_outside;	/* of the wanted cgroups, in which generation of these */
 };
 
 struct {
@@ -130,6 +131,36 @@ INLINE bool is_wanted(void *sk, __u64 trees)
 	return trees || !(shared.narrow & OF_TREES) || is_of_tree(sk);
 }
 
+INLINE bool is_current_outside(void)
+{
+	return shared.narrow & NOT_CGROUPS && lives_outside(&shared.places, (void *)bpf_get_current_task());
+}
+
+/* Of an open: its close, whoever does it, will not be told either. */
+INLINE bool is_opened_outside(void *sk)
+{
+	bool outside = is_current_outside();
+	struct mark *mark;
+
+	if (!(shared.narrow & NOT_CGROUPS))
+		return false;
+	mark = bpf_sk_storage_get(&marks, sk, NULL, outside ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (mark)
+		mark->opened_outside = outside ? shared.places.generation : 0;
+	return outside;
+}
+
+/* Not in an earlier generation, since what was not wanted then can be now. */
+INLINE bool was_opened_outside(void *sk)
+{
+	struct mark *mark;
+
+	if (!(shared.narrow & NOT_CGROUPS))
+		return false;
+	mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
+	return mark && mark->opened_outside == shared.places.generation;
+}
+
 INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *sk, __u64 trees)
 {
 	struct portwatch_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
@@ -148,7 +179,7 @@ INLINE struct portwatch_record *reserve_own(enum portwatch_kind kind, struct soc
 {
 	__u64 trees = trees_of_current();
 
-	if (!is_in_place(sk, port) || (!trees && shared.narrow & OF_TREES))
+	if (!is_in_place(sk, port) || (!trees && shared.narrow & OF_TREES) || is_current_outside())
 		return NULL;
 	return reserve(kind, sk, trees);
 }
@@ -211,6 +242,8 @@ INLINE void report(enum portwatch_kind kind, struct sock *sk)
 			return;
 		if (trees)
 			note_of_tree(sk);
+		if (kind == PORTWATCH_OPEN ? is_opened_outside(sk) : was_opened_outside(sk))
+			return;
 	}
 	record = reserve(kind, sk, trees);
 	if (record) {
@@ -247,7 +280,7 @@ int listen_opened(struct bpf_sock_ops *ctx)
 	if (trees)
 		note_of_tree(bpf_sk);
 	record = NULL;
-	if (is_in_place(sk, port_of(sk)) && is_wanted(bpf_sk, trees))
+	if (is_in_place(sk, port_of(sk)) && is_wanted(bpf_sk, trees) && !is_opened_outside(bpf_sk))
 		record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
@@ -332,7 +365,7 @@ INLINE int udp_bound(struct bpf_sock *ctx)
 		note_of_tree(ctx);
 	if (mark)
 		mark->reported = 1;
-	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, trees))
+	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, trees) || is_opened_outside(ctx))
 		return 1;
 	record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
@@ -374,7 +407,7 @@ int udp_released(struct bpf_sock *ctx)
 
 	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx))
 		return 1;
-	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, 0))
+	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, 0) || was_opened_outside(ctx))
 		return 1;
 	record = reserve(PORTWATCH_CLOSE, sk, trees_of_current());
 	if (record) {
@@ -486,6 +519,12 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 		mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 		if (mark)
 			mark->reported = 1;
+	}
+	/* Opened outside, and passed on to somebody wanted, its close is. */
+	if (settings.socket_helpers && shared.narrow & NOT_CGROUPS && !lives_outside(&shared.places, task)) {
+		mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
+		if (mark)
+			mark->opened_outside = 0;
 	}
 	show(ctx, task, sk, cookie_of(sk), trees);
 	return 0;

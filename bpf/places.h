@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Where somebody wants to hear of what happens, as far as a socket alone can tell. Maps are the includer's. */
+/* Where somebody wants to hear of what happens, as a socket tells it, and whose cgroup. Maps are the includer's. */
 #ifndef PLACES_H
 #define PLACES_H
 
@@ -11,13 +11,18 @@ enum narrow {
 	NOT_TCP = 1 << 3,
 	NOT_UDP = 1 << 4,
 	NOT_NAMESPACES = 1 << 5,	/* what is in one of these */
+	NOT_CGROUPS = 1 << 6,	/* what those do who live in one of these, and the closes of what they opened */
 };
 
 #define NAMESPACES_MAX 8
+#define CGROUPS_MAX 4096	/* a power of two: by an id's last bits */
 
 struct places {
 	__u64 ports[65536 / 64];		/* a bit for each */
 	__u32 namespaces[NAMESPACES_MAX];	/* inodes, and 0 where there are fewer */
+	__u32 generation;	/* another whenever a width is another */
+	/* Each where its id belongs; one that another has pushed out is told of, and put in again. */
+	__u64 cgroups[CGROUPS_MAX];
 };
 
 INLINE __u16 port_of(struct sock *sk)
@@ -54,6 +59,15 @@ INLINE bool is_within(const struct places *places, __u64 narrow, struct sock *sk
 	if (narrow & NOT_NAMESPACES && is_among(places->namespaces, netns_of(sk)))
 		return false;
 	return !(narrow & OF_NAMESPACES) || is_among(places->namespaces, netns_of(sk));
+}
+
+/* Whether a process lives where nobody wants to hear of, as far as the reader has found out. */
+INLINE bool lives_outside(const struct places *places, struct task_struct *task)
+{
+	struct css_set *cgroups = READ(task, cgroups);
+	__u64 id = id_of_cgroup(READ(cgroups, dfl_cgrp));
+
+	return places->cgroups[id % CGROUPS_MAX] == id;
 }
 
 #endif

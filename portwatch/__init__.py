@@ -3,7 +3,8 @@
 from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError, WrongUse
 from portwatch.hub import Counts
 from portwatch.model import Event, Holder, Listener, Process, Socket
-from portwatch.scope import Only, Scope
+from portwatch.only import Only
+from portwatch.scope import Scope
 from portwatch.watcher import PortWatcher, list_listeners
 
 __version__ = "0.1.0"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from portwatch.engines import Choice, Engine, Options
 from portwatch.model import WILDCARDS, Event, Holder, Listener, Process, Socket
-from portwatch.scope import Only, Scope
+from portwatch.only import Only
+from portwatch.scope import Scope
 from portwatch.snapshot import netns
 from portwatch.tree import lineage_of
 from portwatch.watcher import listing

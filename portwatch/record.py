@@ -6,7 +6,7 @@ from errno import errorcode
 from functools import lru_cache
 from socket import AF_INET6, inet_ntop
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from portwatch import clock, procfs
 from portwatch.identity import place_at_event
@@ -97,13 +97,12 @@ def _are_we(pid: int, start: int) -> bool:  # noqa: ARG001  # of the cache's key
     return procfs.own_start() == clock.process_start(start // clock.TICK_NS)
 
 
-def decode(fields: tuple[Any, ...], epoch: int, own_pid: int) -> Record:
+def decode(raw: Raw, epoch: int, own_pid: int) -> Record:
     """One record; `epoch` turns the kernel's clock into time of day.
 
     A close in our own process is a file that the snapshot held for a moment when
     its owner let go: who that was is not known here.
     """
-    raw = Raw._make(fields)
     kind = KINDS[raw.kind]
     # By ns_pid: in a pid namespace the kernel's number for us is not the one we know.
     is_ours = kind == "close" and raw.ns_pid == own_pid and _are_we(own_pid, raw.start)

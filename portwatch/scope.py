@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+from portwatch.homes import Homes, is_in_cgroup, is_in_container
 from portwatch.model import Event, Exposure, Listener, Process
+from portwatch.only import Only
 from portwatch.width import ALL_PORTS, PROTOS, Width, bits
-
-T = TypeVar("T")
 
 _OF_PROCESSES = ("process", "cgroup", "container")
 
 PortRange = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Only(Generic[T]):
-    """What is wanted and what is not; nothing wanted means everything."""
-
-    wanted: tuple[T, ...] = ()
-    unwanted: tuple[T, ...] = ()
 
 
 class _Facts(NamedTuple):
@@ -65,15 +57,17 @@ class Scope:
 
     @property
     def width(self) -> Width:
-        """What of it a socket alone can tell."""
+        """What of it can be told without asking who it was, but where they live."""
         ports = bits(self.port.wanted) if self.port.wanted else ALL_PORTS
         protos = frozenset(self.proto.wanted) or PROTOS
+        homes = Homes(self.cgroup, self.container)
         inodes, unwanted = frozenset(self.netns.wanted), frozenset(self.netns.unwanted)
         return Width(
             ports=ports & ~bits(self.port.unwanted) if self.port != Only() else None,
             protos=protos.difference(self.proto.unwanted) if self.proto != Only() else None,
             namespaces=inodes - unwanted if inodes else None,
             without=frozenset() if inodes else unwanted,
+            homes=frozenset([homes]) if homes != Homes() else None,
         )
 
     def admits(self, event: Event) -> bool:
@@ -133,17 +127,13 @@ def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
     return opener.process, event.cgroup, event.container
 
 
-def _is_within(cgroup: str, wanted: str) -> bool:
-    return f"{cgroup.rstrip('/')}/".startswith(f"{wanted.rstrip('/')}/")
-
-
 _MATCHES: dict[str, Callable[[Any, _Facts], bool]] = {
     "port": lambda bounds, facts: facts.port is not None and bounds[0] <= facts.port <= bounds[1],
     "proto": lambda wanted, facts: facts.proto == wanted,
     "exposure": lambda wanted, facts: facts.exposure == wanted,
     "netns": lambda wanted, facts: facts.netns == wanted,
     "process": lambda pattern, facts: any(name and fnmatchcase(name, pattern) for name in facts.names),
-    "cgroup": lambda wanted, facts: any(path and _is_within(path, wanted) for path in facts.cgroups),
-    "container": lambda prefix, facts: any(one and one.startswith(prefix) for one in facts.containers),
+    "cgroup": lambda wanted, facts: any(is_in_cgroup(path, wanted) for path in facts.cgroups),
+    "container": lambda prefix, facts: any(is_in_container(one, prefix) for one in facts.containers),
 }
 """When a value of a field fits."""

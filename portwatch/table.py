@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -21,6 +21,9 @@ from portwatch.model import (
     oldest,
 )
 
+Keeps = Callable[[Socket, int, Collection[Process]], bool]
+"""Whether a socket is kept, for itself, for its trees or for the processes that it concerns."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -33,6 +36,10 @@ class _Entry:
     holders: tuple[Process, ...]
     trees: int
     """Of whoever opened it, or was found to hold it: it stays theirs when they pass it on."""
+
+    def processes(self) -> tuple[Process, ...]:
+        """Who opened it, and who holds it."""
+        return (*self.holders, self.opener) if self.opener else self.holders
 
     def last_known_holder(self) -> Process | None:
         """Who let go, when only the holders of a while ago are known: the one, or nobody we could name."""
@@ -49,12 +56,14 @@ class Table:
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Key] = Counter()
         self._on_port: dict[Hashable, dict[Hashable, None]] = {}
-        self._keeps: Callable[[Socket, int], bool] = lambda *_: True
+        self._keeps: Keeps = lambda *_: True
 
     def apply(self, record: Record) -> list[Event]:
         """The events that a record makes: none for a close of what was never open, nor for what is not kept."""
-        if record.kind not in _ABOUT_WHAT_IS_KEPT and not self._keeps(record.socket, record.trees):
-            return []
+        if record.kind not in _ABOUT_WHAT_IS_KEPT:
+            actors = (record.actor,) if record.actor else ()
+            if not self._keeps(record.socket, record.trees, actors):
+                return []
         return _APPLY[record.kind](self, record)
 
     def merge(
@@ -78,7 +87,7 @@ class Table:
                     events += self._close(key, time, origin, None)
                     key = None
                 if key is None:
-                    if not self._keeps(one.socket, one.trees):
+                    if not self._keeps(one.socket, one.trees, one.holders):
                         continue
                     opener = oldest(one.holders)
                     events += self._open(one.socket, time, None, origin, opener, one.holders, one.trees)
@@ -106,11 +115,11 @@ class Table:
             if wants(entry.socket, entry.trees)
         ]
 
-    def keep_only(self, keeps: Callable[[Socket, int], bool]) -> None:
-        """Forgets, and takes no more, what is to be kept neither for its socket nor for its trees."""
+    def keep_only(self, keeps: Keeps) -> None:
+        """Forgets, and takes no more, what is not to be kept."""
         self._keeps = keeps
         for key, entry in list(self._entries.items()):
-            if not keeps(entry.socket, entry.trees):
+            if not keeps(entry.socket, entry.trees, entry.processes()):
                 self._remove(key)
 
     def forget(self, trees: int) -> None:

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 
 from portwatch import identity, procfs
 from portwatch.cli.options import scope_of, scope_options
-from portwatch.scope import Only, Scope
+from portwatch.only import Only
+from portwatch.scope import Scope
 from portwatch.snapshot import netns
 
 OURS = os.stat("/proc/self/ns/net").st_ino

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portwatch.model import Event, Listener, event_of
-from portwatch.scope import Only, Scope
+from portwatch.only import Only
+from portwatch.scope import Scope
 
 CONTAINER = "4f" * 32
 PLACED = replace(PROCESS, cgroup=f"/system.slice/docker-{CONTAINER}.scope", container=CONTAINER)

@@ -5,7 +5,8 @@ from fake_engine import closing, held, opening
 from support import PATIENCE, until
 
 from portwatch import PortwatchError
-from portwatch.scope import Only, Scope
+from portwatch.only import Only
+from portwatch.scope import Scope
 from portwatch.server.settings import Settings
 from portwatch.server.watching import Watching
 

@@ -1,9 +1,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portwatch import cgroups
 from portwatch.engines import places
-from portwatch.model import Socket
-from portwatch.scope import Only, Scope
+from portwatch.homes import Homes
+from portwatch.identity import Place
+from portwatch.model import Listener, Process, Socket
+from portwatch.only import Only
+from portwatch.scope import Scope
 from portwatch.width import EVERYTHING, Width, bits
 
 RANGES = st.lists(
@@ -16,6 +20,19 @@ def socket(port=8080, proto="tcp", netns=1):
     return Socket(None, None, netns, proto, "ipv4", "127.0.0.1", port)
 
 
+def holds(width, socket, trees=0, processes=()):
+    return width.holds(socket, trees, processes)
+
+
+def listener(*homes):
+    holders = tuple(process(home) for home in homes)
+    return Listener("event", None, socket(), 1, holders[0] if holders else None, holders)
+
+
+def process(home):
+    return Process(1, None, "nginx", 0, None, *home)
+
+
 @given(RANGES, st.integers(0, 65_535))
 def test_bits_of_ranges_are_their_ports(ranges, port):
     assert bits(ranges) >> port & 1 == any(first <= port <= last for first, last in ranges)
@@ -26,14 +43,14 @@ def test_a_scopes_width_holds_the_ports_that_it_wants(wanted, unwanted, port):
     scope = Scope(port=Only(tuple(wanted), tuple(unwanted)))
     is_wanted = not wanted or any(first <= port <= last for first, last in wanted)
     is_unwanted = any(first <= port <= last for first, last in unwanted)
-    assert scope.width.holds(socket(port), 0) == (is_wanted and not is_unwanted)
+    assert holds(scope.width, socket(port)) == (is_wanted and not is_unwanted)
 
 
 def test_protocols_and_namespaces_narrow_it():
     width = Scope(proto=Only(("tcp",)), netns=Only((1, 2))).width
-    assert width.holds(socket(), 0)
-    assert not width.holds(socket(proto="udp"), 0)
-    assert not width.holds(socket(netns=3), 0)
+    assert holds(width, socket())
+    assert not holds(width, socket(proto="udp"))
+    assert not holds(width, socket(netns=3))
 
 
 @given(*[st.lists(st.sampled_from(["tcp", "udp"]))] * 2, *[st.lists(st.integers(1, 3), max_size=3)] * 2)
@@ -44,13 +61,34 @@ def test_a_scopes_width_holds_the_protocols_and_namespaces_that_it_wants(protos,
     for proto in ("tcp", "udp"):
         for inode in (1, 2, 3):
             is_wanted = (not protos or proto in protos) and (not inodes or inode in inodes)
-            assert width.holds(socket(proto=proto, netns=inode), 0) == (
+            assert holds(width, socket(proto=proto, netns=inode)) == (
                 is_wanted and proto not in no_protos and inode not in no_inodes
             )
 
 
-def test_what_a_socket_cannot_tell_does_not_narrow_it():
-    assert Scope(process=Only(("nginx",)), exposure=Only(("all",)), container=Only(("4f",))).width == EVERYTHING
+def test_what_only_the_reader_can_tell_does_not_narrow_it():
+    assert Scope(process=Only(("nginx",)), exposure=Only(("all",))).width == EVERYTHING
+
+
+some_places = st.builds(
+    Place, st.none() | st.sampled_from(["/", "/a", "/a/b", "/ab"]), st.none() | st.sampled_from(["4f", "5e"])
+)
+CGROUPS = st.lists(st.sampled_from(["/", "/a", "/a/b"]), max_size=2).map(tuple)
+IDS = st.lists(st.sampled_from(["4", "4f", "5e"]), max_size=2).map(tuple)
+homes = st.builds(Homes, st.builds(Only, CGROUPS, CGROUPS), st.builds(Only, IDS, IDS))
+
+
+@given(homes, some_places)
+def test_a_scopes_width_holds_whoever_lives_where_it_wants_and_nobody_else(wanted, place):
+    scope = Scope(cgroup=wanted.cgroup, container=wanted.container)
+    assert holds(scope.width, socket(), 0, [process(place)]) == scope.admits_process(process(place))
+
+
+@given(homes, st.lists(some_places, max_size=3))
+def test_a_scopes_width_holds_every_listener_that_the_scope_admits(wanted, held):
+    scope = Scope(cgroup=wanted.cgroup, container=wanted.container)
+    if scope.admits_listener(one := listener(*held)):
+        assert holds(scope.width, one.socket, 0, one.holders)
 
 
 widths = st.builds(
@@ -59,14 +97,19 @@ widths = st.builds(
     st.none() | RANGES.map(bits),
     st.none() | st.frozensets(st.sampled_from(["tcp", "udp"])),
     st.none() | st.frozensets(st.integers(1, 3)),
-) | st.builds(Width, without=st.frozensets(st.integers(1, 3)))
+) | st.builds(
+    Width,
+    without=st.frozensets(st.integers(1, 3)),
+    homes=st.none() | st.frozensets(homes, min_size=1, max_size=2),
+)
 sockets = st.builds(socket, st.integers(1, 65_535), st.sampled_from(["tcp", "udp"]), st.integers(1, 3))
 
 
-@given(widths, widths, sockets, st.integers(0, 1))
-def test_two_widths_together_hold_whatever_either_holds(one, two, socket, trees):
-    if one.holds(socket, trees) or two.holds(socket, trees):
-        assert (one | two).holds(socket, trees)
+@given(widths, widths, sockets, st.integers(0, 1), st.lists(some_places, max_size=2))
+def test_two_widths_together_hold_whatever_either_holds(one, two, socket, trees, held):
+    processes = [process(place) for place in held]
+    if one.holds(socket, trees, processes) or two.holds(socket, trees, processes):
+        assert (one | two).holds(socket, trees, processes)
 
 
 @given(widths)
@@ -80,7 +123,29 @@ def test_what_is_told_to_the_programs_is_the_width_itself(width):
 
 def test_more_namespaces_than_there_is_room_for_are_all_of_them():
     width = Width(namespaces=frozenset(range(1, 10)))
-    assert places.attainable(width, trees=True) == EVERYTHING
+    assert places.attainable(width, marks=True) == EVERYTHING
     fewer = Width(namespaces=frozenset(range(1, 9)))
-    assert places.attainable(fewer, trees=True) == fewer
-    assert places.attainable(Width(without=frozenset(range(1, 10))), trees=True) == EVERYTHING
+    assert places.attainable(fewer, marks=True) == fewer
+    assert places.attainable(Width(without=frozenset(range(1, 10))), marks=True) == EVERYTHING
+
+
+def test_a_cgroup_that_lies_outside_is_said_to_and_no_longer_when_something_else_is_wanted(monkeypatch):
+    monkeypatch.setattr(cgroups, "path_of", {8: "/a", 9: "/b"}.get)
+    told = places.Places()
+    width = Scope(cgroup=Only(("/a",))).width
+    told.fill(width)
+    generation = told.generation
+    told.leave_out(width, [8, 9, 10])
+    assert set(told.cgroups) - {0} == {9}, "of 10, it is not known"
+    told.fill(Scope(cgroup=Only(("/b",))).width)
+    assert set(told.cgroups) == {0}
+    assert told.generation > generation
+
+
+def test_what_is_wanted_by_cgroup_the_programs_keep_to_only_where_an_id_settles_it(monkeypatch):
+    width = Scope(cgroup=Only(("/a",))).width
+    monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
+    assert places.attainable(width, marks=True) == width
+    assert places.attainable(width, marks=False) == EVERYTHING
+    monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
+    assert places.attainable(width, marks=True) == EVERYTHING

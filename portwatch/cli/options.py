@@ -14,8 +14,9 @@ from portwatch import cgroups, identity, procfs
 from portwatch.engines import ENGINES, Choice
 from portwatch.engines.capabilities import FAILURES
 from portwatch.errors import NotPermitted, PortwatchError
+from portwatch.only import Only
 from portwatch.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
-from portwatch.scope import Only, Scope
+from portwatch.scope import Scope
 from portwatch.snapshot import netns
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -101,7 +101,8 @@ TREES = Limit(
 )
 OUTSIDE = Limit(
     "outside",
-    "with --pid, what happens outside of the trees is left out when it has been read, and not in the kernel: "
+    "with --pid, --cgroup or --container, what happens elsewhere is left out when it has been read, and not in "
+    "the kernel: "
     "a storm there costs portwatch time",
 )
 BACKLOG_CHANGE = Limit("backlog_change", "a changed backlog is noticed at the next reconciliation", ("S04",))

@@ -9,8 +9,9 @@ from typing import Any
 from aiohttp import web
 from multidict import MultiMapping
 
+from portwatch.only import Only
 from portwatch.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
-from portwatch.scope import Only, Scope
+from portwatch.scope import Scope
 from portwatch.server.errors import refusal
 from portwatch.snapshot import netns
 

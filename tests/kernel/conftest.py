@@ -2,11 +2,13 @@
 
 import os
 from importlib.machinery import PathFinder
+from pathlib import Path
 
 import pytest
 from support import ENGINES, Actor, Watch
 
 from portwatch.engines.bcc.compiler import DIST_PACKAGES
+from portwatch.mounts import mounts
 
 
 def pytest_collection_modifyitems(items):
@@ -60,3 +62,26 @@ def make_actor():
 @pytest.fixture
 def actor(make_actor):
     return make_actor()
+
+
+@pytest.fixture
+def make_cgroup():
+    """Cgroups in the root of v2, whatever they are called."""
+    mount = next((mount.point for mount in mounts() if mount.kind == "cgroup2"), None)
+    if not mount:
+        pytest.skip("no cgroup v2 is mounted")
+    made = []
+
+    def make(name, *actors):
+        path = Path(mount) / name
+        path.mkdir()
+        made.append(path)
+        for actor in actors:
+            (path / "cgroup.procs").write_text(str(actor.pid))
+        return path
+
+    yield make
+    for path in filter(Path.exists, made):
+        for pid in (path / "cgroup.procs").read_text().split():
+            (path.parent / "cgroup.procs").write_text(pid)
+        path.rmdir()

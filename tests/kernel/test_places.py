@@ -34,28 +34,6 @@ def portwatch(*arguments, prefix=()):
 
 
 @pytest.fixture
-def make_cgroup():
-    """Cgroups in the root of v2, whatever they are called."""
-    mount = next((mount.point for mount in mounts() if mount.kind == "cgroup2"), None)
-    if not mount:
-        pytest.skip("no cgroup v2 is mounted")
-    made = []
-
-    def make(name, *actors):
-        made.append(Path(mount) / name)
-        made[-1].mkdir()
-        for actor in actors:
-            (made[-1] / "cgroup.procs").write_text(str(actor.pid))
-        return made[-1]
-
-    yield make
-    for path in made:
-        for pid in (path / "cgroup.procs").read_text().split():
-            (path.parent / "cgroup.procs").write_text(pid)
-        path.rmdir()
-
-
-@pytest.fixture
 def v1_container():
     """A container's cgroup in the memory controller's hierarchy of v1."""
     mount = next(

@@ -3,11 +3,14 @@
 import pytest
 from support import Watch, has_mptcp, until
 
-from portwatch.scope import Only, Scope
+from portwatch import cgroups
+from portwatch.only import Only
+from portwatch.scope import Scope
 
 STORM = "[listener(port=port).close() for _ in range(5) for port in range(9001, 9100)]"
 UDP_STORM = "[bound(port=port).close() for _ in range(5) for port in range(9001, 9100)]"
 ADDRESS = "struct.pack('=HH4s8x', socket.AF_INET, socket.htons(9000), bytes([127, 0, 0, 1]))"
+ID = "5e" * 32
 FAILING_STORM = f"[libc.bind(refused.fileno(), {ADDRESS}, 16) for _ in range(200)]"
 
 
@@ -42,6 +45,16 @@ class Narrow(Watch):
     def of(self, actor):
         """(kind, port) of what was told of its namespace."""
         return [(one.kind, one.port) for one in self._seen if actor.owns(one)]
+
+
+@pytest.fixture
+def cgroup(watch, make_cgroup):
+    """Makes a container's cgroup, where its id settles who lives in it."""
+    if not cgroups.are_all_v2():
+        pytest.skip("with hierarchies of v1 the reader decides about cgroups")
+    if watch.capabilities.lacks("outside"):
+        pytest.skip("sockets cannot be marked here, so the reader decides about cgroups")
+    return lambda *actors: make_cgroup(f"docker-{ID}.scope", *actors)
 
 
 @pytest.fixture
@@ -181,3 +194,84 @@ def test_a_failure_is_told_with_its_holder_where_only_that_port_is_asked_for(nar
     assert "error" in actor.attempt("bound(port=8080, kind=TCP)")
     one.told_of(actor, ("open", 8080), ("bind_failed", 8080))
     assert [holder.pid for holder in one._seen[-1].held_by] == [actor.pid]
+
+
+@pytest.mark.parametrize("storm", [STORM, UDP_STORM, FAILING_STORM], ids=["tcp", "udp", "failures"])
+@pytest.mark.parametrize("option", ["cgroup", "container", "not-cgroup", "not-container"])
+def test_a_storm_in_a_cgroup_that_is_not_wanted_wakes_nobody(narrow, make_actor, cgroup, option, storm):
+    actor, other = make_actor(), make_actor()
+    is_negative, name = option.startswith("not-"), option.removeprefix("not-")
+    path = cgroup(other if is_negative else actor)
+    named = (f"/{path.name}" if name == "cgroup" else ID,)
+    one = narrow(**{name: Only((), named) if is_negative else Only(named)})
+    other.do("taken, refused = listener(port=9000), socket.socket()")
+    one.watcher.listeners()  # by now, who is outside has been found out
+    records = one.records()
+    other.do(storm)
+    actor.do("s = listener(port=8080)")
+    actor.do("s.close()")
+    one.told_of(actor, ("open", 8080), ("close", 8080))
+    assert other.netns not in {record.socket.netns for record in records}
+
+
+def test_a_container_that_begins_again_is_heard(narrow, make_actor, cgroup):
+    one = narrow(container=Only((ID[:12],)))
+    for _ in range(2):
+        actor = make_actor()
+        path = cgroup(actor)
+        actor.do("s = listener(port=8080); s.close()")
+        one.told_of(actor, ("open", 8080), ("close", 8080))
+        actor.close()
+        until(lambda path=path: not (path / "cgroup.procs").read_text(), "its end")
+        path.rmdir()
+
+
+def test_a_close_follows_its_open_out_of_a_cgroup_and_into_it(narrow, make_actor, cgroup):
+    inside, outside = make_actor(), make_actor()
+    cgroup(inside)
+    one = narrow(container=Only((ID,)))
+    for actor, there in ((inside, outside), (outside, inside)):
+        actor.do("s = listener(port=9000); s.close()")
+        one.watcher.listeners()  # by now, who is outside has been found out
+        actor.do("s = listener(port=8080)")
+        there.do(f"fd = libc.syscall(438, libc.syscall(434, {actor.pid}, 0), {actor.do('s.fileno()')}, 0)")
+        actor.do("s.close()")
+        there.do("os.close(fd)")
+    one.told_of(inside, *[(kind, port) for port in (9000, 8080) for kind in ("open", "close")])
+    assert not one.of(outside)
+
+
+@pytest.mark.parametrize("proto", [0, 262], ids=["tcp", "mptcp"])
+def test_what_nobody_wanted_is_told_with_its_close_to_who_comes_later(narrow, make_actor, cgroup, proto):
+    if proto and not has_mptcp():
+        pytest.skip("this kernel has no MPTCP")
+    inside, outside = make_actor(), make_actor()
+    cgroup(inside)
+    one = narrow(container=Only((ID,)))
+    outside.do("listener(port=9000).close()")
+    one.watcher.listeners()  # by now, who is outside has been found out
+    outside.do(f"s = listener(port=8080, proto={proto})")
+    two = narrow(container=Only((), (ID,)), netns=Only((outside.netns,)))
+    two.told(("open", 8080))
+    outside.do("s.close()")
+    two.told(("open", 8080), ("close", 8080))
+    assert not one.of(outside)
+
+
+def test_what_is_passed_into_a_cgroup_is_no_drift(narrow, make_actor, cgroup):
+    inside, outside = make_actor(), make_actor()
+    cgroup(inside)
+    one = narrow(container=Only((ID,)))
+    outside.do("listener(port=9000).close()")
+    one.watcher.listeners()  # by now, who is outside has been found out
+    outside.do("s = listener(port=8080)")
+    outside.do("t = bound(port=8081)")
+    inside.do(f"fd = libc.syscall(438, libc.syscall(434, {outside.pid}, 0), {outside.do('s.fileno()')}, 0)")
+    found = [listener.port for listener in one.watcher.listeners() if listener.socket.netns == outside.netns]
+    assert found == [8080]
+    outside.do("s.close(), t.close()")
+    inside.do("os.close(fd)")
+    until(lambda: ("close", 8080) in one.of(outside), "its close")
+    drift = one.watcher.counts.drift
+    one.watcher.listeners()
+    assert one.watcher.counts.drift == drift

@@ -31,7 +31,7 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import Raw, decode
 from portwatch.snapshot import files, listed, usage
 from portwatch.tree import Identity, Lineage, Members
-from portwatch.width import Width
+from portwatch.width import EVERYTHING, Width
 
 BUFFER_BYTES = 16 << 20
 """Of all CPUs together: room for a storm of 40,000 records on one of two. More makes an overload longer."""
@@ -83,6 +83,7 @@ class BccEngine:
         self._counted_lost = 0
         self._missed = 0
         self._order = Order(self._drain)
+        self._width = EVERYTHING
         self._wakeup = Wakeup()
         self._poll = select.epoll()
         self._poll.register(self._wakeup, select.EPOLLIN)
@@ -127,7 +128,10 @@ class BccEngine:
     def read_up_to_now(self) -> list[Record]:
         """Every record of what had happened when this was called."""
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
-        records = [decode(fields, epoch, own_pid) for fields in self._order.take()]
+        raw = list(map(Raw._make, self._order.take()))
+        if self._width.homes is not None:
+            self._places.value.leave_out(self._width, {one.cgroup for one in raw})
+        records = [decode(one, epoch, own_pid) for one in raw]
         if self._fork_programs:
             return records
         return [replace(one, trees=self._membership.of(one.actor)) if one.actor else one for one in records]
@@ -173,11 +177,12 @@ class BccEngine:
         """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
         # What a pass over files does not show, the programs cannot know for a tree's.
         can = self._iterator is not None and bool(self._fork_programs)
-        attained = places.attainable(width, trees=can)
+        attained = places.attainable(width, marks=can)
         self._set_narrow(0)  # nothing is missed while places are half told
         self._places.value.fill(attained)
         self._places.publish()
         self._set_narrow(places.narrow(attained))
+        self._width = attained
         return attained
 
     def detach(self) -> None:

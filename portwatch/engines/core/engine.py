@@ -22,7 +22,7 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import LAYOUT, Raw, decode
 from portwatch.snapshot import files, usage
 from portwatch.tree import Identity, Members
-from portwatch.width import Width
+from portwatch.width import EVERYTHING, Width
 
 OBJECT = Path(__file__).with_name("core.bpf.o")
 RING_BYTES = 4 << 20
@@ -85,6 +85,7 @@ class CoreEngine:
         self._poll = select.epoll()
         self._poll.register(self._wakeup, select.EPOLLIN)
         self._backlog: deque[memoryview] = deque()
+        self._width = EVERYTHING
 
     @property
     def capabilities(self) -> caps.Capabilities:
@@ -168,10 +169,11 @@ class CoreEngine:
     def narrow(self, width: Width) -> Width:
         """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
         assert self._shared, "attach first"
-        attained = places.attainable(width, trees=self._has_socket_helpers)
+        attained = places.attainable(width, marks=self._has_socket_helpers)
         self._shared.narrow = 0  # nothing is missed while places are half told
         self._shared.places.fill(attained)
         self._shared.narrow = places.narrow(attained)
+        self._width = attained
         return attained
 
     def detach(self) -> None:
@@ -281,7 +283,10 @@ class CoreEngine:
 
     def _decode(self, batch: memoryview) -> list[Record]:
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
-        return [decode(fields, epoch, own_pid) for fields in _STRIDE.iter_unpack(batch)]
+        raw = list(map(Raw._make, _STRIDE.iter_unpack(batch)))
+        if self._shared and self._width.homes is not None:
+            self._shared.places.leave_out(self._width, {one.cgroup for one in raw})
+        return [decode(one, epoch, own_pid) for one in raw]
 
     def _pass_over_files(self, port: int) -> list[Raw]:
         if self._shared is None:
