@@ -23,8 +23,7 @@ test-vm: $(VENV)/vm
 	$(BIN)/python scripts/vm.py $(KERNEL)
 
 test-vm-all: $(VENV)/vm
-	$(BIN)/python scripts/vm.py all
-	$(BIN)/python scripts/kernels_table.py
+	@$(BIN)/python scripts/vm.py all; status=$$?; $(BIN)/python scripts/kernels_table.py && exit $$status
 
 setup-vm:
 	$(AS_ROOT) scripts/provision.sh vm

@@ -1,18 +1,20 @@
 """Runs the scenario tests in a virtual machine, on another kernel: vm.py NAME... | all.
 
 The machine has this one's file system (it cannot write to it) and a kernel of scripts/kernels.py.
-It is emulated in software, so it needs neither /dev/kvm nor root.
+It is emulated in software, so it needs neither /dev/kvm nor root; by one thread, so as many run at once as
+there are CPUs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import signal
-import subprocess
 import sys
-import threading
 import time
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,22 +23,21 @@ import kernels
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "vm"
 GUEST = ROOT / "tests" / "vm" / "guest.sh"
-TIME_LIMIT = 2400
+TIME_LIMIT = 5400
 """Seconds after which a machine is taken to hang."""
 PATIENCE = 180
 """What tests are told to wait for something, in seconds, since all is slow in emulation."""
 
 
-def test(kernel: kernels.Kernel) -> bool:
+async def test(kernel: kernels.Kernel, image: Path) -> bool:
     """Boots a kernel, and tells whether all tests passed there."""
-    image = kernels.image_of(kernel)
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = RESULTS / f"{kernel.name}.xml"
     status = result.with_suffix(".status")
     for left in (result, status):
         left.unlink(missing_ok=True)
     begin = time.monotonic()
-    _run(_command(image, result, kernel.engines), result.with_suffix(".log"))
+    await _run(kernel.name, _command(image, result, kernel.engines), result.with_suffix(".log"))
     took = f"{time.monotonic() - begin:.0f} s in all"
     # The guest's own word: vng (1.42) tells 255 of whatever runs in a machine without a udev.
     if not (result.exists() and status.exists()):
@@ -71,46 +72,68 @@ def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
     ]
 
 
+_LONGEST_LINE = 1 << 24
+"""Of what pytest says about a failure."""
 _PASSED_ON = ("PORTWATCH_TEST_ENGINES", "PYTEST_ADDOPTS", "PYTHONPATH")
 
 
-def _run(command: list[str], log: Path) -> None:
+async def _run(name: str, command: list[str], log: Path) -> None:
     """To its end; whatever it started is ended with it. What its kernel says goes to `log` only."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with (
-        log.open("wb") as kept,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,  # a file, its emulator would truncate
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            start_new_session=True,
-        ) as machine,
-    ):
-        assert machine.stdout
-        limit = threading.Timer(TIME_LIMIT, os.killpg, (machine.pid, signal.SIGKILL))
-        limit.start()
-        try:
-            for line in machine.stdout:
-                kept.write(line)
-                if not line.startswith(b"["):
-                    print(line.decode("utf-8", "replace").rstrip("\r\n"), flush=True)
-            machine.wait()
-        except BaseException:
+    machine = await asyncio.create_subprocess_exec(
+        *command,
+        env=environment,
+        stdin=DEVNULL,
+        stdout=PIPE,  # a file, its emulator would truncate
+        stderr=STDOUT,
+        limit=_LONGEST_LINE,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        await asyncio.wait_for(_follow(name, machine, log), TIME_LIMIT)
+    except asyncio.TimeoutError:
+        print(f"{name}: no end after {TIME_LIMIT} s", flush=True)
+    finally:
+        if machine.returncode is None:
             os.killpg(machine.pid, signal.SIGKILL)
-            raise
-        finally:
-            limit.cancel()
+            await machine.wait()
+
+
+async def _follow(name: str, machine: asyncio.subprocess.Process, log: Path) -> None:
+    assert machine.stdout
+    with log.open("wb") as kept:
+        async for line in machine.stdout:
+            kept.write(line)
+            if not line.startswith(b"["):
+                print(f"{name}: {line.decode('utf-8', 'replace').rstrip()}", flush=True)
+    await machine.wait()
+
+
+async def test_all(wanted: Sequence[kernels.Kernel]) -> list[str]:
+    """Tests these, and returns the names of those that failed."""
+    this = asyncio.current_task()
+    assert this
+    # A machine that is left behind would run for an hour.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    images = [kernels.image_of(kernel) for kernel in wanted]
+    free = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def test_when_free(kernel: kernels.Kernel, image: Path) -> bool:
+        async with free:
+            return await test(kernel, image)
+
+    passed = await asyncio.gather(*map(test_when_free, wanted, images))
+    return [kernel.name for kernel, is_good in zip(wanted, passed, strict=True) if not is_good]
 
 
 def main(names: list[str]) -> str | None:
     """Every kernel that is asked for, also when an earlier one fails."""
-    # A machine that is left behind would run for an hour.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     wanted = kernels.KERNELS if names == ["all"] else [kernels.named(name) for name in names]
-    failed = [kernel.name for kernel in wanted if not test(kernel)]
+    try:
+        failed = asyncio.run(test_all(wanted))
+    except asyncio.CancelledError:
+        return "ended by SIGTERM"
     return f"failed: {', '.join(failed)}" if failed else None
 
 
