@@ -139,11 +139,12 @@ INLINE bool is_current_outside(void)
 /* Of an open: its close, whoever does it, will not be told either. */
 INLINE bool is_opened_outside(void *sk)
 {
-	bool outside = is_current_outside();
 	struct mark *mark;
+	bool outside;
 
 	if (!(shared.narrow & NOT_CGROUPS))
 		return false;
+	outside = is_current_outside();
 	mark = bpf_sk_storage_get(&marks, sk, NULL, outside ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 	if (mark)
 		mark->opened_outside = outside ? shared.places.generation : 0;
