@@ -167,15 +167,16 @@ class Hub:
         capacity: int = CAPACITY,
         width: Width = EVERYTHING,
         roots: Sequence[Identity] | None = None,
+        unwanted: Sequence[Identity] = (),
         resumes: bool = False,
         instead_of: Subscription | None = None,
     ) -> Errand[Subscription]:
         """Every event that is wanted from here on; with `snapshot`, first of all what is open.
 
-        Nothing is wanted outside of `width`. With `roots`, of their trees only: waiting for it raises
-        PortwatchError if one of these has ended. For a reader that `resumes`, and has heard of other things
-        before, it begins with a gap. `instead_of` another it takes over where that one ends, without an event
-        between them, or one that both have.
+        Nothing is wanted outside of `width`. With `roots`, of their trees only, and never of `unwanted` ones:
+        waiting for it raises PortwatchError if one of these has ended. For a reader that `resumes`, and has
+        heard of other things before, it begins with a gap. `instead_of` another it takes over where that one
+        ends, without an event between them, or one that both have.
         """
         subscription = Subscription(
             self._gap_of_subscriber,
@@ -189,12 +190,12 @@ class Hub:
         def begin() -> Subscription:
             before = self._subscriptions
             self._set_width([*before, subscription], subscription)
-            self._subscriptions = [one for one in before if one is not instead_of] + [subscription]
             try:
-                self._take(subscription, roots or ())
+                self._take(subscription, roots or (), unwanted)
+                self._subscriptions = [one for one in before if one is not instead_of] + [subscription]
                 if resumes or instead_of:
                     subscription.offer(self._table.gap(0 if instead_of else None, time.time_ns()))
-                if roots:
+                if roots or unwanted:
                     self._look_into_trees(subscription)
                 elif roots is None and self._ready.is_set():
                     for event in self._table.replay(time.time_ns(), "snapshot"):
@@ -242,7 +243,7 @@ class Hub:
 
     def unwatch(self, subscription: Subscription, root: Identity) -> None:
         """Has a subscription hear no more of a tree."""
-        self._ask(lambda: self._unwatch(subscription, root))
+        self._ask(lambda: self._give_back(subscription.roots, root))
 
     def listeners(self, subscription: Subscription, *, look: bool = True) -> Iterator[Listener]:
         """What is open and would be told to a subscription.
@@ -253,7 +254,7 @@ class Hub:
         def listing() -> Iterator[Listener]:
             if look:
                 self._reconcile("asked", "reconcile")
-            return self._table.listeners(subscription.trees if subscription.width.of_trees else None)
+            return self._table.listeners(subscription.shows if subscription.asks_for_trees else None)
 
         return self._ask(listing)
 
@@ -284,15 +285,22 @@ class Hub:
 
     def _end(self, subscription: Subscription) -> None:
         self._subscriptions = [one for one in self._subscriptions if one is not subscription]
-        for root in tuple(subscription.roots):
-            self._unwatch(subscription, root)
+        for taken in (subscription.roots, subscription.unwanted):
+            for root in tuple(taken):
+                self._give_back(taken, root)
         if self._subscriptions:
             self._set_width(self._subscriptions)
 
-    def _take(self, subscription: Subscription, roots: Iterable[Identity]) -> None:
-        """Has a subscription hear of trees from here on. Raises PortwatchError if one of these ended."""
-        for root in dict.fromkeys(roots):
-            subscription.roots[root] = self._bit_of(root)
+    def _take(
+        self, subscription: Subscription, roots: Iterable[Identity], unwanted: Iterable[Identity] = ()
+    ) -> None:
+        """Has a subscription ask for trees from here on. Raises PortwatchError if one of these ended."""
+        for taken, asked in ((subscription.roots, roots), (subscription.unwanted, unwanted)):
+            for root in dict.fromkeys(asked):
+                taken[root] = self._bit_of(root)
+        if unwanted or (roots and self._ready.is_set()):
+            # What waits to be read may be of these trees and not say so: the kernel did not know them yet.
+            self._read_rest()
 
     def _look_into_trees(self, subscription: Subscription) -> None:
         """Tells a subscription what the trees that it has taken have open."""
@@ -311,8 +319,8 @@ class Hub:
             raise
         return tree
 
-    def _unwatch(self, subscription: Subscription, root: Identity) -> None:
-        del subscription.roots[root]
+    def _give_back(self, taken: dict[Identity, int], root: Identity) -> None:
+        del taken[root]
         tree, is_last = self._trees.give_back(root)
         if is_last:
             self._engine.unwatch(tree)
@@ -511,7 +519,7 @@ class Hub:
             for event in events:
                 subscription.offer(event if told_as == origin else replace(event, origin=told_as))
             # What was open already, and was found to have come into a tree.
-            if subscription.roots:
+            if subscription.asks_for_trees:
                 for event in self._table.replay(time.time_ns(), told_as, subscription.misses):
                     subscription.offer(event)
         self._apply(records)

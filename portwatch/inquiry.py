@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portwatch.engines import Choice, Engine, Options
 from portwatch.model import WILDCARDS, Event, Holder, Listener, Process, Socket
 from portwatch.only import Only
 from portwatch.scope import Scope
 from portwatch.snapshot import netns
-from portwatch.tree import lineage_of
+from portwatch.tree import admitting
 from portwatch.watcher import listing
 
 
@@ -31,8 +31,8 @@ class Question:
 
     port: Port
     scope: Scope
-    pids: tuple[int, ...] = ()
-    """The roots of the trees; none means anybody."""
+    pids: Only[int] = field(default_factory=Only)
+    """The roots of the trees."""
 
     @property
     def place(self) -> Scope:
@@ -73,11 +73,7 @@ class Finding:
 def inquire(question: Question, engine: str, options: Options) -> Finding:
     """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
     with listing(engine, options) as (choice, everywhere):
-        lineage = lineage_of(question.pids, choice.engine.name)
-
-        def is_of_trees(*processes: Process) -> bool:
-            return not question.pids or lineage.of(*processes) != 0
-
+        is_of_trees = admitting(question.pids, choice.engine.name)
         listeners = tuple(one for one in question.pick(everywhere) if is_of_trees(*one.holders))
         meant = tuple(
             one for one in holders_of(listeners) if is_of_trees(one) and question.scope.admits_process(one)

@@ -37,6 +37,8 @@ class Subscription:
         """What it wants nothing outside of."""
         self.roots: dict[Identity, int] = {}
         """Whose trees it hears of, each with the tree's bit, if it is one of trees."""
+        self.unwanted: dict[Identity, int] = {}
+        """Whose trees it hears nothing of: the same as long as it lasts."""
         self._told: set[int | None] = set()
         """The sockets whose open was told to it: it joins some while they are open, and is told their close."""
         self.is_scheduled = False
@@ -52,7 +54,7 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Takes an event, or counts it as dropped."""
-        if self.width.of_trees and not self._concerns(event):
+        if self.asks_for_trees and not self._concerns(event):
             return
         if not self._wants(event):
             return
@@ -65,17 +67,26 @@ class Subscription:
         self._notify()
 
     @property
-    def trees(self) -> int:
-        """The trees that it hears of, a bit for each."""
-        return sum(self.roots.values())
+    def asks_for_trees(self) -> bool:
+        """Whether it matters to it whose something is."""
+        return self.width.of_trees or bool(self.unwanted)
 
     def misses(self, socket: Socket, trees: int) -> bool:
-        """Whether it hears of one of these trees, and has not been told of this socket."""
-        return (
-            self.width.of_trees
-            and bool(trees & self.trees)
-            and (socket.inode or socket.cookie) not in self._told
-        )
+        """Whether it hears of what is of these trees, and has not been told of this socket."""
+        return self.asks_for_trees and self._hears_of(trees) and not self._was_told(socket)
+
+    def shows(self, socket: Socket, trees: int) -> bool:
+        """Whether a socket of these trees is open to it: what it was told of is until it hears of the close."""
+        if self._was_told(socket):
+            trees &= ~sum(self.unwanted.values())
+        return self._hears_of(trees)
+
+    def _was_told(self, socket: Socket) -> bool:
+        return (socket.inode or socket.cookie) in self._told
+
+    def _hears_of(self, trees: int) -> bool:
+        is_wanted = not self.width.of_trees or bool(trees & sum(self.roots.values()))
+        return is_wanted and not trees & sum(self.unwanted.values())
 
     def _concerns(self, event: Event) -> bool:
         if event.kind == "gap":
@@ -85,7 +96,7 @@ class Subscription:
             is_told = socket in self._told
             self._told.discard(socket)
             return is_told
-        if not event.trees & self.trees:
+        if not self._hears_of(event.trees):
             return False
         if event.kind == "open":
             self._told.add(socket)

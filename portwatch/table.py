@@ -128,13 +128,15 @@ class Table:
             if entry.trees & trees:
                 self._entries[key] = replace(entry, trees=entry.trees & ~trees)
 
-    def listeners(self, trees: int | None = None) -> Iterator[Listener]:
-        """What is open now; of certain trees only, if they are given.
+    def listeners(self, wants: Callable[[Socket, int], bool] | None = None) -> Iterator[Listener]:
+        """What is open now; for somebody who `wants` sockets by their trees, if that is said.
 
         Each is made when it is come to, in whichever thread: to make 10,000 takes 10 ms, for which nobody
         who has records to apply should wait.
         """
         entries, sockets_at = list(self._entries.values()), dict(self._sockets_at)
+        if wants:
+            entries = [one for one in entries if wants(one.socket, one.trees)]
         return (
             Listener(
                 entry.origin,
@@ -146,7 +148,6 @@ class Table:
                 self._engine,
             )
             for entry in entries
-            if trees is None or entry.trees & trees
         )
 
     def in_the_way_of(self, refused: Socket) -> list[Held]:

@@ -7,7 +7,7 @@ something happens (Lineage), as far as it can tell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from itertools import islice
 from operator import or_
@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from portwatch import clock, procfs
 from portwatch.errors import PortwatchError, WrongUse
 from portwatch.model import Listener, Process
+from portwatch.only import Only
 
 log = logging.getLogger("portwatch")
 
@@ -26,6 +27,7 @@ _ROOM = 65536
 """For members in the kernel. A pass over them begins anew whenever the one that it stands at ends."""
 _REMEMBERED = 4096
 _ALL = (1 << MOST) - 1
+_WANTED, _UNWANTED = 1, 2
 
 
 class Identity(NamedTuple):
@@ -40,7 +42,7 @@ def root_at(pid: int) -> Identity:
     try:
         leader = procfs.thread_group(pid)
         if leader != pid:
-            raise WrongUse(f"{pid} is a thread of process {leader}: say --pid {leader}")
+            raise WrongUse(f"{pid} is a thread of process {leader}: say {leader}")
         return _identity(pid)
     except procfs.UNREADABLE:
         raise WrongUse(f"there is no process {pid}, or not for us to see") from None
@@ -51,26 +53,29 @@ def identity_of(process: Process) -> Identity:
     return Identity(process.pid, process.start_time or 0)
 
 
-def lineage_of(pids: Sequence[int], engine: str) -> Lineage:
-    """These processes and what descends from them, as far as /proc tells it now.
+def admitting(pids: Only[int], engine: str) -> Callable[..., bool]:
+    """Whether what some processes hold is of the trees of these, as far as /proc tells it now.
 
-    Raises PortwatchError where a process is not there, or where the engine knows it by another pid than we.
+    Raises PortwatchError where a root is not there, or where the engine knows it by another pid than we.
     """
-    if pids and engine != "poll":  # which has its pids from /proc, as we have ours
+    if pids != Only() and engine != "poll":  # which has its pids from /proc, as we have ours
         procfs.require_all_processes()
     lineage = Lineage()
-    for pid in pids:
-        lineage.watch(root_at(pid), 1)
-    return lineage
+    for tree, roots in ((_WANTED, pids.wanted), (_UNWANTED, pids.unwanted)):
+        for pid in roots:
+            lineage.watch(root_at(pid), tree)
+
+    def admits(*processes: Process) -> bool:
+        trees = lineage.of(*processes)
+        return not trees & _UNWANTED and (bool(trees) or not pids.wanted)
+
+    return admits
 
 
-def of_trees(pids: Sequence[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
-    """Those that these processes, or what descends from them, hold now; without pids, all of them.
-
-    Raises PortwatchError as `lineage_of` does.
-    """
-    lineage = lineage_of(pids, engine)
-    return [one for one in listeners if not pids or lineage.of(*one.holders)]
+def of_trees(pids: Only[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
+    """Those that these trees hold now. Raises PortwatchError as `admitting` does."""
+    admits = admitting(pids, engine)
+    return [one for one in listeners if admits(*one.holders)]
 
 
 class Bits:

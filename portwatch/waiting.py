@@ -17,12 +17,13 @@ def watching(question: Question, engine: str, options: Options) -> PortWatcher:
     """A watcher, not yet started, of the place that a question is about. Raises PortwatchError."""
     watcher = PortWatcher(
         scope=question.place,
+        not_pids=question.pids.unwanted,
         engine=engine,
         failures=options.failures,
         ephemeral=options.ephemeral,
         interval=options.interval,
     )
-    for pid in question.pids:
+    for pid in question.pids.wanted:
         watcher.add_pid(pid)
     return watcher
 

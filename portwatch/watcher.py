@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from queue import Empty
 from types import TracebackType
@@ -14,6 +14,7 @@ from portwatch.engines import Choice, Engine, Options, choose
 from portwatch.errors import PortwatchError
 from portwatch.hub import RECONCILE_INTERVAL, Counts, Hub
 from portwatch.model import Event, Held, Listener
+from portwatch.only import Only
 from portwatch.scope import Scope
 from portwatch.snapshot import procnet
 from portwatch.snapshot.crosscheck import cross_checked
@@ -55,14 +56,21 @@ _shared = _Shared()
 
 
 def list_listeners(
-    pid: int | None = None, *, scope: Scope | None = None, engine: str = "auto", ephemeral: bool = False
+    pid: int | None = None,
+    *,
+    scope: Scope | None = None,
+    not_pids: Sequence[int] = (),
+    engine: str = "auto",
+    ephemeral: bool = False,
 ) -> list[Listener]:
     """What is open now, with every holder: what `pid` and its descendants not yet adopted by init hold, or all.
 
-    Raises EngineUnavailable, and PortwatchError if there is no such process.
+    What one of `not_pids` or of their descendants holds is left out. Raises EngineUnavailable, and
+    PortwatchError if there is no such process.
     """
     with listing(engine, Options(ephemeral=ephemeral)) as (choice, everywhere):
-        listeners = of_trees([] if pid is None else [pid], everywhere, choice.engine.name)
+        pids = Only(() if pid is None else (pid,), tuple(not_pids))
+        listeners = of_trees(pids, everywhere, choice.engine.name)
         return [one for one in listeners if (scope or Scope()).admits_listener(one)]
 
 
@@ -86,6 +94,9 @@ def listing(engine: str, options: Options) -> Iterator[tuple[Choice, list[Listen
 class PortWatcher:
     """Every port that opens and closes, as it happens: of `pid` and what descends from it, or of all.
 
+    What `not_pids` and their descendants open or hold is left out; what was told before it came into the hands
+    of these is told until it closes.
+
     With `callback`, events are handed to it in order, one at a time, in a thread of
     its own: one that raises is logged, one that is slow gets a `gap`. Without, iterate
     over the watcher (`for` or `async for`). What is open at the start comes first, as
@@ -99,6 +110,7 @@ class PortWatcher:
         callback: Callable[[Event], object] | None = None,
         *,
         scope: Scope | None = None,
+        not_pids: Sequence[int] = (),
         engine: str = "auto",
         snapshot: bool = True,
         failures: bool = True,
@@ -108,6 +120,7 @@ class PortWatcher:
         reconcile_interval: float = RECONCILE_INTERVAL,
     ) -> None:
         self._roots: list[Identity] | None = None if pid is None else [root_at(pid)]
+        self._unwanted = [root_at(one) for one in not_pids]
         self._callback = callback
         self._scope = scope or Scope()
         self._snapshot = snapshot
@@ -140,6 +153,7 @@ class PortWatcher:
                 snapshot=self._snapshot,
                 width=self._scope.width,
                 roots=self._roots,
+                unwanted=self._unwanted,
             )
             if is_new:
                 hub.start()

@@ -19,6 +19,9 @@ PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
 ENGINES = os.environ.get("PORTWATCH_TEST_ENGINES", "core bcc poll").split()
 """What is tested: engines, or one set of an engine's hooks ("core-stable"). Other kernels let others run."""
 
+ENGINE_NAMES = sorted({one.partition("-")[0] for one in ENGINES})
+"""The same, as `--engine` calls them."""
+
 CORE_HOOKS = [one.partition("-")[2] or "auto" for one in ENGINES if one.startswith("core")]
 
 
@@ -183,6 +186,10 @@ class Watch:
 
     def kinds(self, *actors):
         return [event.kind for event in self.events(*actors)]
+
+    def ports(self, *actors):
+        """(kind, port) of what was told, when it has settled."""
+        return [(event.kind, event.port) for event in self.events(*actors)]
 
     def gaps(self):
         with self._lock:

@@ -103,9 +103,10 @@ def test_wrong_use_exits_with_2_and_names_what_was_wrong(arguments, said):
     assert not result.stdout
 
 
+@pytest.mark.parametrize("option", ["--pid", "--not-pid"])
 @pytest.mark.parametrize("command", ["tail", "list", "who 80", "wait 80", "kill 80", "serve"])
-def test_a_pid_of_nobody_is_wrong_use(command):
-    result = run(*command.split(), "--engine", "poll", "--pid", "2147483647")
+def test_a_pid_of_nobody_is_wrong_use(command, option):
+    result = run(*command.split(), "--engine", "poll", option, "2147483647")
     assert (result.returncode, result.stdout) == (2, "")
     assert "there is no process 2147483647" in result.stderr
 

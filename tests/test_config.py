@@ -26,6 +26,7 @@ SAID = {
     "log": '"json"',
     "host": '["portwatch.example"]',
     "pid": "1",
+    "not-pid": "[1]",
     "no-failures": "true",
     "metrics-pid": "true",
     "metrics-ephemeral": "true",

@@ -13,6 +13,7 @@ from portwatch.hub import Hub
 from portwatch.model import Snapshot
 from portwatch.snapshot import procnet
 from portwatch.tree import Identity
+from portwatch.width import EVERYTHING
 
 
 @pytest.fixture
@@ -129,3 +130,33 @@ def test_records_are_read_while_proc_is_looked_at_and_told_behind_it(hub, engine
     hub.start()
     told = subscription.wait()
     assert summary([told.get(20), told.get(20)]) == [("open", "snapshot", 90), ("open", "event", 80)]
+
+
+@pytest.mark.parametrize("is_ready", [True, False], ids=["ready", "new"])
+@pytest.mark.parametrize(("asked", "told"), [("roots", [80]), ("unwanted", [81])])
+def test_what_waits_unread_when_a_tree_is_asked_for_is_told_by_whose_it_is(hub, engine, is_ready, asked, told):
+    if is_ready:
+        hub.subscribe(everything)
+        hub.start()
+        until(lambda: hub.counts.reconciliations, "the look at what is open")
+    engine.during_snapshot = [opening(1, 80), opening(2, 81)]  # from before the kernel knew the tree
+    engine.held = [replace(held(1, 80), trees=1), held(2, 81)]
+    subscribing = hub.subscribe(everything, **{asked: [Identity(1, 1)]})
+    if not is_ready:
+        hub.start()
+        until(lambda: hub.counts.reconciliations, "the look at what is open")
+    subscription = subscribing.wait()
+    hub.stop()
+    assert [event.port for event in iter(subscription.get, None)] == told
+
+
+def test_a_tree_that_is_left_out_leaves_nothing_out_for_others(hub, engine):
+    subscribing = [hub.subscribe(everything), hub.subscribe(everything, unwanted=[Identity(1, 1)])]
+    hub.start()
+    one, other = (each.wait() for each in subscribing)
+    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    assert engine.width == EVERYTHING
+    engine.push(replace(opening(1, 80), trees=1), opening(2, 81))
+    hub.stop()
+    assert [event.port for event in iter(one.get, None)] == [80, 81]
+    assert [event.port for event in iter(other.get, None)] == [81]

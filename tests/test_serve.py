@@ -93,12 +93,14 @@ def test_a_wrong_question_is_refused_with_what_would_be_right(daemon, path, said
 
 
 @pytest.mark.parametrize("path", ["listening-ports?", "who?port={port}&"])
-def test_a_pid_narrows_to_what_its_tree_holds(daemon, port, path):
+def test_a_pid_narrows_to_what_its_tree_holds_and_not_pid_takes_that_away(daemon, port, path):
     until(lambda: daemon.ports(f"?port={port}"), "the port")
     path = "/api/v0/" + path.format(port=port)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert port in {one["port"] for one in daemon.ask(f"{path}pid={os.getpid()}")[2]["ports"]}
         assert daemon.ask(f"{path}pid={child.pid}")[2]["ports"] == []
+        assert port not in {one["port"] for one in daemon.ask(f"{path}not_pid={os.getpid()}")[2]["ports"]}
+        assert port in {one["port"] for one in daemon.ask(f"{path}not_pid={child.pid}")[2]["ports"]}
         child.communicate(b"\n")
     status, _, answer = daemon.ask(f"{path}pid={child.pid}")
     assert (status, str(child.pid) in answer["message"]) == (404, True)

@@ -1,3 +1,4 @@
+import os
 import threading
 
 import pytest
@@ -67,6 +68,14 @@ def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine,
     engine.push(closing(1, 8080), closing(2, 9090))
     until(lambda: len(heard) == 4, "the other")
     assert heard[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
+
+
+def test_the_trees_that_are_left_out_change_with_the_settings(start, engine):
+    watching = start()
+    watching.change(Settings(engine="fake", pids=Only((), (os.getpid(),))))
+    assert engine.watched == {1: os.getpid()}
+    watching.change(Settings(engine="fake"))
+    assert engine.watched == {}
 
 
 def test_a_change_that_needs_a_restart_changes_nothing(start):

@@ -54,7 +54,6 @@ def command(
     dry_run: bool,
     number: signal.Signals,
     yes: bool,
-    pids: tuple[int, ...],
     engine: str,
     ephemeral: bool,
     interval: float,
@@ -66,7 +65,7 @@ def command(
     Example: portwatch kill 8080 --signal KILL
     """
     # Not with a cgroup: containers have theirs below the host's /system.slice, and are not what is meant.
-    question = question_of(target, pids, scope, here=not (pids or scope["container"]))
+    question = question_of(target, scope, here=not (scope["pid"] or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
     finding = inquire(question, engine, options)
     say_fallback(finding.choice)

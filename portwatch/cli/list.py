@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from portwatch.cli.lines import terminal_width
-from portwatch.cli.options import engine_options, pid_option, say_fallback, scope_of, scope_options
+from portwatch.cli.options import engine_options, pids_of, say_fallback, scope_of, scope_options
 from portwatch.engines import Options
 from portwatch.tree import of_trees
 from portwatch.watcher import listing
@@ -16,17 +16,14 @@ from portwatch.watcher import listing
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
 @click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # as tail has it: here are none
-@pid_option
 @scope_options
 @engine_options
-def command(
-    as_json: bool, pids: tuple[int, ...], engine: str, ephemeral: bool, interval: float, **scope: Any
-) -> None:
+def command(as_json: bool, engine: str, ephemeral: bool, interval: float, **scope: Any) -> None:
     """What is open now, and who holds it.
 
     Example: portwatch list --exposure all,public
     """
-    wanted = scope_of(scope)
+    pids, wanted = pids_of(scope), scope_of(scope)
     with listing(engine, Options(ephemeral=ephemeral, interval=interval)) as (choice, everywhere):
         say_fallback(choice)
         listeners = [

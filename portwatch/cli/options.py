@@ -116,14 +116,6 @@ def _use_procfs(ctx: click.Context, _param: click.Parameter, path: str | None) -
             raise click.BadParameter(str(error), ctx, param_hint="'--procfs' (or $HOST_PROC)") from None
 
 
-pid_option = click.option(
-    "--pid",
-    "pids",
-    type=int,
-    multiple=True,
-    help="A process and its descendants not yet adopted by init.",
-)
-
 procfs_option = click.option(
     "--procfs",
     metavar="PATH",
@@ -176,9 +168,8 @@ def hidden(*names: str) -> Callable[[F], F]:
 def scope_options(function: F) -> F:
     """The options that narrow what is shown; several values of one widen it."""
     for name, (kind, text) in reversed(_SCOPE.items()):
-        also = f"{text} Also --not-{name}."
-        function = click.option(f"--not-{name}", type=_NOT[name], multiple=True, hidden=True)(function)
-        function = click.option(f"--{name}", type=kind, multiple=True, help=also)(function)
+        function = _with_its_reverse(function, name, kind, _NOT[name], text)
+    function = _with_its_reverse(function, "pid", int, int, "A process and what descends from it.")
     return procfs_option(function)
 
 
@@ -190,6 +181,16 @@ def scope_of(options: dict[str, Any]) -> Scope:
         return () if None in values else values  # with `all`, whatever stands beside it
 
     return Scope(**{name: Only(flat(name), flat(f"not_{name}")) for name in _SCOPE})
+
+
+def pids_of(options: dict[str, Any]) -> Only[int]:
+    """Takes the roots of process trees out of a command's options."""
+    return Only(options.pop("pid"), options.pop("not_pid"))
+
+
+def _with_its_reverse(function: F, name: str, kind: Any, kind_of_not: Any, text: str) -> F:
+    function = click.option(f"--not-{name}", type=kind_of_not, multiple=True, hidden=True)(function)
+    return click.option(f"--{name}", type=kind, multiple=True, help=f"{text} Also --not-{name}.")(function)
 
 
 def _to_stderr(words: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from portwatch.cli.options import F, engine_options, pid_option, scope_of, scope_options
+from portwatch.cli.options import F, engine_options, pids_of, scope_of, scope_options
 from portwatch.inquiry import Port, Question
 from portwatch.parsing import PROTOCOLS
 from portwatch.snapshot import netns
@@ -39,12 +39,11 @@ class _PortType(click.ParamType):
 def port_options(function: F) -> F:
     """PORT, and what else says which of its sockets are meant, and by which engine."""
     function = scope_options(engine_options(function))
-    function = pid_option(function)
     return click.argument("target", type=_PortType(), metavar="PORT")(function)
 
 
-def question_of(port: Port, pids: tuple[int, ...], scope: dict[str, Any], *, here: bool) -> Question:
+def question_of(port: Port, scope: dict[str, Any], *, here: bool) -> Question:
     """What is asked; `here` keeps it to our own network namespace where --netns says nothing."""
     if here and not scope["netns"]:
         scope["netns"] = ((netns.own().inode,),)
-    return Question(port, scope_of(scope), pids)
+    return Question(port, scope_of(scope), pids_of(scope))

@@ -14,7 +14,15 @@ import click
 
 from portwatch.cli import code_of
 from portwatch.cli.config import defaults_from
-from portwatch.cli.options import Seconds, engine_options, hidden, say_fallback, scope_of, scope_options
+from portwatch.cli.options import (
+    Seconds,
+    engine_options,
+    hidden,
+    pids_of,
+    say_fallback,
+    scope_of,
+    scope_options,
+)
 from portwatch.cli.text import event_line
 from portwatch.engines import Options
 from portwatch.errors import PortwatchError
@@ -132,13 +140,12 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--log", "form", type=click.Choice(["text", "json"]), default="text", help="Each change is a line of it."
 )
 @click.option("--host", "hosts", multiple=True, hidden=True)
-@click.option("--pid", "pids", type=int, multiple=True, hidden=True)
 @click.option("--no-failures", is_flag=True, hidden=True)
 @click.option("--metrics-pid", is_flag=True, hidden=True)
 @click.option("--metrics-ephemeral", is_flag=True, hidden=True)
 @click.option("--metrics-max-series", type=click.IntRange(min=1), default=10_000, metavar="N", hidden=True)
+@hidden("pid", "ephemeral", "interval")
 @scope_options
-@hidden("ephemeral", "interval")
 @engine_options
 @click.pass_context
 def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, **options: Any) -> None:
@@ -187,7 +194,6 @@ def _settings(
     journal_size: int,
     expect: tuple[Expected, ...],
     hosts: tuple[str, ...],
-    pids: tuple[int, ...],
     no_failures: bool,
     metrics_pid: bool,
     metrics_ephemeral: bool,
@@ -213,7 +219,7 @@ def _settings(
         engine=engine,
         options=Options(failures=not no_failures, ephemeral=ephemeral, interval=interval),
         scope=wanted,
-        pids=pids,
+        pids=pids_of(scope),
         expected=tuple(dict.fromkeys(expect)),
         journal=Journal(journal, journal_age, journal_size) if journal else None,
         metrics=Metrics(metrics_pid, metrics_ephemeral, metrics_max_series),

@@ -13,7 +13,7 @@ import click
 from portwatch.cli.lines import coloured, write
 from portwatch.cli.options import (
     engine_options,
-    pid_option,
+    pids_of,
     say_fallback,
     say_unseen_failures,
     scope_of,
@@ -27,7 +27,6 @@ from portwatch.watcher import PortWatcher
 @click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
 @click.option("--no-snapshot", is_flag=True, help="Only what changes from now on.")
 @click.option("--no-failures", is_flag=True, help="No failed binds and listens, nor their cost.")
-@pid_option
 @click.option(
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),
@@ -41,7 +40,6 @@ def command(
     as_json: bool,
     no_snapshot: bool,
     no_failures: bool,
-    pids: tuple[int, ...],
     engine: str,
     ephemeral: bool,
     interval: float,
@@ -52,8 +50,10 @@ def command(
 
     Example: portwatch tail --port 8000-8999 --not-process 'node*'
     """
+    pids = pids_of(scope)
     watcher = PortWatcher(
         scope=scope_of(scope),
+        not_pids=pids.unwanted,
         engine=engine,
         snapshot=not no_snapshot,
         failures=not no_failures,
@@ -61,7 +61,7 @@ def command(
         interval=interval,
         hooks=hooks,
     )
-    for pid in pids:
+    for pid in pids.wanted:
         watcher.add_pid(pid)
     _end_with_the_reader()
     with watcher:

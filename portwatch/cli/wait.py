@@ -25,7 +25,6 @@ def command(
     target: Port,
     gone: bool,
     timeout: float | None,
-    pids: tuple[int, ...],
     engine: str,
     ephemeral: bool,
     interval: float,
@@ -36,8 +35,8 @@ def command(
 
     Example: portwatch wait 5432 --timeout 30 && ./migrate
     """
-    here = not (pids or scope["container"] or scope["cgroup"])
-    question = question_of(target, pids, scope, here=here)
+    here = not (scope["pid"] or scope["container"] or scope["cgroup"])
+    question = question_of(target, scope, here=here)
     watcher = watching(question, engine, Options(failures=False, ephemeral=ephemeral, interval=interval))
     watcher.start()
     say_fallback(watcher.choice)

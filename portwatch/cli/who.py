@@ -23,7 +23,6 @@ from portwatch.model import Listener
 def command(
     target: Port,
     as_json: bool,
-    pids: tuple[int, ...],
     engine: str,
     ephemeral: bool,
     interval: float,
@@ -33,7 +32,7 @@ def command(
 
     Example: portwatch who udp/53
     """
-    question = question_of(target, pids, scope, here=False)
+    question = question_of(target, scope, here=False)
     finding = inquire(question, engine, Options(ephemeral=ephemeral, interval=interval))
     say_fallback(finding.choice)
     if not finding.listeners:

@@ -95,8 +95,8 @@ COOKIES = Limit(
 )
 TREES = Limit(
     "trees",
-    "who belongs to a tree (--pid) is looked up in /proc when something happens: "
-    "a process that has ended by then, or one of those between it and the root, can be missed",
+    "who belongs to a tree (--pid, --not-pid) is looked up in /proc when something happens: where it has ended "
+    "by then, or one of those between it and the root has, it can be taken for one outside",
     ("T03", "T04", "T06", "T09"),
 )
 OUTSIDE = Limit(

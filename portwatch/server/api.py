@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from typing import Any, Protocol
 
@@ -12,14 +12,16 @@ from aiohttp import web
 from portwatch.ancestry import with_background
 from portwatch.errors import PortwatchError
 from portwatch.model import Listener
+from portwatch.only import Only
 from portwatch.server import query
 from portwatch.server.beside import Turns
 from portwatch.server.errors import refusal
 from portwatch.server.guard import is_over_socket_file
 from portwatch.tree import of_trees
 
-LISTING_PARAMETERS = (*query.SCOPE_NAMES, "pid", "min_port", "ignore")
-WHO_PARAMETERS = (*query.SCOPE_NAMES, "pid")
+_PIDS_NAMES = ("pid", "not_pid")
+LISTING_PARAMETERS = (*query.SCOPE_NAMES, *_PIDS_NAMES, "min_port", "ignore")
+WHO_PARAMETERS = (*query.SCOPE_NAMES, *_PIDS_NAMES)
 _LAST_PID = 1 << 22
 _AT_ONCE = 4
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -67,7 +69,7 @@ class Api:
         scope = query.scope_of(request.query)
         least = query.number(request.query, "min_port", 0, most=65_535) or 0
         ignored = frozenset(query.values(request.query, "ignore", _port))
-        pids = query.values(request.query, "pid", _pid)
+        pids = _pids_of(request)
 
         def listing() -> str:
             seq = self._known.last_seq
@@ -87,7 +89,7 @@ class Api:
         if "port" not in request.query:
             raise refusal(web.HTTPBadRequest, "port is missing: which one is meant?", "for example ?port=8080")
         scope = query.scope_of(request.query)
-        pids = query.values(request.query, "pid", _pid)
+        pids = _pids_of(request)
         shows_command = _is_from_here(request)
 
         def listing() -> str:
@@ -114,10 +116,11 @@ class Api:
         state = self._known.state()
         return web.json_response(state, status=200 if state["ready"] else 503)
 
-    def _listeners(self, pids: Sequence[int], *, look: bool = False) -> Iterable[Listener]:
-        """What is open; with pids, what their trees hold now."""
-        listeners = self._known.listeners(look=look or bool(pids))
-        if not pids:
+    def _listeners(self, pids: Only[int], *, look: bool = False) -> Iterable[Listener]:
+        """What is open; with pids, by what their trees hold now."""
+        asks_for_trees = pids != Only()
+        listeners = self._known.listeners(look=look or asks_for_trees)
+        if not asks_for_trees:
             return listeners
         try:
             return of_trees(pids, listeners, self._known.state()["engine"])
@@ -141,6 +144,11 @@ def _entry(listener: dict[str, Any]) -> dict[str, Any]:
         "network": listener["proto"],
         **listener,
     }
+
+
+def _pids_of(request: web.Request) -> Only[int]:
+    wanted, unwanted = (query.values(request.query, name, _pid) for name in _PIDS_NAMES)
+    return Only(wanted, unwanted)
 
 
 def _port(text: str) -> int:

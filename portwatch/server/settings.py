@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from portwatch.engines import Options
+from portwatch.only import Only
 from portwatch.scope import Scope
 from portwatch.server.address import Address
 
@@ -49,7 +50,7 @@ class Settings:
     engine: str = "auto"
     options: Options = field(default_factory=Options)
     scope: Scope = field(default_factory=Scope)
-    pids: tuple[int, ...] = ()
+    pids: Only[int] = field(default_factory=Only)
     expected: tuple[Expected, ...] = ()
     journal: Journal | None = None
     metrics: Metrics = field(default_factory=Metrics)

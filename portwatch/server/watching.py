@@ -37,7 +37,7 @@ class Watching:
     def start(self, first_seq: int, *, resumes: bool) -> Hub:
         """Attaches, and waits until it is ready; `resumes` tells who followed an earlier run of a gap."""
         settings = self.settings
-        roots = _roots(settings)
+        roots, unwanted = _trees(settings)
         hub = Hub.open(settings.engine, settings.options, first_seq=first_seq)
         with self._ending:
             if self._is_over:
@@ -45,7 +45,11 @@ class Watching:
                 raise PortwatchError("it was ended before it had begun")
             self.hub = hub
         subscribing = hub.subscribe(
-            settings.scope.admits, width=settings.scope.width, roots=roots, resumes=resumes
+            settings.scope.admits,
+            width=settings.scope.width,
+            roots=roots,
+            unwanted=unwanted,
+            resumes=resumes,
         )
         hub.start()
         hub.wait_ready()
@@ -78,10 +82,12 @@ class Watching:
             raise PortwatchError(f"{', '.join(changed)} cannot change while it runs: restart it")
         with self._changing:
             if (settings.scope, settings.pids) != (before.scope, before.pids):
+                roots, unwanted = _trees(settings)
                 self._subscription = self.hub.subscribe(
                     settings.scope.admits,
                     width=settings.scope.width,
-                    roots=_roots(settings),
+                    roots=roots,
+                    unwanted=unwanted,
                     instead_of=self._subscription,
                 ).wait()
                 self._feed.follow(self._subscription)
@@ -93,5 +99,7 @@ class Watching:
             self._ended()
 
 
-def _roots(settings: Settings) -> list[Identity] | None:
-    return [root_at(pid) for pid in settings.pids] if settings.pids else None
+def _trees(settings: Settings) -> tuple[list[Identity] | None, list[Identity]]:
+    """The roots of those that are asked for, if any are, and of those that are left out."""
+    pids = settings.pids
+    return [root_at(pid) for pid in pids.wanted] or None, [root_at(pid) for pid in pids.unwanted]

@@ -5,7 +5,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from support import ENGINES, Actor, Watch
+from support import ENGINE_NAMES, ENGINES, Actor, Watch
 
 from portwatch.engines.bcc.compiler import DIST_PACKAGES
 from portwatch.mounts import mounts
@@ -44,6 +44,12 @@ def watch(running):
     """The same, for one test; what the test left open is told before the next one begins."""
     yield running
     running.settle()
+
+
+@pytest.fixture(params=ENGINE_NAMES)
+def engine(request):
+    """What has a command take an engine."""
+    return ["--engine", request.param, "--interval", "0.05"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from support import ENGINES, PATIENCE
+from support import ENGINE_NAMES, PATIENCE
 
 from portwatch import list_listeners
 from portwatch.cli import kill, portwatch
@@ -18,13 +18,7 @@ from portwatch.forwarding import forwarding_of
 from portwatch.model import Process
 
 EVIL = "\x1b]0;owned\x07"
-NAMES = sorted({name.partition("-")[0] for name in ENGINES})
 PORTWATCH = [sys.executable, "-m", "portwatch"]
-
-
-@pytest.fixture(params=NAMES)
-def engine(request):
-    return ["--engine", request.param, "--interval", "0.05"]
 
 
 def run(command, actor, *arguments):
@@ -240,6 +234,16 @@ def test_a_tree_narrows_what_is_meant(actor, make_actor, engine, make_waiter):
     assert waiter.code() == 0
 
 
+def test_a_tree_that_is_left_out_is_not_meant(actor, make_actor, engine):
+    other = make_actor(actor.namespace)
+    actor.do("child = fork(lambda: globals().update(s=listener(port=8080)))")
+    for pid, codes in ((actor.pid, (1, 124, 1)), (other.pid, (0, 0, 0))):
+        tree = ["--not-pid", str(pid), *engine]
+        assert run("who", actor, "8080", *tree).returncode == codes[0]
+        assert run("wait", actor, "8080", "--timeout", "0", *tree).returncode == codes[1]
+        assert run("kill", actor, "8080", "--dry-run", *tree).returncode == codes[2]
+
+
 def test_a_listing_of_a_tree_is_what_it_holds(actor, make_actor, engine):
     other = make_actor(actor.namespace)
     actor.do("s = listener(port=8080); child = fork(lambda: globals().update(t=listener(port=8081)))")
@@ -247,6 +251,8 @@ def test_a_listing_of_a_tree_is_what_it_holds(actor, make_actor, engine):
     for pid, ports in ((actor.pid, {8080, 8081}), (actor.do("child"), {8080, 8081}), (other.pid, {8082})):
         found = list_listeners(pid, engine=engine[1])
         assert {one.socket.port for one in found} == ports
+    but_for_another = list_listeners(os.getpid(), not_pids=[actor.pid], engine=engine[1])
+    assert {one.socket.port for one in but_for_another if one.socket.netns == actor.netns} == {8082}
 
 
 def test_wait_gone_returns_at_once_where_nobody_listens(actor, engine):
@@ -263,7 +269,7 @@ def test_wait_gone_is_about_who_was_meant_whoever_closes_it(actor, make_waiter):
     assert waiter.code() == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ENGINE_NAMES)
 def test_wait_without_the_rights_says_which(name):
     if name == "poll":
         return

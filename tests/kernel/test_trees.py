@@ -26,10 +26,6 @@ class Told(Watch):
         self.marker.do("s.close()")
         until(lambda: self._count(inode) == 2, "the marker's close")
 
-    def ports(self, *actors):
-        """(kind, port) of what was told, when it has settled."""
-        return [(event.kind, event.port) for event in self.events(*actors)]
-
     def stop(self):
         super().stop()
         self.marker.close()
@@ -42,6 +38,21 @@ def told_of(watch):
 
     def make(root, **options):
         made.append(Told(watch.engine, root, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture(params=["all", "a tree"])
+def told_but_of(watch, request):
+    """Makes a watcher of all, or of the tree of these tests, but for a subtree."""
+    made = []
+
+    def make(root):
+        pid = os.getpid() if request.param == "a tree" else None
+        made.append(watch.another(pid=pid, not_pids=[root.pid]))
         return made[-1]
 
     yield make
@@ -271,10 +282,64 @@ def test_who_is_in_the_way_of_a_tree_is_named_from_outside_of_it(told_of, root, 
     assert (event.kind, event.held_by[0].pid) == ("bind_failed", other.pid)
 
 
-def test_a_root_that_ends_before_the_start_is_said(watch, make_actor):
+def test_a_tree_that_is_left_out_is_out_and_the_rest_is_in(told_but_of, root, make_actor, watch):
+    other = make_actor(root.namespace)
+    root.do("before = listener(port=8000)")
+    told = told_but_of(root)
+    other.do("s = listener(port=8080)")
+    root.do("a = listener(port=8001)")
+    child = root.do("fork(lambda: made.append(listener(port=8002)))")
+    assert "error" in root.attempt("listener(port=8080)")
+    assert told.ports(root) == [("open", 8080)]
+    assert [one.socket.port for one in told.listeners(root)] == [8080]
+    if not watch.capabilities.lacks("trees"):
+        root.do("flash(lambda: made.append(listener(port=8003)))")
+        daemon = root.do("daemon(lambda: made.append(listener(port=8004)))")
+        assert told.ports(root) == [("open", 8080)]
+        os.kill(daemon, 9)
+        until(lambda: ("close", 8004) in watch.ports(root), "its end")
+    root.do(f"kill({child}); before.close()")
+    other.do("s.close()")
+    root.kill()
+    assert told.ports(other) == [("open", 8080), ("close", 8080)]
+
+
+def test_what_was_told_before_a_tree_that_is_left_out_received_it_is_told_to_its_close(told_but_of, make_actor):
+    outsider = make_actor()
+    outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
+    member = outsider.do("fork_child() or receive(b)")
+    told = told_but_of(Process(member))
+    outsider.do("s = listener(port=8080)")
+    assert told.ports(outsider) == [("open", 8080)]
+    outsider.do("socket.send_fds(a, [b'x'], [s.fileno()])")
+    outsider.do("_ = a.recv(1); s.close()")
+    (shown,) = told.listeners(outsider)
+    assert [one.pid for one in shown.holders] == [member]
+    assert told.ports(outsider) == [("open", 8080)]
+    outsider.do(f"kill({member})")
+    assert told.ports(outsider) == [("open", 8080), ("close", 8080)]
+
+
+def test_what_a_tree_that_is_left_out_opened_is_out_whoever_closes_it(told_but_of, make_actor):
+    outsider = make_actor()
+    outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
+    open_and_send = "s = listener(port=8080); socket.send_fds(b, [b'x'], [s.fileno()]); time.sleep(600)"
+    member = outsider.do(f"fork_child() or (b.recv(1), exec({open_and_send!r}))")
+    told = told_but_of(Process(member))
+    outsider.do("a.send(b'x'); _, (fd,), _, _ = socket.recv_fds(a, 1, 1)")
+    assert told.ports(outsider) == []
+    outsider.do(f"kill({member})")
+    assert told.listeners(outsider) == []
+    outsider.do("os.close(fd)")
+    assert told.ports(outsider) == []
+
+
+@pytest.mark.parametrize("named", ["pid", "not_pids"])
+def test_a_root_that_ends_before_the_start_is_said(watch, make_actor, named):
     actor = make_actor()
     name, _, hooks = watch.engine.partition("-")
-    watcher = PortWatcher(pid=actor.pid, engine=name, hooks=hooks or "auto", interval=0.05)
+    roots = {"pid": actor.pid} if named == "pid" else {"not_pids": [actor.pid]}
+    watcher = PortWatcher(engine=name, hooks=hooks or "auto", interval=0.05, **roots)
     actor.kill()
     with pytest.raises(PortwatchError, match=f"process {actor.pid} has ended"):
         watcher.start()

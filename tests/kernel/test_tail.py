@@ -1,0 +1,71 @@
+"""tail and list, on the real sockets of other processes."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from support import PATIENCE
+
+PORTWATCH = [sys.executable, "-m", "portwatch"]
+
+
+@contextmanager
+def tail(actor, *arguments):
+    """What reads the next line of a tail of an actor's namespace."""
+    with subprocess.Popen(
+        [*PORTWATCH, "tail", "--netns", actor.namespace, *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        giving_up = threading.Timer(PATIENCE, process.kill)
+        giving_up.start()
+        try:
+            yield lambda: process.stdout.readline().removesuffix("\n")
+        finally:
+            giving_up.cancel()
+            process.terminate()
+
+
+def ports(read, count):
+    return [json.loads(read())["port"] for _ in range(count)]
+
+
+def listed(actor, *arguments):
+    result = subprocess.run(
+        [*PORTWATCH, "list", "--json", "--netns", actor.namespace, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return {json.loads(line)["port"] for line in result.stdout.splitlines()}
+
+
+@pytest.fixture
+def family(make_actor):
+    """Three processes that listen in one namespace: on 8000, 8001 and 8002."""
+    first = make_actor()
+    made = [first, make_actor(first.namespace), make_actor(first.namespace)]
+    for number, one in enumerate(made):
+        one.do(f"s = listener(port={8000 + number})")
+    return made
+
+
+def test_all_is_told_but_trees_that_are_left_out(family, engine):
+    one, other, third = family
+    with tail(one, "--json", "--not-pid", str(one.pid), "--not-pid", str(other.pid), *engine) as read:
+        assert ports(read, 1) == [8002]
+        one.do("child = fork(lambda: globals().update(t=listener(port=8080)))")
+        other.do("t = listener(port=8081)")
+        third.do("t = listener(port=8082)")
+        assert ports(read, 1) == [8082]
+
+
+def test_what_trees_hold_is_listed_or_left_out(family, engine):
+    one, other, _ = (str(each.pid) for each in family)
+    family[0].do("child = fork(lambda: globals().update(t=listener(port=8080)))")
+    assert listed(family[0], "--pid", one, *engine) == {8000, 8080}
+    assert listed(family[0], "--pid", one, "--pid", other, *engine) == {8000, 8001, 8080}
+    assert listed(family[0], "--not-pid", one, *engine) == {8001, 8002}
+    assert listed(family[0], "--pid", one, "--pid", other, "--not-pid", one, *engine) == {8001}
