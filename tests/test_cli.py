@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,17 @@ def port():
     """A port that we listen on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+def thread():
+    """The number of a thread of ours."""
+    ending = threading.Event()
+    one = threading.Thread(target=ending.wait)
+    one.start()
+    yield one.native_id
+    ending.set()
+    one.join()
 
 
 def invoke(*arguments):
@@ -109,6 +121,14 @@ def test_a_pid_of_nobody_is_wrong_use(command, option):
     result = run(*command.split(), "--engine", "poll", option, "2147483647")
     assert (result.returncode, result.stdout) == (2, "")
     assert "there is no process 2147483647" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--pid", "--not-pid"])
+@pytest.mark.parametrize("command", ["tail", "list"])
+def test_a_threads_number_is_wrong_use_and_the_process_is_named(command, option, thread):
+    result = run(command, "--engine", "poll", option, str(thread))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"portwatch: {thread} is a thread of process {os.getpid()}: say {os.getpid()}\n"
 
 
 def test_hooks_of_an_engine_that_has_them_not_are_wrong_use():

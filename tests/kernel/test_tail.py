@@ -7,9 +7,16 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from support import PATIENCE
+from support import ENGINE_NAMES, PATIENCE
+
+from portwatch.engines.poll import PollEngine
 
 PORTWATCH = [sys.executable, "-m", "portwatch"]
+
+
+@pytest.fixture(params=[name for name in ENGINE_NAMES if name != PollEngine.name])
+def engine_that_sees_failures(request):
+    return ["--engine", request.param]
 
 
 @contextmanager
@@ -52,6 +59,26 @@ def family(make_actor):
     return made
 
 
+def test_a_tree_is_told_and_nobody_else(family, engine):
+    root, other, _ = family
+    with tail(root, "--json", "--pid", str(root.pid), *engine) as read:
+        assert ports(read, 1) == [8000]
+        other.do("t = listener(port=8080)")
+        root.do("child = fork(lambda: globals().update(t=listener(port=8081)))")
+        assert ports(read, 1) == [8081]
+
+
+def test_several_trees_are_told(family, engine):
+    one, other, third = family
+    with tail(one, "--json", "--pid", str(one.pid), "--pid", str(other.pid), *engine) as read:
+        assert sorted(ports(read, 2)) == [8000, 8001]
+        third.do("t = listener(port=8080)")
+        one.do("t = listener(port=8081)")
+        assert ports(read, 1) == [8081]
+        other.do("t = listener(port=8082)")
+        assert ports(read, 1) == [8082]
+
+
 def test_all_is_told_but_trees_that_are_left_out(family, engine):
     one, other, third = family
     with tail(one, "--json", "--not-pid", str(one.pid), "--not-pid", str(other.pid), *engine) as read:
@@ -69,3 +96,21 @@ def test_what_trees_hold_is_listed_or_left_out(family, engine):
     assert listed(family[0], "--pid", one, "--pid", other, *engine) == {8000, 8001, 8080}
     assert listed(family[0], "--not-pid", one, *engine) == {8001, 8002}
     assert listed(family[0], "--pid", one, "--pid", other, "--not-pid", one, *engine) == {8001}
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("listener(port=8080)", "is listening"), ("bound(port=8080, kind=TCP)", "has bound it")],
+    ids=["listening", "bound"],
+)
+def test_the_line_of_a_bind_that_failed_names_who_has_the_port(make_actor, engine_that_sees_failures, how, why):
+    holder = make_actor()
+    other = make_actor(holder.namespace)
+    holder.do(f"s = {how}; ready = listener(port=8000)")
+    with tail(holder, *engine_that_sees_failures) as read:
+        assert ":80" in read()  # what is open is told when the hooks are there
+        assert "error" in other.attempt("listener(port=8080)")
+        line = next(line for line in iter(read, "") if "is open" not in line)
+    assert "bind failed   tcp 127.0.0.1:8080 " in line
+    assert f" {other.process} ({other.pid}), " in line
+    assert line.endswith(f"EADDRINUSE, {holder.process} ({holder.pid}) {why}")
