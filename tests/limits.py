@@ -4,6 +4,8 @@ import functools
 import os
 import re
 
+from support import has_mptcp
+
 RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
@@ -23,7 +25,11 @@ def allowed(engine, hooks):
 WITHOUT_COOKIE_HELPER = ("cookies outside", lambda: RELEASE < (5, 12))
 WITHOUT_ITERATOR = ("outside ephemeral_udp empty_namespaces bound_holders", lambda: RELEASE < (5, 12))
 """bcc's calls helpers that came later than iterators; sock_diag, in its place, lists no bound sockets there."""
-WITHOUT_MPTCP = ("mptcp_failures", lambda: {"mptcp_listen", "mptcp_bind"} - kernel_functions())
+WITHOUT_MPTCP = (
+    "mptcp_failures",
+    lambda: has_mptcp() and {"mptcp_listen", "mptcp_bind"} - kernel_functions(),
+)
+"""It may be there, and its functions be in others."""
 
 LIMITS = {
     ("core", "fentry"): ("",),
