@@ -364,7 +364,7 @@ int listen_exited(struct syscall_exit *ctx)
 	if (!call)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
-	if (sk)
+	if (sk && !is_udp(sk))
 		report_listen(ctx, sk, syscall_result(ctx));
 	calls.delete(&thread);
 	return 0;

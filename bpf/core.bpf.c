@@ -475,7 +475,7 @@ int listen_exited(struct syscall_exit *ctx)
 	if (!call)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
-	if (sk) {
+	if (sk && !is_udp(sk)) {
 		record = reserve_own(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
 		if (record) {
 			record->error = ctx->ret;

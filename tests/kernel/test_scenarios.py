@@ -115,6 +115,12 @@ def test_s05_the_second_of_two_listens_on_one_port_fails(watch, actor):
     assert [(one.pid, one.why) for one in failed.held_by] == [(actor.pid, "listening")]
 
 
+def test_a_listen_on_what_cannot_listen_is_no_failure_of_a_port(watch, actor):
+    actor.do("s = bound(port=5353)")
+    assert "not supported" in actor.attempt("s.listen()")["error"]
+    assert watch.kinds(actor) == ["open"]
+
+
 WAYS_TO_HOLD_A_PORT = {
     "listening": "s = listener(port=8080)",
     "bound": "s = bound(port=8080, kind=TCP)",
