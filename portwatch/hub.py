@@ -29,6 +29,10 @@ log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
 _RETRY_AFTER = 5.0
+_AFTER_SKIPS = 5.0
+"""Seconds between two checks, where something may have been missed: mostly that was nothing."""
+_SKIPS_ARE_GOOD_FOR = 1.0
+"""Seconds. To count them takes 20 µs and more, and who reads needs the number each time."""
 _LOOK = 1.0
 """Seconds that a read waits, at the most, while another thread looks at /proc."""
 
@@ -68,6 +72,8 @@ class Counts:
     """What had to be repaired, for whoever wants to know how far to trust the rest."""
 
     lost: int = 0
+    skipped: int = 0
+    """Times that the kernel left a program out, of which each may have been about something, or not."""
     unheard: int = 0
     """Events that subscribers were too slow for, and were told the number of."""
     reconciliations: Counter[str] = field(default_factory=Counter)
@@ -96,6 +102,9 @@ class Hub:
         self._next_check = 0.0
         self._next_repair = 0.0
         self._not_before = 0.0
+        self._next_count = 0.0
+        self._is_doubtful = False
+        """Whether the kernel has left a program out since the last check."""
         self._subscriptions: list[Subscription] = []
         self._errands: deque[Errand[Any]] = deque()
         self._trees = Bits()
@@ -410,7 +419,15 @@ class Hub:
         due = self._next_check
         if self._engine.lost > self.counts.lost:
             due = min(due, self._next_repair)
+        if self._may_have_missed():
+            due = min(due, self._next_check - self._interval + _AFTER_SKIPS)
         return max(due, self._not_before)
+
+    def _may_have_missed(self) -> bool:
+        if (now := time.monotonic()) >= self._next_count:
+            self._next_count = now + _SKIPS_ARE_GOOD_FOR
+            self._is_doubtful = self._engine.skipped > self.counts.skipped
+        return self._is_doubtful
 
     def _look(self) -> None:
         try:
@@ -419,7 +436,8 @@ class Hub:
             elif self._engine.lost > self.counts.lost and time.monotonic() >= self._next_repair:
                 self._repair()
             else:
-                self._reconcile("interval", "reconcile")
+                is_due = time.monotonic() >= self._next_check
+                self._reconcile("interval" if is_due else "loss", "reconcile")
         except (OSError, PortwatchError) as error:
             self._not_before = time.monotonic() + _RETRY_AFTER
             log.error("what is open cannot be checked, and is again in %d s: %s", _RETRY_AFTER, error)
@@ -466,6 +484,7 @@ class Hub:
     def _reconcile(self, reason: str, origin: Origin, asked_by: Subscription | None = None) -> None:
         """Makes the table equal to what the kernel says, whatever happens meanwhile."""
         meanwhile: list[Record] = []
+        skipped = self._engine.skipped
         try:
             held = cross_checked(self._engine.snapshot, lambda: self._beside(procnet.read_all, meanwhile))
         except (OSError, PortwatchError):
@@ -473,6 +492,7 @@ class Hub:
             raise
         events = self._merge(held, origin, asked_by, meanwhile)
         self.counts.reconciliations[reason] += 1
+        self.counts.skipped, self._is_doubtful = skipped, False
         self._next_check = time.monotonic() + self._interval
         if reason == "start" or origin == "reconcile":
             for event in events:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from portwatch.errors import EngineUnavailable
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+_BPF = {"x86_64": 321, "aarch64": 280}
+_ATTR_SIZE = 128
 
 
 def checked(result: int) -> int:
@@ -30,3 +32,9 @@ def number_here(name: str, numbers: Mapping[str, int]) -> int:
     if machine not in numbers:
         raise EngineUnavailable(f"{name}'s number on {machine} is not known")
     return numbers[machine]
+
+
+def bpf(command: int, attr: bytes) -> int:
+    """The system call of that name, with the beginning of its attributes. Raises OSError."""
+    buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
+    return syscall(number_here("bpf", _BPF), command, buffer, _ATTR_SIZE)

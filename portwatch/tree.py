@@ -142,12 +142,15 @@ class Members:
         self._take_in_descendants(tree)
 
     def find_missed(self, missed: int) -> None:
-        """Takes in the children of members that the kernel had no room for, of which it counts so many.
+        """Puts right what the kernel could not keep up with: forks and ends, of which it counts so many.
 
         Where there is no room yet, the next call looks again; whose parents have ended, it does not find.
         """
         if missed == self._missed:
             return
+        for pid in list(islice(self._kept.pids(), _ROOM)):
+            if kept := self._kept.get(pid):
+                self._forget_if_ended(pid, kept[0])
         try:
             self._take_in_descendants(_ALL)
         except PortwatchError as error:

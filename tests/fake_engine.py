@@ -34,6 +34,7 @@ class FakeEngine:
         self.during_snapshot = []
         self.blind = None
         self.lost = 0
+        self.skipped = 0
         self.watched = {}
         self.users = UNKNOWN
         self.questions = 0
@@ -55,6 +56,10 @@ class FakeEngine:
 
     def lose(self, count):
         self.lost += count
+        self._records.put([])
+
+    def skip(self):
+        self.skipped += 1
         self._records.put([])
 
     def read(self, timeout):

@@ -244,6 +244,22 @@ def test_a_loss_is_one_gap_after_the_table_was_put_right(engine):
         assert watcher.counts.drift == {"open": 1, "close": 1}
 
 
+def test_where_the_kernel_left_a_program_out_a_check_follows_and_nothing_is_said_to_be_lost(
+    engine, monkeypatch
+):
+    monkeypatch.setattr(portwatch.hub, "_AFTER_SKIPS", 0.0)
+    monkeypatch.setattr(portwatch.hub, "_SKIPS_ARE_GOOD_FOR", 0.0)
+    seen = []
+    with watching(seen.append) as watcher:
+        engine.push(opening(1, 80))
+        until(lambda: seen, "the open")
+        engine.skip()
+        until(lambda: len(seen) == 2, "the close that was missed")
+        assert summary(seen[1:]) == [("close", "reconcile", 80)]
+        until(lambda: watcher.counts.skipped == 1, "the count")
+        assert watcher.counts.reconciliations["loss"] == 1
+
+
 def test_what_changes_during_a_check_is_told_by_its_record(engine):
     seen = []
     with watching(seen.append) as watcher:

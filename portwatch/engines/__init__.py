@@ -42,6 +42,10 @@ class Engine(Protocol):
     def lost(self) -> int:
         """How many records it had to drop since `attach`."""
 
+    @property
+    def skipped(self) -> int:
+        """How often since `attach` it may have failed to see something, and can but look what is open."""
+
     def attach(self) -> None:
         """Begins to see. Raises EngineUnavailable."""
 

@@ -34,6 +34,7 @@ class PollEngine:
 
     name = "poll"
     lost = 0
+    skipped = 0
 
     def __init__(self, *, interval: float = INTERVAL) -> None:
         """Raises EngineUnavailable where sock_diag does not answer."""

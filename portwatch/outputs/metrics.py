@@ -131,6 +131,11 @@ class _Figures(Collector):
             ["direction"],
             dict.fromkeys(_DIRECTIONS, 0) | counts.drift,
         )
+        yield CounterMetricFamily(
+            "portwatch_programs_skipped",
+            "Times that the kernel left a program out, so that something may have been missed until a check.",
+            counts.skipped,
+        )
         yield _latency(tuple(tally.latency_buckets), tally.latency_sum)
         yield GaugeMetricFamily("portwatch_subscribers", "Who follows the stream.", view.subscribers)
         yield CounterMetricFamily(

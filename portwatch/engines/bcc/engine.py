@@ -24,6 +24,7 @@ from portwatch.engines.bcc.members import MemberTable
 from portwatch.engines.bcc.order import Fields, Order
 from portwatch.engines.bcc.shared import Shared
 from portwatch.engines.core.hooks import FORKS
+from portwatch.engines.skips import skips_of
 from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.kernel import RELEASE
@@ -68,6 +69,7 @@ class BccEngine:
         self._program = compile_programs(ephemeral=ephemeral)
         self._bpf = self._program.bpf
         self._descriptors: list[int] = []
+        self._programs: list[int] = []
         self._iterator: int | None = None
         self._failed = Shared(self._bpf[b"failed"], _Failed)
         self._requests = Shared(self._bpf[b"requests"], _Request)
@@ -105,6 +107,11 @@ class BccEngine:
     def lost(self) -> int:
         """What there was no room for: records, as the programs count or the kernel tells, and members."""
         return max(self._told_lost, self._counted_lost) + self._missed
+
+    @property
+    def skipped(self) -> int:
+        """How often a program was left out by the kernel since attach."""
+        return sum(map(skips_of, [*self._programs, *(one.fd for one in self._bpf.funcs.values())]))
 
     def attach(self) -> None:
         """Attaches every program; from here on nothing that happens is missed."""
@@ -146,7 +153,7 @@ class BccEngine:
             self._follow_cpus()
         if isinstance(self._membership, Members):
             self._count_failed()
-            self._membership.find_missed(self._missed)
+            self._membership.find_missed(self._missed + self.skipped)
         else:
             self._membership.forget_ended()
         if self._iterator is None:
@@ -337,6 +344,7 @@ class BccEngine:
         address = library.bpf_function_start(module, name.encode())
         fd = syscalls.load(syscalls.Code(name, address, size // 8), kind, attach_type, function)
         self._descriptors.append(fd)
+        self._programs.append(fd)
         return fd
 
     def _open_iterator_link(self) -> None:

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from errno import EPERM
 
 from portwatch.errors import EngineUnavailable
-from portwatch.libc import number_here, syscall
+from portwatch.libc import bpf
 
-_BPF = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 5, 17, 28, 33
-_ATTR_SIZE = 128
 _LOG_BYTES = 1 << 16
 
 TRACEPOINT, CGROUP_SOCK, SOCK_OPS, RAW_TRACEPOINT, CGROUP_SOCK_ADDR, TRACING = 5, 9, 13, 17, 18, 26
@@ -51,7 +49,7 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
         function,
     )
     try:
-        return _bpf(_PROG_LOAD, attr)
+        return bpf(_PROG_LOAD, attr)
     except OSError as error:
         if error.errno == EPERM:  # EACCES, of which Python makes a PermissionError too, is the verifier's
             raise
@@ -62,23 +60,23 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
     """A link that holds a program at a cgroup for as long as it is open."""
-    return _bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
+    return bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:
     """Likewise at a tracepoint."""
     buffer = ctypes.create_string_buffer(name.encode())
-    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(buffer), program))
+    return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(buffer), program))
 
 
 def attach_iterator(program: int) -> int:
     """A link from which `open_iterator` starts passes."""
-    return _bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, TRACE_ITER, 0))
+    return bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, TRACE_ITER, 0))
 
 
 def open_iterator(link: int) -> int:
     """A file descriptor whose reading is one pass."""
-    return _bpf(_ITER_CREATE, struct.pack("=II", link, 0))
+    return bpf(_ITER_CREATE, struct.pack("=II", link, 0))
 
 
 def _verdict(attr: bytes) -> str:
@@ -86,12 +84,7 @@ def _verdict(attr: bytes) -> str:
     log = ctypes.create_string_buffer(_LOG_BYTES)
     with_log = attr[:24] + struct.pack("=IIQ", 1, _LOG_BYTES, ctypes.addressof(log)) + attr[40:]
     with suppress(OSError):
-        os.close(_bpf(_PROG_LOAD, with_log))
+        os.close(bpf(_PROG_LOAD, with_log))
     said = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
     said = [line for line in said if not line.startswith(("processed ", "verification time", "stack depth"))]
     return said[-1] if said else "it gives no reason"
-
-
-def _bpf(command: int, attr: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
-    return syscall(number_here("bpf", _BPF), command, buffer, _ATTR_SIZE)

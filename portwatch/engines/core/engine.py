@@ -15,6 +15,7 @@ from portwatch.engines import perf, places
 from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
 from portwatch.engines.core.libbpf import Libbpf, Object
 from portwatch.engines.core.ring import HEADER, Ring
+from portwatch.engines.skips import skips_of
 from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.kernel import VMLINUX
@@ -86,6 +87,7 @@ class CoreEngine:
         self._poll.register(self._wakeup, select.EPOLLIN)
         self._backlog: deque[memoryview] = deque()
         self._width = EVERYTHING
+        self._skippable: tuple[int, ...] = ()
 
     @property
     def capabilities(self) -> caps.Capabilities:
@@ -96,6 +98,11 @@ class CoreEngine:
     def lost(self) -> int:
         """Records for which the ring had no room, and members for which their map had none, since attach."""
         return int(self._shared.lost + self._shared.missed) if self._shared else 0
+
+    @property
+    def skipped(self) -> int:
+        """How often a program was left out by the kernel since attach."""
+        return sum(map(skips_of, self._skippable))
 
     def attach(self) -> None:
         """Loads and attaches every program of a set; from here on nothing that happens is missed."""
@@ -142,7 +149,7 @@ class CoreEngine:
     def snapshot(self) -> Snapshot:
         """Every open socket that a process holds, in every network namespace, with all its holders."""
         if self._shared and self._membership:
-            self._membership.find_missed(self._shared.missed)
+            self._membership.find_missed(self._shared.missed + self.skipped)
         return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
 
     def users_of(self, socket: Socket) -> tuple[Holder, ...]:
@@ -183,6 +190,7 @@ class CoreEngine:
             self._ring.close()
             self._ring = None
         self._shared = None
+        self._skippable = ()
         self._object.close()
         self._poll.close()
         self._wakeup.close()
@@ -214,6 +222,7 @@ class CoreEngine:
                     raise
                 tracing = [name for name in tracing if name not in absent]
                 self._load({*tracing, *others}, hooks.needs_socket_helpers)
+            self._skippable = tuple(map(self._object.program_fd, [*tracing, *FORKS, *tracepoints]))
             # What sees closes comes before what sees opens: no open is told whose close is missed.
             for name in tracing:
                 self._object.attach(name)

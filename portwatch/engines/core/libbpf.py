@@ -35,6 +35,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
+    "bpf_program__fd": (c_int, [c_void_p]),
     "bpf_program__attach": (c_void_p, [c_void_p]),
     "bpf_program__attach_cgroup": (c_void_p, [c_void_p, c_int]),
     "bpf_program__attach_perf_event": (c_void_p, [c_void_p, c_int]),
@@ -223,6 +224,10 @@ class Object:
     def members(self, name: str) -> MemberMap:
         """A map of processes."""
         return MemberMap(self._libbpf, self.map_fd(name))
+
+    def program_fd(self, name: str) -> int:
+        """The descriptor of a program that is loaded."""
+        return int(self._libbpf.bpf_program__fd(self._program(name)))
 
     def attach(self, name: str, cgroup_fd: int | None = None, perf_fd: int | None = None) -> None:
         """Attaches a program where its section says, to a cgroup, or to a perf event."""
