@@ -228,8 +228,23 @@ INLINE bool was_subflow_of_tree(struct sock *sk)
 	return is_subflow(sk) && !bpf_map_delete_elem(&subflows, &address);
 }
 
-/* From a tracing program. */
-INLINE void report(enum portwatch_kind kind, struct sock *sk)
+/*
+ * A tracing program does not run where it runs already: preempted, it would have others pass the same hook
+ * unseen on this CPU.
+ */
+INLINE void keep_cpu(void)
+{
+	if (bpf_preempt_disable)
+		bpf_preempt_disable();
+}
+
+INLINE void give_cpu_back(void)
+{
+	if (bpf_preempt_enable)
+		bpf_preempt_enable();
+}
+
+INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 {
 	bool of_tree = kind == PORTWATCH_CLOSE && was_subflow_of_tree(sk);
 	struct portwatch_record *record;
@@ -251,6 +266,14 @@ INLINE void report(enum portwatch_kind kind, struct sock *sk)
 		record->cookie = cookie_of(sk);
 		bpf_ringbuf_submit(record, 0);
 	}
+}
+
+/* From a tracing program. */
+INLINE void report(enum portwatch_kind kind, struct sock *sk)
+{
+	keep_cpu();
+	report_unpreempted(kind, sk);
+	give_cpu_back();
 }
 
 /* Not bpf_get_current_pid_tgid: sockops programs may not call it before 6.12. */
@@ -531,35 +554,47 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Before the child runs: it belongs to what its parent belongs to, whatever becomes of that. */
-SEC("tp_btf/sched_process_fork")
-int process_forked(__u64 *ctx)
+INLINE void note_fork(struct task_struct *parent, struct task_struct *child)
 {
-	struct task_struct *parent = (void *)ctx[0], *child = (void *)ctx[1];
 	struct member member = { .trees = trees_of(parent) };
 	__u32 pid;
 
 	if (!member.trees || is_thread(child))
-		return 0;
+		return;
 	member.start = start_of(child);
 	pid = pid_of(child);
 	if (bpf_map_update_elem(&members, &pid, &member, 0))
 		__sync_fetch_and_add(&shared.missed, 1);
+}
+
+/* Before the child runs: it belongs to what its parent belongs to, whatever becomes of that. */
+SEC("tp_btf/sched_process_fork")
+int process_forked(__u64 *ctx)
+{
+	keep_cpu();
+	note_fork((void *)ctx[0], (void *)ctx[1]);
+	give_cpu_back();
 	return 0;
+}
+
+INLINE void note_exit(struct task_struct *task)
+{
+	__u32 pid;
+
+	if (!shared.trees || !is_last_thread(task))
+		return;
+	pid = pid_of(task);
+	if (trees_of(task))
+		bpf_map_delete_elem(&members, &pid);
 }
 
 /* What it leaves open is closed later, and is of its trees by the mark in the socket. */
 SEC("tp_btf/sched_process_exit")
 int process_exited(__u64 *ctx)
 {
-	struct task_struct *task = (void *)ctx[0];
-	__u32 pid;
-
-	if (!shared.trees || !is_last_thread(task))
-		return 0;
-	pid = pid_of(task);
-	if (trees_of(task))
-		bpf_map_delete_elem(&members, &pid);
+	keep_cpu();
+	note_exit((void *)ctx[0]);
+	give_cpu_back();
 	return 0;
 }
 

@@ -46,6 +46,11 @@ static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static void *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static void *(*bpf_sock_from_file)(void *file) = (void *)162;
 
+/* From 6.10 on; elsewhere their address is 0. */
+#define KFUNC __attribute__((section(".ksyms"), weak))
+extern void bpf_preempt_disable(void) KFUNC;
+extern void bpf_preempt_enable(void) KFUNC;
+
 /* Stable contexts: laid out by the UAPI, declared as far as the last field read. */
 
 struct bpf_sock {
