@@ -61,6 +61,11 @@ def image_of(kernel: Kernel) -> Path:
     return next(path for place in _IMAGES for path in (home / "root").glob(place))
 
 
+def release_of(image: Path) -> str:
+    """The kernel's release, as uname would say it, by where its image is."""
+    return image.parent.name if image.name == "vmlinuz" else image.name.removeprefix("vmlinuz-")
+
+
 def _fetch(kernel: Kernel, home: Path) -> None:
     packages = home / "packages"
     packages.mkdir(parents=True, exist_ok=True)

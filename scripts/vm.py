@@ -45,7 +45,7 @@ async def test(kernel: kernels.Kernel, image: Path) -> bool:
         return False
     suite = ElementTree.parse(result).getroot()[0]  # noqa: S314  # our own pytest wrote it
     counts = ", ".join(f"{suite.get(what)} {what}" for what in ("tests", "failures", "errors", "skipped"))
-    print(f"{kernel.name} ({image.name.removeprefix('vmlinuz-')}): {counts}, {took}", flush=True)
+    print(f"{kernel.name} ({kernels.release_of(image)}): {counts}, {took}", flush=True)
     return status.read_text() == "0\n" and suite.get("failures") == suite.get("errors") == "0"
 
 
