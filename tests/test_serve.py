@@ -218,10 +218,9 @@ def test_a_subscriber_is_told_of_its_scope_only(daemon):
 
 def open_and_close(daemon, count):
     """So many ports at once, of each of which the daemon tells twice; returns them."""
-    ports = []
     with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            ports.append(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        ports = [server.getsockname()[1] for server in servers]
         until(lambda: daemon.ports(f"?port={ports[-1]}"), "the last port")
     until(lambda: not daemon.ports(f"?port={ports[-1]}"), "its end")
     return ports
