@@ -103,8 +103,7 @@ class Hub:
         self._next_repair = 0.0
         self._not_before = 0.0
         self._next_count = 0.0
-        self._is_doubtful = False
-        """Whether the kernel has left a program out since the last check."""
+        self._last_skipped = 0
         self._subscriptions: list[Subscription] = []
         self._errands: deque[Errand[Any]] = deque()
         self._trees = Bits()
@@ -426,8 +425,8 @@ class Hub:
     def _may_have_missed(self) -> bool:
         if (now := time.monotonic()) >= self._next_count:
             self._next_count = now + _SKIPS_ARE_GOOD_FOR
-            self._is_doubtful = self._engine.skipped > self.counts.skipped
-        return self._is_doubtful
+            self._last_skipped = self._engine.skipped
+        return self._last_skipped > self.counts.skipped
 
     def _look(self) -> None:
         try:
@@ -492,7 +491,7 @@ class Hub:
             raise
         events = self._merge(held, origin, asked_by, meanwhile)
         self.counts.reconciliations[reason] += 1
-        self.counts.skipped, self._is_doubtful = skipped, False
+        self.counts.skipped = skipped
         self._next_check = time.monotonic() + self._interval
         if reason == "start" or origin == "reconcile":
             for event in events:

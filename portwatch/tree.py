@@ -148,9 +148,8 @@ class Members:
         """
         if missed == self._missed:
             return
-        for pid in list(islice(self._kept.pids(), _ROOM)):
-            if kept := self._kept.get(pid):
-                self._forget_if_ended(pid, kept[0])
+        for pid, start, _ in self._all():
+            self._forget_if_ended(pid, start)
         try:
             self._take_in_descendants(_ALL)
         except PortwatchError as error:
@@ -160,17 +159,17 @@ class Members:
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree; those who are born meanwhile, too."""
-        while members := [
-            pid
-            for pid in islice(self._kept.pids(), _ROOM)
-            if (member := self._kept.get(pid)) and member[1] & tree
-        ]:
+        while members := [pid for pid, _, trees in self._all() if trees & tree]:
             for pid in members:
                 self._leave(pid, tree)
 
     def of(self, *processes: Process) -> int:
         """The trees that processes belong to, a bit for each."""
         return reduce(or_, map(self._of, map(identity_of, processes)), 0)
+
+    def _all(self) -> list[tuple[int, int, int]]:
+        """Pid, start and trees of each, before any of them is removed."""
+        return [(pid, *kept) for pid in islice(self._kept.pids(), _ROOM) if (kept := self._kept.get(pid))]
 
     def _of(self, one: Identity) -> int:
         start, trees = self._kept.get(one.pid) or (0, 0)

@@ -230,6 +230,19 @@ def test_who_was_missed_is_found_by_its_ancestors_when_there_is_room(family):
     assert kept.of(process(os.getpid())) == 0
 
 
+def test_whose_end_the_kernel_missed_is_forgotten_when_it_says_so(family):
+    child, grandchild = family
+    map_of_kernel = Kept()
+    kept = Members(map_of_kernel)
+    kept.watch(identity(child.pid), 4)
+    child.kill()
+    child.wait()
+    kept.find_missed(0)
+    assert set(map_of_kernel) == {child.pid, grandchild}, "none was missed"
+    kept.find_missed(1)
+    assert set(map_of_kernel) == {grandchild}
+
+
 def test_who_has_ended_and_was_not_waited_for_is_no_member(family):
     child, _ = family
     map_of_kernel = Kept()
