@@ -32,6 +32,7 @@ check: $(VENV)/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/developing
 	@for one in bench/bench_*.py; do $(AS_ROOT) $(BIN)/python $$one || exit 1; done

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from common import begin, judge, number, percentile, seconds, show
 
-from portwatch.model import Event, Process
+from portwatch.event import Event
+from portwatch.model import Process
 from portwatch.outputs.journal import Journal, Reader
 from portwatch.outputs.journal.writer import CAPACITY
 

@@ -12,10 +12,10 @@
 #include "read.h"
 #include "capture.h"
 #ifdef HAS_ITERATOR
-#include "held.h"
+#include "socket_iter.h"
 #endif
 #include "tree.h"
-#include "places.h"
+#include "filter.h"
 #include "contexts.h"
 
 /* A call under way in a thread, from its entry to its exit. */
@@ -38,39 +38,39 @@ BPF_TABLE(CALLS_TYPE, u64, u64, inner, 4096);
 BPF_TABLE("hash", u32, struct member, members, 65536);
 BPF_TABLE("hash", u64, u8, of_tree, 65536);
 /* Those that were opened outside of the wanted cgroups, in which generation: their closes are not told. */
-BPF_TABLE("hash", u64, u32, opened_outside, 16384);
+BPF_TABLE("hash", u64, u32, excluded_opens, 16384);
 
 /* What the reader asks for. */
-struct asked {
+struct control {
 	u64 trees;	/* that are watched, a bit for each */
-	u32 narrow;	/* what is not told: of enum narrow */
+	u32 filter_flags;	/* what is not told: of enum filter_flag */
 	u32 port;	/* whose users the next pass shows, 0 for all that is open */
 };
-BPF_F_TABLE("array", u32, struct asked, requests, 1, SHARED_FLAGS);
+BPF_F_TABLE("array", u32, struct control, controls, 1, SHARED_FLAGS);
 
 /* Too large to be asked for with the rest, which is copied. */
-BPF_F_TABLE("array", u32, struct places, places, 1, SHARED_FLAGS);
+BPF_F_TABLE("array", u32, struct filter, filters, 1, SHARED_FLAGS);
 
 /* What there was no room for. */
-struct failed {
+struct drops {
 	u64 records;	/* of which the kernel itself tells only with the next one that has room */
 	u64 members;
 };
-BPF_F_TABLE("array", u32, struct failed, failed, 1, SHARED_FLAGS);
+BPF_F_TABLE("array", u32, struct drops, drops, 1, SHARED_FLAGS);
 
-INLINE void count_lost(void)
+INLINE void count_lost_record(void)
 {
 	u32 first = 0;
-	struct failed *count = failed.lookup(&first);
+	struct drops *count = drops.lookup(&first);
 
 	if (count)
 		__sync_fetch_and_add(&count->records, 1);
 }
 
-INLINE void count_missed(void)
+INLINE void count_missed_member(void)
 {
 	u32 first = 0;
-	struct failed *count = failed.lookup(&first);
+	struct drops *count = drops.lookup(&first);
 
 	if (count)
 		__sync_fetch_and_add(&count->members, 1);
@@ -79,21 +79,21 @@ INLINE void count_missed(void)
 INLINE void submit(void *ctx, struct portwatch_record *record)
 {
 	if (records.perf_submit(ctx, record, sizeof(*record)))
-		count_lost();
+		count_lost_record();
 }
 
-INLINE struct asked asked_for(void)
+INLINE struct control control(void)
 {
-	struct asked nothing = {};
+	struct control nothing = {};
 	u32 first = 0;
-	struct asked *request = requests.lookup(&first);
+	struct control *request = controls.lookup(&first);
 
 	return request ? *request : nothing;
 }
 
 static u64 trees_of(struct task_struct *task)
 {
-	u64 watched = asked_for().trees;
+	u64 watched = control().trees;
 	struct member *member;
 	u32 pid;
 
@@ -104,100 +104,100 @@ static u64 trees_of(struct task_struct *task)
 	return member && member->start == start_of(task) ? member->trees & watched : 0;
 }
 
-static bool is_in_place(struct sock *sk, u16 port)
+static bool passes_filter(struct sock *sk, u16 port)
 {
-	u32 narrow = asked_for().narrow, first = 0;
-	struct places *wanted = places.lookup(&first);
+	u32 flags = control().filter_flags, first = 0;
+	struct filter *wanted = filters.lookup(&first);
 
-	return !narrow || !wanted || is_within(wanted, narrow, sk, port);
+	return !flags || !wanted || filter_passes(wanted, flags, sk, port);
 }
 
 /* Whether what a process of no watched tree does is told. */
-INLINE bool is_anybody_told_of(void)
+INLINE bool reports_all_processes(void)
 {
-	return !(asked_for().narrow & OF_TREES);
+	return !(control().filter_flags & FILTER_TREES);
 }
 
 static bool is_outside(struct task_struct *task)
 {
-	u32 narrow = asked_for().narrow, first = 0;
-	struct places *wanted = places.lookup(&first);
+	u32 flags = control().filter_flags, first = 0;
+	struct filter *wanted = filters.lookup(&first);
 
-	return narrow & NOT_CGROUPS && wanted && lives_outside(wanted, task);
+	return flags & FILTER_CGROUPS && wanted && is_in_excluded_cgroup(wanted, task);
 }
 
 static u32 generation(void)
 {
 	u32 first = 0;
-	struct places *wanted = places.lookup(&first);
+	struct filter *wanted = filters.lookup(&first);
 
 	return wanted ? wanted->generation : 0;
 }
 
-INLINE bool is_opened_outside(struct sock *sk)
+INLINE bool is_open_excluded(struct sock *sk)
 {
 	u64 address = (u64)sk;
 	u32 now = generation();
 
 	if (!is_outside((void *)bpf_get_current_task())) {
-		opened_outside.delete(&address);
+		excluded_opens.delete(&address);
 		return false;
 	}
-	opened_outside.update(&address, &now);
+	excluded_opens.update(&address, &now);
 	return true;
 }
 
 /* Not in an earlier generation, since what was not wanted then can be now. */
-INLINE bool was_opened_outside(struct sock *sk)
+INLINE bool is_close_excluded(struct sock *sk)
 {
 	u64 address = (u64)sk;
-	u32 *noted = opened_outside.lookup(&address);
+	u32 *noted = excluded_opens.lookup(&address);
 	bool it;
 
 	if (!noted)
 		return false;
 	it = *noted == generation();
-	opened_outside.delete(&address);
+	excluded_opens.delete(&address);
 	return it;
 }
 
 /* Of an open: fills its trees, and whether it is told. Its socket is then known to be theirs. */
-INLINE bool is_open_wanted(struct portwatch_record *record, struct sock *sk)
+INLINE bool must_report_open(struct portwatch_record *record, struct sock *sk)
 {
 	u64 address = (u64)sk;
 	u8 yes = 1;
 
 	record->trees = trees_of((void *)bpf_get_current_task());
 	if (record->trees && of_tree.update(&address, &yes))
-		count_lost();
-	if (!is_in_place(sk, record->port))
+		count_lost_record();
+	if (!passes_filter(sk, record->port))
 		return false;
-	if (!record->trees && !is_anybody_told_of() && !of_tree.lookup(&address))
+	if (!record->trees && !reports_all_processes() && !of_tree.lookup(&address))
 		return false;
-	return !is_opened_outside(sk);
+	return !is_open_excluded(sk);
 }
 
 /* Of a close, with which the address becomes another socket's. */
-INLINE bool is_close_wanted(struct portwatch_record *record, struct sock *sk)
+INLINE bool must_report_close(struct portwatch_record *record, struct sock *sk)
 {
 	u64 address = (u64)sk;
-	bool had = !of_tree.delete(&address), outside = was_opened_outside(sk);
+	bool had = !of_tree.delete(&address), outside = is_close_excluded(sk);
 
 	record->trees = trees_of((void *)bpf_get_current_task());
-	if (outside || !is_in_place(sk, last_port_of(sk)))
+	if (outside || !passes_filter(sk, last_port_of(sk)))
 		return false;
-	return had || is_anybody_told_of();
+	return had || reports_all_processes();
 }
 
 /* Of what is told only if a watched tree does it itself. */
-INLINE bool is_own_wanted(struct portwatch_record *record, struct sock *sk)
+INLINE bool must_report_for_actor(struct portwatch_record *record, struct sock *sk)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
 	record->trees = trees_of(task);
-	if (!is_in_place(sk, record->port) || is_outside(task))
+	if (!passes_filter(sk, record->port) || is_outside(task))
 		return false;
-	return record->trees || is_anybody_told_of();
+	return record->trees || reports_all_processes();
 }
 
 INLINE void mark_opened(void)
@@ -220,7 +220,7 @@ int listen_opened(struct bpf_sock_ops *ctx)
 		return 1;
 	capture(&record, PORTWATCH_OPEN, sk);
 	record.cookie = bpf_get_socket_cookie(ctx);
-	if (is_open_wanted(&record, sk))
+	if (must_report_open(&record, sk))
 		submit(ctx, &record);
 	mark_opened();
 	return 1;
@@ -235,7 +235,7 @@ int listen_closed(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	capture(&record, PORTWATCH_CLOSE, sk);
 	capture_identity(&record, sk);
-	if (is_close_wanted(&record, sk))
+	if (must_report_close(&record, sk))
 		submit(ctx, &record);
 	return 0;
 }
@@ -269,7 +269,7 @@ int udp_bound(struct bpf_sock *ctx)
 	record.cookie = bpf_get_socket_cookie(ctx);
 	if (!kernel_chose)
 		record.flags |= PORTWATCH_PORT_CHOSEN;
-	if (is_open_wanted(&record, sk))
+	if (must_report_open(&record, sk))
 		submit(ctx, &record);
 	return 1;
 }
@@ -279,11 +279,11 @@ int udp_released(struct bpf_sock *ctx)
 	struct sock *sk = udp_sock(ctx);
 	struct portwatch_record record;
 
-	if (!sk || !was_told_of(sk))
+	if (!sk || !is_tracked_udp(sk))
 		return 1;
 	capture(&record, PORTWATCH_CLOSE, sk);
 	record.cookie = bpf_get_socket_cookie(ctx);
-	if (is_close_wanted(&record, sk))
+	if (must_report_close(&record, sk))
 		submit(ctx, &record);
 	return 1;
 }
@@ -295,8 +295,8 @@ INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const stru
 	capture(&record, PORTWATCH_BIND_FAILED, sk);
 	record.error = error;
 	if (asked)
-		capture_asked(&record, sk, asked);
-	if (is_own_wanted(&record, sk))
+		capture_requested(&record, sk, asked);
+	if (must_report_for_actor(&record, sk))
 		submit(ctx, &record);
 }
 
@@ -308,7 +308,7 @@ INLINE void report_listen(void *ctx, struct sock *sk, int result)
 	capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
 	capture_identity(&record, sk);
 	record.error = result;
-	if (is_own_wanted(&record, sk))
+	if (must_report_for_actor(&record, sk))
 		submit(ctx, &record);
 }
 
@@ -397,7 +397,7 @@ int listen_started(struct pt_regs *ctx)
 		return 0;
 	capture(&record, PORTWATCH_OPEN, sk);
 	capture_identity(&record, sk);
-	if (is_open_wanted(&record, sk))
+	if (must_report_open(&record, sk))
 		submit(ctx, &record);
 	mark_opened();
 	return 0;
@@ -412,7 +412,7 @@ int listen_stops(struct pt_regs *ctx)
 		return 0;
 	capture(&record, PORTWATCH_CLOSE, sk);
 	capture_identity(&record, sk);
-	if (is_close_wanted(&record, sk))
+	if (must_report_close(&record, sk))
 		submit(ctx, &record);
 	return 0;
 }
@@ -423,11 +423,11 @@ int udp_releases(struct pt_regs *ctx)
 	struct sock *sk = sock_of_socket((void *)PT_REGS_PARM1(ctx));
 	struct portwatch_record record;
 
-	if (!sk || !is_udp(sk) || !was_told_of(sk))
+	if (!sk || !is_udp(sk) || !is_tracked_udp(sk))
 		return 0;
 	capture(&record, PORTWATCH_CLOSE, sk);
 	capture_identity(&record, sk);
-	if (is_close_wanted(&record, sk))
+	if (must_report_close(&record, sk))
 		submit(ctx, &record);
 	return 0;
 }
@@ -469,7 +469,7 @@ int udp_taken(struct pt_regs *ctx)
 	capture_identity(&record, sk);
 	if (chosen)
 		record.flags |= PORTWATCH_PORT_CHOSEN;
-	if (is_open_wanted(&record, sk))
+	if (must_report_open(&record, sk))
 		submit(ctx, &record);
 	return 0;
 }
@@ -550,7 +550,7 @@ int process_forked(struct bpf_raw_tracepoint_args *ctx)
 	member.start = start_of(child);
 	pid = pid_of(child);
 	if (members.update(&pid, &member))
-		count_missed();
+		count_missed_member();
 	return 0;
 }
 
@@ -568,10 +568,10 @@ int process_exited(struct bpf_raw_tracepoint_args *ctx)
 
 #ifdef HAS_ITERATOR
 
-int held_sockets(struct bpf_iter__task_file *ctx)
+int iter_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = held_by(ctx);
-	struct sock *sk = held_sock(ctx, asked_for().port);
+	struct sock *sk = held_sock(ctx, control().port);
 	u64 address, trees;
 	u8 yes = 1;
 
@@ -580,11 +580,11 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 	trees = trees_of(task);
 	address = trees ? (u64)sock_that_is_told_of(sk) : 0;
 	if (address && of_tree.update(&address, &yes))
-		count_lost();
+		count_lost_record();
 	address = (u64)sock_that_listens(sk);
 	/* Opened outside, and passed on to somebody wanted, its close is. */
 	if (!is_outside(task))
-		opened_outside.delete(&address);
+		excluded_opens.delete(&address);
 	show_held(ctx, task, sk, trees);
 	return 0;
 }

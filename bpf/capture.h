@@ -130,7 +130,7 @@ INLINE __u64 bounded(__u64 length)
 }
 
 /* What a failed bind asked for: the socket itself did not get it. */
-INLINE void capture_asked(struct portwatch_record *record, struct sock *sk, const struct sockaddr_any *asked)
+INLINE void capture_requested(struct portwatch_record *record, struct sock *sk, const struct sockaddr_any *asked)
 {
 	record->port = __builtin_bswap16(asked->port);
 	record->family = asked->family == AF_INET6 ? AF_INET6 : AF_INET;

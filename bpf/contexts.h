@@ -12,7 +12,7 @@ INLINE bool has_file(struct sock *sk)
 }
 
 /* Of a UDP socket that is released: the table drops the close of what was never open. */
-INLINE bool was_told_of(struct sock *sk)
+INLINE bool is_tracked_udp(struct sock *sk)
 {
 	return EPHEMERAL || READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
 }
@@ -90,7 +90,7 @@ INLINE bool read_asked_in_kernel(struct sockaddr_any *asked, const void *address
 INLINE struct sock *sock_that_is_told_of(struct sock *sk)
 {
 	if (is_udp(sk))
-		return was_told_of(sk) ? sk : NULL;
+		return is_tracked_udp(sk) ? sk : NULL;
 	return READ(sk, __sk_common.skc_state) == TCP_LISTEN ? sock_that_listens(sk) : NULL;
 }
 
@@ -110,7 +110,7 @@ INLINE struct sock *held_sock(struct bpf_iter__task_file *ctx, __u32 wanted)
 		return NULL;
 	socket = bpf_sock_from_file(file);
 	sk = socket ? socket->sk : NULL;
-	return sk && is_shown(sk, wanted) ? sk : NULL;
+	return sk && is_selected(sk, wanted) ? sk : NULL;
 }
 
 INLINE void show_held(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk, __u64 trees)

@@ -9,9 +9,9 @@
 #include "portwatch.h"
 #include "read.h"
 #include "capture.h"
-#include "held.h"
+#include "socket_iter.h"
 #include "tree.h"
-#include "places.h"
+#include "filter.h"
 
 /* Filled in before the load. One variable, since the compiler orders several as it likes. */
 const volatile struct {
@@ -26,8 +26,8 @@ struct {
 	__u64 missed;	/* processes of trees for which the map of members had none */
 	__u64 port;	/* the next pass shows not what is open, but whoever uses this port */
 	__u64 trees;	/* that are watched, a bit for each */
-	__u64 narrow;	/* what is not told: of enum narrow */
-	struct places places;
+	__u64 filter_flags;	/* what is not told: of enum filter_flag */
+	struct filter filter;
 } shared = {};
 
 struct {
@@ -60,7 +60,7 @@ struct mark {
 	__u8 kernel_chose;
 	__u8 reported;
 	__u8 of_tree;
-	__u32 opened_outside;	/* of the wanted cgroups, in which generation of these */
+	__u32 excluded_in_generation;	/* of the wanted cgroups, in which generation of these */
 };
 
 struct {
@@ -105,7 +105,7 @@ INLINE __u64 trees_of_current(void)
 }
 
 /* `sk` is here, and below, a pointer that helpers take. */
-INLINE void note_of_tree(void *sk)
+INLINE void mark_of_tree(void *sk)
 {
 	struct mark *mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -120,46 +120,46 @@ INLINE bool is_of_tree(void *sk)
 	return mark && mark->of_tree;
 }
 
-INLINE bool is_in_place(struct sock *sk, __u16 port)
+INLINE bool passes_filter(struct sock *sk, __u16 port)
 {
-	return !shared.narrow || is_within(&shared.places, shared.narrow, sk, port);
+	return !shared.filter_flags || filter_passes(&shared.filter, shared.filter_flags, sk, port);
 }
 
 /* Whether what a process of these trees does to a socket is told, wherever that is. */
-INLINE bool is_wanted(void *sk, __u64 trees)
+INLINE bool must_report(void *sk, __u64 trees)
 {
-	return trees || !(shared.narrow & OF_TREES) || is_of_tree(sk);
+	return trees || !(shared.filter_flags & FILTER_TREES) || is_of_tree(sk);
 }
 
-INLINE bool is_current_outside(void)
+INLINE bool is_current_excluded(void)
 {
-	return shared.narrow & NOT_CGROUPS && lives_outside(&shared.places, (void *)bpf_get_current_task());
+	return shared.filter_flags & FILTER_CGROUPS && is_in_excluded_cgroup(&shared.filter, (void *)bpf_get_current_task());
 }
 
 /* Of an open: its close, whoever does it, will not be told either. */
-INLINE bool is_opened_outside(void *sk)
+INLINE bool is_open_excluded(void *sk)
 {
 	struct mark *mark;
 	bool outside;
 
-	if (!(shared.narrow & NOT_CGROUPS))
+	if (!(shared.filter_flags & FILTER_CGROUPS))
 		return false;
-	outside = is_current_outside();
+	outside = is_current_excluded();
 	mark = bpf_sk_storage_get(&marks, sk, NULL, outside ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 	if (mark)
-		mark->opened_outside = outside ? shared.places.generation : 0;
+		mark->excluded_in_generation = outside ? shared.filter.generation : 0;
 	return outside;
 }
 
 /* Not in an earlier generation, since what was not wanted then can be now. */
-INLINE bool was_opened_outside(void *sk)
+INLINE bool is_close_excluded(void *sk)
 {
 	struct mark *mark;
 
-	if (!(shared.narrow & NOT_CGROUPS))
+	if (!(shared.filter_flags & FILTER_CGROUPS))
 		return false;
 	mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
-	return mark && mark->opened_outside == shared.places.generation;
+	return mark && mark->excluded_in_generation == shared.filter.generation;
 }
 
 INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *sk, __u64 trees)
@@ -176,11 +176,11 @@ INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *s
 }
 
 /* For what is told only if a watched tree does it itself; `sk` may be any pointer. */
-INLINE struct portwatch_record *reserve_own(enum portwatch_kind kind, struct sock *sk, __u16 port)
+INLINE struct portwatch_record *reserve_for_actor(enum portwatch_kind kind, struct sock *sk, __u16 port)
 {
 	__u64 trees = trees_of_current();
 
-	if (!is_in_place(sk, port) || (!trees && shared.narrow & OF_TREES) || is_current_outside())
+	if (!passes_filter(sk, port) || (!trees && shared.filter_flags & FILTER_TREES) || is_current_excluded())
 		return NULL;
 	return reserve(kind, sk, trees);
 }
@@ -190,11 +190,11 @@ INLINE void report_bind_failed(struct sock *sk, int result, const struct sockadd
 {
 	struct portwatch_record *record;
 
-	record = reserve_own(PORTWATCH_BIND_FAILED, sk, asked ? __builtin_bswap16(asked->port) : port_of(sk));
+	record = reserve_for_actor(PORTWATCH_BIND_FAILED, sk, asked ? __builtin_bswap16(asked->port) : port_of(sk));
 	if (record) {
 		record->error = result;
 		if (asked)
-			capture_asked(record, sk, asked);
+			capture_requested(record, sk, asked);
 		bpf_ringbuf_submit(record, 0);
 	}
 }
@@ -206,13 +206,13 @@ INLINE __u64 cookie_of(struct sock *sk)
 }
 
 /* Of a socket that a pass over files shows: MPTCP's own never closes, its subflow does. */
-INLINE void note_held_of_tree(struct sock *sk)
+INLINE void mark_held_by_tree(struct sock *sk)
 {
 	__u64 subflow;
 	__u8 yes = 1;
 
 	if (protocol_of(sk) != IPPROTO_MPTCP) {
-		note_of_tree(sk);
+		mark_of_tree(sk);
 	} else if (READ(sk, __sk_common.skc_state) == TCP_LISTEN) {
 		subflow = (__u64)sock_that_listens(sk);
 		if (bpf_map_update_elem(&subflows, &subflow, &yes, 0))
@@ -232,13 +232,13 @@ INLINE bool was_subflow_of_tree(struct sock *sk)
  * A tracing program does not run where it runs already: preempted, it would have others pass the same hook
  * unseen on this CPU.
  */
-INLINE void keep_cpu(void)
+INLINE void disable_preemption(void)
 {
 	if (bpf_preempt_disable)
 		bpf_preempt_disable();
 }
 
-INLINE void give_cpu_back(void)
+INLINE void enable_preemption(void)
 {
 	if (bpf_preempt_enable)
 		bpf_preempt_enable();
@@ -250,15 +250,15 @@ INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 	struct portwatch_record *record;
 	__u64 trees;
 
-	if (!is_in_place(sk, last_port_of(sk)))
+	if (!passes_filter(sk, last_port_of(sk)))
 		return;
 	trees = trees_of_current();
 	if (settings.socket_helpers) {
-		if (!of_tree && !is_wanted(sk, trees))
+		if (!of_tree && !must_report(sk, trees))
 			return;
 		if (trees)
-			note_of_tree(sk);
-		if (kind == PORTWATCH_OPEN ? is_opened_outside(sk) : was_opened_outside(sk))
+			mark_of_tree(sk);
+		if (kind == PORTWATCH_OPEN ? is_open_excluded(sk) : is_close_excluded(sk))
 			return;
 	}
 	record = reserve(kind, sk, trees);
@@ -271,9 +271,9 @@ INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 /* From a tracing program. */
 INLINE void report(enum portwatch_kind kind, struct sock *sk)
 {
-	keep_cpu();
+	disable_preemption();
 	report_unpreempted(kind, sk);
-	give_cpu_back();
+	enable_preemption();
 }
 
 /* Not bpf_get_current_pid_tgid: sockops programs may not call it before 6.12. */
@@ -302,9 +302,9 @@ int listen_opened(struct bpf_sock_ops *ctx)
 		return 1;
 	trees = trees_of_current();
 	if (trees)
-		note_of_tree(bpf_sk);
+		mark_of_tree(bpf_sk);
 	record = NULL;
-	if (is_in_place(sk, port_of(sk)) && is_wanted(bpf_sk, trees) && !is_opened_outside(bpf_sk))
+	if (passes_filter(sk, port_of(sk)) && must_report(bpf_sk, trees) && !is_open_excluded(bpf_sk))
 		record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
@@ -337,13 +337,13 @@ int listen_closed(__u64 *ctx)
 }
 
 /* Whether a UDP socket that was bound is one to be told of. */
-INLINE bool is_told(struct sock *sk)
+INLINE bool is_tracked_udp(struct sock *sk)
 {
 	return settings.ephemeral || READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
 }
 
 /* The bound port no longer tells who chose it: sk_userlocks is set after post_bind. */
-INLINE int note_who_chooses(struct bpf_sock_addr *ctx)
+INLINE int mark_port_choice(struct bpf_sock_addr *ctx)
 {
 	struct mark *mark;
 
@@ -358,13 +358,13 @@ INLINE int note_who_chooses(struct bpf_sock_addr *ctx)
 SEC("cgroup/bind4")
 int bind4_asked(struct bpf_sock_addr *ctx)
 {
-	return note_who_chooses(ctx);
+	return mark_port_choice(ctx);
 }
 
 SEC("cgroup/bind6")
 int bind6_asked(struct bpf_sock_addr *ctx)
 {
-	return note_who_chooses(ctx);
+	return mark_port_choice(ctx);
 }
 
 INLINE int udp_bound(struct bpf_sock *ctx)
@@ -386,10 +386,10 @@ INLINE int udp_bound(struct bpf_sock *ctx)
 		return 1;
 	trees = trees_of_current();
 	if (trees)
-		note_of_tree(ctx);
+		mark_of_tree(ctx);
 	if (mark)
 		mark->reported = 1;
-	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, trees) || is_opened_outside(ctx))
+	if (!passes_filter(sk, port_of(sk)) || !must_report(ctx, trees) || is_open_excluded(ctx))
 		return 1;
 	record = reserve(PORTWATCH_OPEN, sk, trees);
 	if (record) {
@@ -420,7 +420,7 @@ INLINE bool was_reported(struct bpf_sock *ctx)
 	if (mark && mark->reported)
 		return true;
 	/* The snapshot could not mark it: the table knows whether it was open. */
-	return !settings.socket_helpers && is_told((void *)ctx);
+	return !settings.socket_helpers && is_tracked_udp((void *)ctx);
 }
 
 SEC("cgroup/sock_release")
@@ -431,7 +431,7 @@ int udp_released(struct bpf_sock *ctx)
 
 	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx))
 		return 1;
-	if (!is_in_place(sk, port_of(sk)) || !is_wanted(ctx, 0) || was_opened_outside(ctx))
+	if (!passes_filter(sk, port_of(sk)) || !must_report(ctx, 0) || is_close_excluded(ctx))
 		return 1;
 	record = reserve(PORTWATCH_CLOSE, sk, trees_of_current());
 	if (record) {
@@ -499,7 +499,7 @@ int listen_exited(struct syscall_exit *ctx)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
 	if (sk && !is_udp(sk)) {
-		record = reserve_own(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
+		record = reserve_for_actor(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
 		if (record) {
 			record->error = ctx->ret;
 			bpf_ringbuf_submit(record, 0);
@@ -521,7 +521,7 @@ INLINE struct sock *held_sock(struct file *file)
 }
 
 SEC("iter/task_file")
-int held_sockets(struct bpf_iter__task_file *ctx)
+int iter_sockets(struct bpf_iter__task_file *ctx)
 {
 	/* Loaded once: to the verifier each load may be NULL anew. */
 	struct task_struct *task = ctx->task;
@@ -533,11 +533,11 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 	if (!file || !task)
 		return 0;
 	sk = held_sock(file);
-	if (!sk || !is_shown(sk, shared.port))
+	if (!sk || !is_selected(sk, shared.port))
 		return 0;
 	trees = trees_of(task);
 	if (trees && settings.socket_helpers)
-		note_held_of_tree(sk);
+		mark_held_by_tree(sk);
 	/* What was bound before we came, too, is to be told of when it is released. */
 	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
 		mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -545,16 +545,16 @@ int held_sockets(struct bpf_iter__task_file *ctx)
 			mark->reported = 1;
 	}
 	/* Opened outside, and passed on to somebody wanted, its close is. */
-	if (settings.socket_helpers && shared.narrow & NOT_CGROUPS && !lives_outside(&shared.places, task)) {
+	if (settings.socket_helpers && shared.filter_flags & FILTER_CGROUPS && !is_in_excluded_cgroup(&shared.filter, task)) {
 		mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
 		if (mark)
-			mark->opened_outside = 0;
+			mark->excluded_in_generation = 0;
 	}
 	show(ctx, task, sk, cookie_of(sk), trees);
 	return 0;
 }
 
-INLINE void note_fork(struct task_struct *parent, struct task_struct *child)
+INLINE void add_child(struct task_struct *parent, struct task_struct *child)
 {
 	struct member member = { .trees = trees_of(parent) };
 	__u32 pid;
@@ -571,13 +571,13 @@ INLINE void note_fork(struct task_struct *parent, struct task_struct *child)
 SEC("tp_btf/sched_process_fork")
 int process_forked(__u64 *ctx)
 {
-	keep_cpu();
-	note_fork((void *)ctx[0], (void *)ctx[1]);
-	give_cpu_back();
+	disable_preemption();
+	add_child((void *)ctx[0], (void *)ctx[1]);
+	enable_preemption();
 	return 0;
 }
 
-INLINE void note_exit(struct task_struct *task)
+INLINE void remove_process(struct task_struct *task)
 {
 	__u32 pid;
 
@@ -592,9 +592,9 @@ INLINE void note_exit(struct task_struct *task)
 SEC("tp_btf/sched_process_exit")
 int process_exited(__u64 *ctx)
 {
-	keep_cpu();
-	note_exit((void *)ctx[0]);
-	give_cpu_back();
+	disable_preemption();
+	remove_process((void *)ctx[0]);
+	enable_preemption();
 	return 0;
 }
 

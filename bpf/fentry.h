@@ -38,7 +38,7 @@ INLINE int listen_asked(struct sock *sk, __u32 backlog)
 
 	if (!is_tcp(sk) || READ(sk, __sk_common.skc_state) != TCP_LISTEN)
 		return 0;
-	record = reserve_own(PORTWATCH_BACKLOG, sk, port_of(sk));
+	record = reserve_for_actor(PORTWATCH_BACKLOG, sk, port_of(sk));
 	if (record) {
 		record->backlog = backlog;
 		bpf_ringbuf_submit(record, 0);
@@ -52,7 +52,7 @@ INLINE int listen_answered(struct sock *sk, int result)
 
 	if (result >= 0 || !is_tcp(sk))
 		return 0;
-	record = reserve_own(PORTWATCH_LISTEN_FAILED, sk, port_of(sk));
+	record = reserve_for_actor(PORTWATCH_LISTEN_FAILED, sk, port_of(sk));
 	if (record) {
 		record->error = result;
 		bpf_ringbuf_submit(record, 0);
@@ -172,7 +172,7 @@ int udp_unhashed(__u64 *ctx)
 {
 	struct sock *sk = (void *)ctx[0];
 
-	if (is_told(sk) && READ(sk, __sk_common.skc_num) && is_udp(sk))
+	if (is_tracked_udp(sk) && READ(sk, __sk_common.skc_num) && is_udp(sk))
 		report(PORTWATCH_CLOSE, sk);
 	return 0;
 }
@@ -180,7 +180,7 @@ int udp_unhashed(__u64 *ctx)
 /* A UDP socket that is connected hears from one peer only. */
 INLINE int udp_connect_answered(struct sock *sk, int result)
 {
-	if (result == 0 && is_told(sk) && is_udp(sk))
+	if (result == 0 && is_tracked_udp(sk) && is_udp(sk))
 		report(PORTWATCH_CLOSE, sk);
 	return 0;
 }
@@ -203,7 +203,7 @@ int udp_disconnected(__u64 *ctx)
 {
 	struct sock *sk = (void *)ctx[0];
 
-	if (is_told(sk) && READ(sk, __sk_common.skc_num) && is_udp(sk))
+	if (is_tracked_udp(sk) && READ(sk, __sk_common.skc_num) && is_udp(sk))
 		report(PORTWATCH_OPEN, sk);
 	return 0;
 }

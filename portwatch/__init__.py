@@ -1,11 +1,19 @@
-"""Every listening port, as it opens and closes, and who did it."""
+"""Every listening port on a Linux machine, as it opens and closes, and who did it.
 
-from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError, WrongUse
-from portwatch.hub import Counts
-from portwatch.model import Event, Holder, Listener, Process, Socket
-from portwatch.only import Only
-from portwatch.scope import Scope
-from portwatch.watcher import PortWatcher, list_listeners
+The names below are imported when they are first used: `import portwatch` itself loads nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from portwatch.errors import EngineUnavailable, JournalError, NotPermitted, PortwatchError, WrongUse
+    from portwatch.event import Event, Listener
+    from portwatch.filters import Filter, Scope
+    from portwatch.model import Holder, Process, Socket
+    from portwatch.watch import Counts, PortWatcher, list_listeners
 
 __version__ = "0.1.0"
 
@@ -13,10 +21,11 @@ __all__ = [
     "Counts",
     "EngineUnavailable",
     "Event",
+    "Filter",
     "Holder",
+    "JournalError",
     "Listener",
     "NotPermitted",
-    "Only",
     "PortWatcher",
     "PortwatchError",
     "Process",
@@ -25,3 +34,25 @@ __all__ = [
     "WrongUse",
     "list_listeners",
 ]
+
+_EXPORTS = {
+    "errors": ("EngineUnavailable", "JournalError", "NotPermitted", "PortwatchError", "WrongUse"),
+    "event": ("Event", "Listener"),
+    "filters": ("Filter", "Scope"),
+    "model": ("Holder", "Process", "Socket"),
+    "watch": ("Counts", "PortWatcher", "list_listeners"),
+}
+"""By the module that has them."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _EXPORTS.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value  # the next use does not come here
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,5 @@
 """python -m portwatch."""
 
-from portwatch.cli import main
+from portwatch.cli.main import main
 
 main()

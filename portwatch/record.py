@@ -8,10 +8,9 @@ from socket import AF_INET6, inet_ntop
 from struct import Struct
 from typing import NamedTuple
 
-from portwatch import clock, procfs
-from portwatch.identity import place_at_event
+from portwatch.linux import clock, netns, procfs
+from portwatch.linux.containers import of_recorded_process
 from portwatch.model import Process, Record, RecordKind, Socket
-from portwatch.snapshot import netns
 
 LAYOUT = Struct("<7Q5Ii4H16sII16s16s88s")
 
@@ -64,7 +63,7 @@ def text(padded: bytes) -> str:
 @lru_cache(maxsize=4096)
 def _process(pid: int, start: int, ns_pid: int, uid: int, cgroup: int, comm: bytes, leaf: bytes) -> Process:
     start_time = clock.process_start(start // clock.TICK_NS)
-    place = place_at_event(pid, start_time, cgroup, text(leaf))
+    place = of_recorded_process(pid, start_time, cgroup, text(leaf))
     return Process(pid, start_time, text(comm), uid, ns_pid, *place)
 
 

@@ -1,8 +1,8 @@
 """Prints the README's table of what each engine does not see, from what the engines say of themselves."""
 
 from portwatch.engines.bcc.hooks import KPROBES_LIMITS, STABLE_LIMITS
-from portwatch.engines.capabilities import OUTSIDE, Limit
 from portwatch.engines.core.hooks import HOOK_SETS
+from portwatch.engines.limits import OUTSIDE, Limit
 from portwatch.engines.poll import LIMITS
 
 ENGINES: dict[str, tuple[Limit, ...]] = {

@@ -7,7 +7,7 @@ import pytest
 from fake_engine import FakeEngine
 
 import portwatch.engines
-from portwatch.snapshot import procnet
+from portwatch.snapshot import proc_net
 
 TOOLS = {"ip": "iproute2", "ss": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
 """What the tests against the kernel call, and the packages of Debian and Ubuntu that have it."""
@@ -25,6 +25,6 @@ def pytest_configure():
 def engine(monkeypatch):
     """An engine that does what the test says, under the name "fake"."""
     made = FakeEngine()
-    monkeypatch.setattr(procnet, "read_all", list)  # no kernel, so no list of it
+    monkeypatch.setattr(proc_net, "read_all", list)  # no kernel, so no list of it
     monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: made)
     return made

@@ -3,10 +3,10 @@
 import contextlib
 import queue
 
-from portwatch.engines.capabilities import Capabilities
-from portwatch.model import Held, Process, Record, Snapshot, Socket
-from portwatch.snapshot.usage import UNKNOWN
-from portwatch.width import EVERYTHING
+from portwatch.engines.limits import EngineInfo
+from portwatch.filters.kernel_filter import UNRESTRICTED
+from portwatch.model import OpenSocket, Process, Record, Snapshot, Socket
+from portwatch.snapshot.port_users import UNKNOWN
 
 PROCESS = Process(10, 1_000_000_000, "nginx", 0)
 
@@ -27,18 +27,18 @@ class FakeEngine:
     """Tells what a test pushes, and finds open what a test put into `held`."""
 
     name = "fake"
-    capabilities = Capabilities("fake", "none")
+    info = EngineInfo("fake", "none")
 
     def __init__(self, held=()):
         self.held = list(held)
         self.during_snapshot = []
         self.blind = None
         self.lost = 0
-        self.skipped = 0
+        self.recursion_misses = 0
         self.watched = {}
         self.users = UNKNOWN
         self.questions = 0
-        self.width = EVERYTHING
+        self.kernel_filter = UNRESTRICTED
         self.attached = 0
         self.detached = 0
         self._failure = None
@@ -58,8 +58,8 @@ class FakeEngine:
         self.lost += count
         self._records.put([])
 
-    def skip(self):
-        self.skipped += 1
+    def miss(self):
+        self.recursion_misses += 1
         self._records.put([])
 
     def read(self, timeout):
@@ -93,7 +93,7 @@ class FakeEngine:
             raise self.blind
         return Snapshot(tuple(self.held), {one.socket.inode for one in self.held})
 
-    def users_of(self, refused):  # noqa: ARG002  # the protocol's
+    def port_users(self, refused):  # noqa: ARG002  # the protocol's
         self.questions += 1
         if isinstance(self.users, Exception):
             raise self.users
@@ -105,13 +105,13 @@ class FakeEngine:
     def unwatch(self, tree):
         self.watched.pop(tree, None)
 
-    def narrow(self, width):
-        self.width = width
-        return width
+    def set_filter(self, wanted):
+        self.kernel_filter = wanted
+        return wanted
 
     def detach(self):
         self.detached += 1
 
 
 def held(number=1, port=8080, holders=(PROCESS,)):
-    return Held(socket(number, port), tuple(holders))
+    return OpenSocket(socket(number, port), tuple(holders))

@@ -6,7 +6,8 @@ from contextlib import closing
 
 from support import until
 
-from portwatch.model import Event, Process
+from portwatch.event import Event
+from portwatch.model import Process
 from portwatch.outputs.journal import Journal, Reader
 
 A_CENTURY = 36_525 * 86_400

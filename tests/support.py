@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 from portwatch import PortWatcher
-from portwatch.procfs import stat
+from portwatch.linux.procfs import stat
+
+ROOT = Path(__file__).parent.parent
 
 PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
 """Seconds after which something that should have happened is taken not to have."""
@@ -155,7 +157,7 @@ class Watch:
             callback=self._keep, engine=name, hooks=hooks or "auto", interval=0.05, **options
         )
         self.watcher.start()
-        self.capabilities = self.watcher.choice.engine.capabilities
+        self.info = self.watcher.choice.engine.info
 
     def another(self, **options):
         """A watcher on the same engine, that begins now."""

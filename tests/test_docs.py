@@ -2,18 +2,16 @@
 
 import importlib.util
 import re
-from pathlib import Path
 
 import click
 from click.testing import CliRunner
+from support import ROOT
 
-from portwatch.cli import portwatch
-from portwatch.hub import Counts
-from portwatch.model import Event
+from portwatch.cli.main import portwatch
+from portwatch.event import Event
 from portwatch.outputs.metrics import Tally, View, exposition
-from portwatch.outputs.ports import Shown
-
-ROOT = Path(__file__).parent.parent
+from portwatch.outputs.port_series import Shown
+from portwatch.watch.counts import Counts
 
 
 def test_the_readmes_table_is_what_the_engines_say_of_themselves():
@@ -60,7 +58,7 @@ def test_every_program_of_bcc_is_in_a_set_of_hooks():
 
 
 def test_every_option_of_the_daemon_is_explained():
-    from portwatch.cli.serve import command
+    from portwatch.cli.commands.serve import command
 
     explained = (ROOT / "docs" / "serve.md").read_text()
     options = {name for one in command.params if isinstance(one, click.Option) for name in one.opts}

@@ -3,14 +3,14 @@
 import os
 import re
 import struct
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
-from portwatch import clock, procfs
+from portwatch.linux import clock, procfs
 from portwatch.record import KINDS, LAYOUT, PORT_CHOSEN, Raw, decode, socket_of, text
 
-HEADER = Path(__file__).parent.parent / "bpf" / "portwatch.h"
+HEADER = ROOT / "bpf" / "portwatch.h"
 CODES = {"__u64": "Q", "__u32": "I", "__s32": "i", "__u16": "H", "__u8": "B", "char": "s"}
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from portwatch import cgroups, identity, procfs
-from portwatch.engines import ENGINES, Choice
-from portwatch.engines.capabilities import FAILURES
+from portwatch.engines.choice import ENGINES, Choice
+from portwatch.engines.limits import FAILURES
 from portwatch.errors import NotPermitted, PortwatchError
-from portwatch.only import Only
-from portwatch.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
-from portwatch.scope import Scope
-from portwatch.snapshot import netns
+from portwatch.filters.filter import Filter
+from portwatch.filters.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
+from portwatch.filters.scope import Scope
+from portwatch.linux import cgroups, containers, netns, procfs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,19 +91,36 @@ PROTOS = _List("PROTO", one_of(PROTOCOLS))
 EXPOSED = _List("EXPOSURE", one_of(EXPOSURES))
 GLOBS = _List("GLOB", str)
 CGROUPS = _List("PATH", cgroups.find)
-CONTAINERS = _List("ID", identity.find_container)
+CONTAINERS = _List("ID", containers.find_container)
 NETNS = _List("NETNS", _namespace)
 
-_SCOPE = {
-    "port": (PORTS, "Ports and ranges: 80,8000-8999."),
-    "proto": (PROTOS, "tcp, udp."),
-    "exposure": (EXPOSED, "loopback, private, public, all."),
-    "process": (GLOBS, "Names of processes: 'nginx*'."),
-    "cgroup": (CGROUPS, "/system.slice and what is below."),
-    "container": (CONTAINERS, "How a container's id begins."),
-    "netns": (NETNS, "self, all, a path or a name."),
+
+@dataclass(frozen=True, slots=True)
+class _ScopeOption:
+    """An option that narrows what is shown, and its `--not-` form."""
+
+    kind: click.ParamType
+    help: str
+    not_kind: click.ParamType | None = None
+    """The type of the `--not-` form, where it differs."""
+
+    def declare(self, name: str, *, hidden: bool) -> Iterator[Callable[[F], F]]:
+        """Yield both options."""
+        text = f"{self.help} Also --not-{name}."
+        yield click.option(f"--{name}", type=self.kind, multiple=True, help=text, hidden=hidden)
+        yield click.option(f"--not-{name}", type=self.not_kind or self.kind, multiple=True, hidden=True)
+
+
+_SCOPE_OPTIONS = {
+    "port": _ScopeOption(PORTS, "Ports and ranges: 80,8000-8999."),
+    "proto": _ScopeOption(PROTOS, "tcp, udp."),
+    "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all."),
+    "process": _ScopeOption(GLOBS, "Names of processes: 'nginx*'."),
+    "cgroup": _ScopeOption(CGROUPS, "/system.slice and below."),
+    "container": _ScopeOption(CONTAINERS, "Beginning of a container's id."),
+    "netns": _ScopeOption(NETNS, "self, all, a path or a name.", _List("NETNS", _but_not_all)),
 }
-_NOT = {name: kind for name, (kind, _) in _SCOPE.items()} | {"netns": _List("NETNS", _but_not_all)}
+_PID_OPTION = _ScopeOption(click.INT, "A process and its descendants.")
 
 
 def _use_procfs(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
@@ -136,61 +153,54 @@ engine_option = click.option(
 )
 
 
-def engine_options(function: F) -> F:
-    """--engine and what engines are asked for."""
-    for option in (
-        click.option(
-            "--interval",
-            type=Seconds(min=0.01, max=86_400),
-            default=1.0,
-            metavar="SECONDS",
-            help="Between two polls.  [1]",
-        ),
-        click.option("--ephemeral", is_flag=True, help="UDP ports that the kernel chose, too."),
-        engine_option,
-    ):
+def ephemeral_option(*, hidden: bool = False) -> Callable[[F], F]:
+    """Return --ephemeral."""
+    text = "Also UDP ports chosen by the kernel."
+    return click.option("--ephemeral", is_flag=True, help=text, hidden=hidden)
+
+
+def interval_option(*, hidden: bool = False) -> Callable[[F], F]:
+    """Return --interval, for commands that follow what happens: a poll engine does so by polling."""
+    return click.option(
+        "--interval",
+        type=Seconds(min=0.01, max=86_400),
+        default=1.0,
+        metavar="SECONDS",
+        help="Between two polls.  [1]",
+        hidden=hidden,
+    )
+
+
+def scope_options(*, hidden: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Return a decorator that adds the options of a scope and `--pid`; `hidden` ones are not in the help."""
+    declared = [
+        option
+        for name, one in {"pid": _PID_OPTION, **_SCOPE_OPTIONS}.items()
+        for option in one.declare(name, hidden=name in hidden)
+    ]
+    return lambda function: add_options(function, *declared, procfs_option)
+
+
+def add_options(function: F, *options: Callable[[F], F]) -> F:
+    """Add options to a command in this order."""
+    for option in reversed(options):
         function = option(function)
     return function
 
 
-def hidden(*names: str) -> Callable[[F], F]:
-    """Leaves some of the options below it out of a help that must fit a screen."""
-
-    def hide(function: F) -> F:
-        for option in getattr(function, "__click_params__", ()):
-            if option.name in names:
-                option.hidden = True
-        return function
-
-    return hide
-
-
-def scope_options(function: F) -> F:
-    """The options that narrow what is shown; several values of one widen it."""
-    for name, (kind, text) in reversed(_SCOPE.items()):
-        function = _with_its_reverse(function, name, kind, _NOT[name], text)
-    function = _with_its_reverse(function, "pid", int, int, "A process and what descends from it.")
-    return procfs_option(function)
-
-
 def scope_of(options: dict[str, Any]) -> Scope:
-    """Takes the scope's options out of a command's."""
+    """Remove the options of a scope from a command's, and return the scope."""
 
     def flat(name: str) -> tuple[Any, ...]:
         values = tuple(value for given in options.pop(name, ()) for value in given)
-        return () if None in values else values  # with `all`, whatever stands beside it
+        return () if None in values else values  # None is `all`, whatever else is given
 
-    return Scope(**{name: Only(flat(name), flat(f"not_{name}")) for name in _SCOPE})
-
-
-def pids_of(options: dict[str, Any]) -> Only[int]:
-    """Takes the roots of process trees out of a command's options."""
-    return Only(options.pop("pid"), options.pop("not_pid"))
+    return Scope(**{name: Filter(flat(name), flat(f"not_{name}")) for name in _SCOPE_OPTIONS})
 
 
-def _with_its_reverse(function: F, name: str, kind: Any, kind_of_not: Any, text: str) -> F:
-    function = click.option(f"--not-{name}", type=kind_of_not, multiple=True, hidden=True)(function)
-    return click.option(f"--{name}", type=kind, multiple=True, help=f"{text} Also --not-{name}.")(function)
+def pids_of(options: dict[str, Any]) -> Filter[int]:
+    """Remove `--pid` and `--not-pid` from a command's options, and return them."""
+    return Filter(options.pop("pid"), options.pop("not_pid"))
 
 
 def _to_stderr(words: str) -> None:
@@ -206,7 +216,7 @@ def say_fallback(choice: Choice, say: Callable[[str], object] = _to_stderr) -> N
 
 def say_unseen_failures(choice: Choice) -> None:
     """One line where an engine that could see failures cannot here; whoever polls has chosen, or was told."""
-    if choice.engine.name != "poll" and choice.engine.capabilities.lacks(FAILURES.name):
+    if choice.engine.name != "poll" and choice.engine.info.has_limit(FAILURES.name):
         click.echo(
             "portwatch: binds and listens that fail are not seen here, for want of tracefs or of perf events "
             "(portwatch doctor tells more, --no-failures does without)",

@@ -7,9 +7,9 @@ import os
 import struct
 from collections.abc import Mapping
 
-from portwatch import mounts
 from portwatch.errors import EngineUnavailable
-from portwatch.libc import number_here, syscall
+from portwatch.linux import mounts
+from portwatch.linux.libc import number_here, syscall
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319}
 _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2

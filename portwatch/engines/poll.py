@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from portwatch.engines import capabilities as caps
+from portwatch.engines import limits as caps
+from portwatch.engines import sock_diag_snapshot
+from portwatch.engines.diagnosis import Fact, State, run_checks
 from portwatch.engines.wakeup import Wakeup
-from portwatch.model import Held, Holder, Record, Snapshot, Socket, oldest
-from portwatch.snapshot import listed
-from portwatch.snapshot.usage import users_listed
-from portwatch.tree import Identity, Lineage
-from portwatch.width import EVERYTHING, Width
+from portwatch.filters.kernel_filter import UNRESTRICTED, KernelFilter
+from portwatch.linux import netns
+from portwatch.linux.lineage import Identity, Lineage
+from portwatch.model import Holder, OpenSocket, Record, Snapshot, Socket, oldest
+from portwatch.snapshot import sock_diag
+from portwatch.snapshot.port_users import listed_port_users
 
 INTERVAL = 1.0
 LIMITS = (
@@ -21,7 +24,7 @@ LIMITS = (
     caps.IO_URING_FAILURES,
     caps.COMPAT_FAILURES,
     caps.ACTOR,
-    *listed.LIMITS,
+    *sock_diag_snapshot.LIMITS,
     caps.UDP_CONNECT,
     caps.BACKLOG_CHANGE,
     caps.TREES,
@@ -34,26 +37,28 @@ class PollEngine:
 
     name = "poll"
     lost = 0
-    skipped = 0
+    recursion_misses = 0
 
     def __init__(self, *, interval: float = INTERVAL) -> None:
         """Raises EngineUnavailable where sock_diag does not answer."""
         self._interval = interval
-        self._known: dict[int | None, Held] = {}
+        self._known: dict[int | None, OpenSocket] = {}
         self._unread: list[Record] = []
         self._due = 0.0
         self._wakeup = Wakeup()
         self._membership = Lineage()
-        self._limits = tuple(dict.fromkeys(LIMITS + listed.limits()))
+        self._limits = tuple(dict.fromkeys(LIMITS + sock_diag_snapshot.limits()))
 
     @property
-    def capabilities(self) -> caps.Capabilities:
+    def info(self) -> caps.EngineInfo:
         """What polling can see with the rights that we have."""
-        return caps.Capabilities(self.name, "sock_diag", self._limits)
+        return caps.EngineInfo(self.name, "sock_diag", self._limits)
 
     def attach(self) -> None:
         """Looks for the first time."""
-        self._known = {held.socket.cookie: held for held in listed.held_sockets(self._membership).held}
+        self._known = {
+            held.socket.cookie: held for held in sock_diag_snapshot.held_sockets(self._membership).sockets
+        }
         self._due = time.monotonic() + self._interval
 
     def read(self, timeout: float | None) -> list[Record]:
@@ -72,8 +77,8 @@ class PollEngine:
 
     def read_up_to_now(self) -> list[Record]:
         """What differs from the last poll, at once."""
-        current = listed.open_sockets()
-        self._keep_difference(current, lambda new: listed.with_holders(new, self._membership))
+        current = sock_diag_snapshot.open_sockets()
+        self._keep_difference(current, lambda new: sock_diag_snapshot.with_holders(new, self._membership))
         records, self._unread = self._unread, []
         return records
 
@@ -83,17 +88,17 @@ class PollEngine:
 
     def snapshot(self) -> Snapshot:
         """Every open socket of every network namespace that we may enter, with its holders."""
-        taken = listed.held_sockets(self._membership)
+        taken = sock_diag_snapshot.held_sockets(self._membership)
         # It is a poll, too: what it shows open for the first time must be missed when it has gone.
-        held = {one.socket.cookie: one for one in taken.held}
+        held = {one.socket.cookie: one for one in taken.sockets}
         self._keep_difference(
-            [one.socket for one in taken.held], lambda new: [held[socket.cookie] for socket in new]
+            [one.socket for one in taken.sockets], lambda new: [held[socket.cookie] for socket in new]
         )
         return taken
 
-    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+    def port_users(self, socket: Socket) -> tuple[Holder, ...]:
         """Who uses the port of `socket`, listening or not, as far as sock_diag tells."""
-        return users_listed(socket)
+        return listed_port_users(socket)
 
     def watch(self, root: Identity, tree: int) -> None:
         """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
@@ -103,16 +108,16 @@ class PollEngine:
         """Forgets a tree."""
         self._membership.unwatch(tree)
 
-    def narrow(self, width: Width) -> Width:  # noqa: ARG002  # the protocol's
+    def set_filter(self, wanted: KernelFilter) -> KernelFilter:  # noqa: ARG002  # the protocol's
         """Polling sees all that there is or nothing."""
-        return EVERYTHING
+        return UNRESTRICTED
 
     def detach(self) -> None:
         """Forgets what was seen."""
         self._wakeup.close()
 
     def _keep_difference(
-        self, sockets: list[Socket], with_holders: Callable[[list[Socket]], list[Held]]
+        self, sockets: list[Socket], with_holders: Callable[[list[Socket]], list[OpenSocket]]
     ) -> None:
         now = time.time_ns()
         current = {socket.cookie: socket for socket in sockets}
@@ -125,7 +130,7 @@ class PollEngine:
             socket for cookie, socket in current.items() if socket.backlog != self._known[cookie].socket.backlog
         ]
         for socket in changed:
-            self._known[socket.cookie] = Held(socket, self._known[socket.cookie].holders)
+            self._known[socket.cookie] = OpenSocket(socket, self._known[socket.cookie].holders)
         self._unread += [
             *(Record("close", now, held.socket, None) for held in gone),
             *(Record("open", now, held.socket, oldest(held.holders), None, held.trees) for held in new),
@@ -135,4 +140,17 @@ class PollEngine:
 
 def _same(before: Socket, after: Socket | None) -> bool:
     """Whether it is open as before: a socket that listened twice may have got another port."""
-    return after is not None and before.key == after.key
+    return after is not None and before.endpoint == after.endpoint
+
+
+def diagnose() -> Iterator[Fact]:
+    """Yield what polling needs."""
+    return run_checks({"sock_diag": _sock_diag})
+
+
+def _sock_diag() -> tuple[State, str, str | None]:
+    try:
+        found = sock_diag.open_sockets(netns.own())
+    except OSError as error:
+        return "not ok", f"does not answer ({error.strerror})", "modprobe inet_diag tcp_diag udp_diag (as root)"
+    return "ok", f"answers ({len(found)} open sockets in our own network namespace)", None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import Full, Queue
 from typing import TextIO
 
-from portwatch.model import Event
+from portwatch.event import Event
 
 log = logging.getLogger("portwatch")
 

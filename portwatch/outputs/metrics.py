@@ -23,10 +23,11 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from portwatch import __version__
-from portwatch.hub import Counts
-from portwatch.model import Event, Listener, exposure
-from portwatch.outputs import ports
-from portwatch.parsing import EXPOSURES, PROTOCOLS
+from portwatch.addresses import exposure
+from portwatch.event import Event, Listener
+from portwatch.filters.parsing import EXPOSURES, PROTOCOLS
+from portwatch.outputs import port_series
+from portwatch.watch.counts import Counts
 
 BUCKETS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0)
 """Seconds from the kernel to us."""
@@ -79,7 +80,7 @@ class View:
 
     listeners: Iterable[Listener] | None
     """None before they are known."""
-    shown: ports.Shown
+    shown: port_series.Shown
     engine: dict[str, str]
     """Labels; empty before there is one."""
     counts: Counts
@@ -94,18 +95,18 @@ def exposition(view: View, tally: Tally, accept: str) -> tuple[bytes, str]:
         encoder, content_type = choose_encoder(accept)
     except TypeError:  # it compares a version that is no number with one
         encoder, content_type = choose_encoder("")
-    found = ports.gather(view.listeners or (), view.shown)
+    found = port_series.gather(view.listeners or (), view.shown)
     tally.dropped_series += len(found.left_out)
     registry = CollectorRegistry()
     registry.register(_Figures(view, tally, found))
     registry.register(_PROCESS)
-    return ports.exposition(found.series).encode() + encoder(registry), content_type
+    return port_series.exposition(found.series).encode() + encoder(registry), content_type
 
 
 class _Figures(Collector):
     """Everything but the series of each port."""
 
-    def __init__(self, view: View, tally: Tally, found: ports.Ports) -> None:
+    def __init__(self, view: View, tally: Tally, found: port_series.Ports) -> None:
         self._view = view
         self._tally = tally
         self._found = found
@@ -134,7 +135,7 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "portwatch_programs_skipped",
             "Times that the kernel left a program out, so that something may have been missed until a check.",
-            counts.skipped,
+            counts.recursion_misses,
         )
         yield _latency(tuple(tally.latency_buckets), tally.latency_sum)
         yield GaugeMetricFamily("portwatch_subscribers", "Who follows the stream.", view.subscribers)
@@ -150,7 +151,7 @@ class _Figures(Collector):
         yield InfoMetricFamily("portwatch_build", "What runs.", {"version": __version__})
 
 
-def _of_ports(found: ports.Ports, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
+def _of_ports(found: port_series.Ports, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
     listeners = Counter({(proto, reach): 0 for proto in PROTOCOLS for reach in EXPOSURES})
     for (proto, address), count in found.sockets.items():
         listeners[proto, exposure(address)] += count

@@ -15,24 +15,30 @@ from functools import partial
 
 from aiohttp import web
 
-from portwatch.engines import Choice
+from portwatch.engines.choice import Choice
 from portwatch.errors import PortwatchError
 from portwatch.outputs.journal import Journal
 from portwatch.outputs.log import ChangeLog
 from portwatch.outputs.metrics import Tally
-from portwatch.server import address, notify
-from portwatch.server.api import Api
-from portwatch.server.archive import Archive
-from portwatch.server.beside import apart, lasting
-from portwatch.server.feed import Output
-from portwatch.server.front import Front
-from portwatch.server.history import History
-from portwatch.server.known import Known
-from portwatch.server.metrics import Scrapes
-from portwatch.server.page import Page
+from portwatch.server import sockets, systemd
+from portwatch.server.app import HttpServer
+from portwatch.server.journal_queries import JournalQueries
+from portwatch.server.listings import Listings
+from portwatch.server.monitor import Monitor, Output
+from portwatch.server.routes import (
+    events,
+    health,
+    history,
+    listening_ports,
+    metrics,
+    openapi,
+    page,
+    who,
+)
 from portwatch.server.settings import Settings
+from portwatch.server.state import DaemonState
 from portwatch.server.stream import Stream
-from portwatch.server.watching import Watching
+from portwatch.server.threads import restart_on_failure, run_in_thread
 
 log = logging.getLogger("portwatch")
 
@@ -69,14 +75,14 @@ class Daemon:
                 journal = Journal(kept.path, max_age=kept.max_age, max_bytes=kept.max_bytes)
                 stack.callback(journal.close)
                 journal.start()
-            sockets = []
+            listening_sockets = []
             for one in self._settings.listen:
-                opened = address.listen(one)
-                stack.callback(address.forget, one, opened)
-                sockets.append(opened)
-            asyncio.run(self._serve(sockets, journal))
+                listening = sockets.listen(one)
+                stack.callback(sockets.forget, one, listening)
+                listening_sockets.append(listening)
+            asyncio.run(self._serve(listening_sockets, journal))
 
-    async def _serve(self, sockets: Sequence[socket.socket], journal: Journal | None) -> None:
+    async def _serve(self, listening: Sequence[socket.socket], journal: Journal | None) -> None:
         loop = asyncio.get_running_loop()
         ended, reloads = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,50 +90,52 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reloads.set)
         newest = journal.last_seq if journal else None
         first_seq = _first_seq(newest)
-        archive = Archive(self._settings.journal.path) if self._settings.journal else None
-        stream, tally = Stream(loop, first_seq, archive), Tally()
+        journal_queries = JournalQueries(self._settings.journal.path) if self._settings.journal else None
+        stream, tally = Stream(loop, first_seq, journal_queries), Tally()
         outputs: list[Output] = [self._changes, stream.publish, tally]
         if journal:
             outputs.insert(0, journal.write)
-        watching = Watching(self._settings, outputs, lambda: loop.call_soon_threadsafe(ended.set))
-        known = Known(watching, stream, journal, self._changes)
-        front = Front(_routes(known, archive, stream, tally), self._settings.hosts)
+        monitor = Monitor(self._settings, outputs, lambda: loop.call_soon_threadsafe(ended.set))
+        state = DaemonState(monitor, stream, journal, self._changes)
+        server = HttpServer(_routes(state, journal_queries, stream, tally), self._settings.hosts)
         tasks: list[asyncio.Task[None]] = []
         try:
-            await front.open(sockets)
-            starting = loop.create_task(apart(partial(watching.start, first_seq, resumes=newest is not None)))
+            await server.open(listening)
+            starting = loop.create_task(
+                run_in_thread(partial(monitor.start, first_seq, resumes=newest is not None))
+            )
             tasks = [
-                loop.create_task(lasting("telling systemd", partial(_say_alive, watching))),
-                loop.create_task(lasting("reloading", partial(self._reload, watching, reloads))),
+                loop.create_task(restart_on_failure("telling systemd", partial(_say_alive, monitor))),
+                loop.create_task(restart_on_failure("reloading", partial(self._reload, monitor, reloads))),
             ]
             is_over = loop.create_task(ended.wait())
             await asyncio.wait({starting, is_over}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 self._started((await starting).choice)
-                notify.notify("READY=1")
+                systemd.notify("READY=1")
             else:
                 self.is_opening = True
                 starting.cancel()
             await is_over
         finally:
-            notify.notify("STOPPING=1")
+            systemd.notify("STOPPING=1")
             for task in tasks:
                 task.cancel()
             stream.close()
-            await asyncio.gather(front.close(), apart(watching.stop))
-        if watching.hub and watching.hub.failure:
-            raise PortwatchError(f"no more events are read: {watching.hub.failure}")
+            await asyncio.gather(server.close(), run_in_thread(monitor.stop))
+        if monitor.hub and monitor.hub.failure:
+            raise PortwatchError(f"no more events are read: {monitor.hub.failure}")
 
-    async def _reload(self, watching: Watching, asked: asyncio.Event) -> None:
+    async def _reload(self, monitor: Monitor, asked: asyncio.Event) -> None:
         """One at a time; what is asked for meanwhile is one more."""
         while await asked.wait():
             asked.clear()
-            if not watching.is_ready:
+            if not monitor.is_ready:
                 log.warning("not reloaded: the start is not over yet")
                 continue
-            notify.reloading()
+            systemd.reloading()
             try:
-                await apart(lambda: watching.change(self._read_again()))
+                await run_in_thread(lambda: monitor.change(self._read_again()))
             except PortwatchError as error:
                 log.error("not reloaded, all stays as it was: %s", error)
             except Exception:
@@ -135,27 +143,33 @@ class Daemon:
             else:
                 log.info("reloaded")
             finally:
-                notify.notify("READY=1")
+                systemd.notify("READY=1")
 
 
-def _routes(known: Known, archive: Archive | None, stream: Stream, tally: Tally) -> list[web.RouteDef]:
+def _routes(
+    state: DaemonState, journal: JournalQueries | None, stream: Stream, tally: Tally
+) -> list[web.RouteDef]:
+    listings = Listings(state)
     return [
-        *Api(known).routes(),
-        *History(archive).routes(),
-        web.get("/", Page().respond),
-        web.get("/api/v0/events", stream.respond, allow_head=False),  # it would not end
-        web.get("/metrics", Scrapes(known.view, tally).respond),
+        *page.routes(),
+        *metrics.routes(state, tally),
+        *listening_ports.routes(state, listings),
+        *who.routes(listings),
+        *events.routes(stream),
+        *history.routes(journal),
+        *health.routes(state),
+        *openapi.routes(),
     ]
 
 
-async def _say_alive(watching: Watching) -> None:
+async def _say_alive(monitor: Monitor) -> None:
     """To systemd, as long as the loop turns and the hub answers."""
-    interval = notify.watchdog_interval()
+    interval = systemd.watchdog_interval()
     while interval:
         await asyncio.sleep(interval / 3)
-        if watching.is_ready:
-            await apart(watching.listeners)
-        notify.notify("WATCHDOG=1")
+        if monitor.is_ready:
+            await run_in_thread(monitor.listeners)
+        systemd.notify("WATCHDOG=1")
 
 
 def _first_seq(newest: int | None) -> int:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from portwatch.engines import Options
-from portwatch.only import Only
-from portwatch.scope import Scope
-from portwatch.server.address import Address
+from portwatch.engines.protocol import Options
+from portwatch.filters.filter import Filter
+from portwatch.filters.scope import Scope
+from portwatch.server.sockets import Address
 
 DEFAULT_ADDRESS = Address("127.0.0.1", 9935)
 
@@ -22,7 +22,7 @@ class Expected(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class JournalSettings:
     """What is kept on disk, and how much of it."""
 
     path: Path
@@ -32,7 +32,7 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class MetricsSettings:
     """What the metrics show of each port."""
 
     pid: bool = False
@@ -50,10 +50,10 @@ class Settings:
     engine: str = "auto"
     options: Options = field(default_factory=Options)
     scope: Scope = field(default_factory=Scope)
-    pids: Only[int] = field(default_factory=Only)
+    pids: Filter[int] = field(default_factory=Filter)
     expected: tuple[Expected, ...] = ()
-    journal: Journal | None = None
-    metrics: Metrics = field(default_factory=Metrics)
+    journal: JournalSettings | None = None
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     @property
     def kept(self) -> dict[str, object]:

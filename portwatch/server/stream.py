@@ -16,22 +16,20 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from portwatch.errors import JournalError
-from portwatch.model import Event
+from portwatch.event import Event
+from portwatch.filters.scope import Scope
 from portwatch.outputs.journal import Reader
-from portwatch.scope import Scope
-from portwatch.server import query
-from portwatch.server.archive import Archive
-from portwatch.server.errors import refusal
+from portwatch.server.journal_queries import JournalQueries
+from portwatch.server.responses import refusal
 
 log = logging.getLogger("portwatch")
 
 HEARTBEAT = 15.0
-PARAMETERS = (*query.SCOPE_NAMES, "after")
 KEPT_BYTES = 8 << 20
 """Of events, for those who come back or fall behind."""
-MOST_SUBSCRIBERS = 4096
+SUBSCRIBERS_MAX = 4096
 _CHUNK = 64 << 10
-_MOST_UNREAD = 256 << 10
+_UNREAD_MAX = 256 << 10
 """Of what one subscriber has not read; who reads nothing for this long is let go:"""
 _PATIENCE = 60.0
 _ROWS_AT_ONCE = 500
@@ -112,12 +110,12 @@ class Stream:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, archive: Archive | None = None
+        self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, journal: JournalQueries | None = None
     ) -> None:
         self.missed = 0
         """Events that subscribers were too slow for, as far as it is known that they wanted them."""
         self._loop = loop
-        self._archive = archive
+        self._journal = journal
         self._recent = Recent()
         self._recent.dropped_seq = first_seq - 1
         self._inbox: deque[Event] = deque()
@@ -152,19 +150,12 @@ class Stream:
         for one in self._subscribers:
             one.ended.set()
 
-    async def respond(self, request: web.Request) -> web.StreamResponse:
-        """`GET /api/v0/events`: all that comes, after what was missed."""
-        query.only_known(request.query, PARAMETERS)
-        asked = query.scope_of(request.query)
-        scope = None if asked == Scope() else asked
-        after = query.number(request.query, "after")
-        # A browser that comes back asks by the address that it was given at first.
-        if "Last-Event-ID" in request.headers:
-            after = _last_event_id(request.headers["Last-Event-ID"])
-        if self.subscribers >= MOST_SUBSCRIBERS:
-            raise refusal(web.HTTPServiceUnavailable, f"{MOST_SUBSCRIBERS} subscribers are here already")
+    async def follow(self, request: web.Request, scope: Scope | None, after: int | None) -> web.StreamResponse:
+        """Send a subscriber what it missed after `after`, then every event that passes its scope."""
+        if self.subscribers >= SUBSCRIBERS_MAX:
+            raise refusal(web.HTTPServiceUnavailable, f"{SUBSCRIBERS_MAX} subscribers are connected already")
         if request.transport is None:
-            raise ConnectionResetError("whoever asked has gone")
+            raise ConnectionResetError("the subscriber has gone")
         is_chunked = request.version >= HttpVersion11
         one = _Subscriber(request.transport, scope, is_chunked, asyncio.Event())
         self._subscribers.add(one)
@@ -201,9 +192,9 @@ class Stream:
         position = self._recent.position_after(after)
         if position is not None:
             return position
-        if self._archive:
+        if self._journal:
             try:
-                position = await self._replay(self._archive, response, one, after)
+                position = await self._replay(self._journal, response, one, after)
             except JournalError as error:
                 log.warning("what a subscriber missed is not sent: %s", error)
         if position is not None:
@@ -214,13 +205,13 @@ class Stream:
         return end
 
     async def _replay(
-        self, archive: Archive, response: web.StreamResponse, one: _Subscriber, after: int
+        self, journal: JournalQueries, response: web.StreamResponse, one: _Subscriber, after: int
     ) -> int | None:
         """Sends what the journal has until what is kept here; None if it does not lead there."""
-        if not await archive.ask(lambda reader: reader.has(after)):
+        if not await journal.ask(lambda reader: reader.has(after)):
             return None
         while (position := self._recent.position_after(after)) is None:
-            events = await archive.ask(partial(_events_after, after))
+            events = await journal.ask(partial(_events_after, after))
             if not events:
                 return None
             after = events[-1].seq
@@ -258,7 +249,7 @@ class Stream:
         """
         recent = self._recent
         while one.position is not None and one.position < recent.end and not one.ended.is_set():
-            if one.transport.get_write_buffer_size() > _MOST_UNREAD:
+            if one.transport.get_write_buffer_size() > _UNREAD_MAX:
                 return self._wait_for(one)
             one.stalled_since = None
             if one.position < recent.first:
@@ -333,8 +324,3 @@ def _gap_frame(seq: int, lost: int | None) -> bytes:
 
 def _events_after(seq: int, reader: Reader) -> list[Event]:
     return [reader.event(line) for line in reader.events(after=seq, limit=_ROWS_AT_ONCE)]
-
-
-def _last_event_id(text: str) -> int:
-    """What is no number was never ours: it leads to a gap."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else query.MOST

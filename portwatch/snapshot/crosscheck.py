@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from portwatch import procfs
-from portwatch.model import Held, Snapshot, Socket
+from portwatch.linux import procfs
+from portwatch.model import OpenSocket, Snapshot, Socket
 from portwatch.snapshot.owners import holders_of
 
 
-def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[Held]:
+def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[OpenSocket]:
     """Every open socket with all its holders; without, those that no process holds.
 
     A socket that the kernel listed before the snapshot, and lists after it, and that the
@@ -19,11 +19,11 @@ def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[S
     """
     before = read_listed()
     snapshot = take()
-    unmet = [socket for socket in before if socket.inode not in snapshot.met]
+    unmet = [socket for socket in before if socket.inode not in snapshot.seen_inodes]
     if unmet:
         after = set(read_listed())
         unmet = [socket for socket in unmet if socket in after]
     holders = (
         holders_of({socket.inode or 0 for socket in unmet}) if unmet and procfs.root() != procfs.OURS else {}
     )
-    return [*snapshot.held, *(Held(socket, holders.get(socket.inode or 0, ())) for socket in unmet)]
+    return [*snapshot.sockets, *(OpenSocket(socket, holders.get(socket.inode or 0, ())) for socket in unmet)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from portwatch import procfs
-from portwatch.identity import place_of
+from portwatch.linux import procfs
+from portwatch.linux.containers import of_process
 from portwatch.model import Process
 
 
@@ -14,7 +14,7 @@ def process(pid: int) -> Process | None:
     try:
         comm, _, start_time = procfs.stat(pid)
         uid, ns_pid = procfs.uid_and_ns_pid(pid)
-        place = place_of(pid)
+        place = of_process(pid)
     except procfs.UNREADABLE:
         return None
     return Process(pid, start_time, comm.decode("utf-8", "backslashreplace"), uid, ns_pid, *place)

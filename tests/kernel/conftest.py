@@ -8,7 +8,7 @@ import pytest
 from support import ENGINE_NAMES, ENGINES, Actor, Watch
 
 from portwatch.engines.bcc.compiler import DIST_PACKAGES
-from portwatch.mounts import mounts
+from portwatch.linux.mounts import mounts
 
 
 def pytest_collection_modifyitems(items):
@@ -32,7 +32,7 @@ def _unable_to_run(item):
 def running(request, record_testsuite_property):
     """A watcher that has been running for a while, as in life."""
     made = Watch(request.param)
-    limited = {row for limit in made.capabilities.limits for row in limit.scenarios}
+    limited = {row for limit in made.info.limits for row in limit.scenarios}
     record_testsuite_property("kernel", os.uname().release)
     record_testsuite_property(f"limited on {request.param}", " ".join(sorted(limited)))
     yield made
@@ -48,8 +48,8 @@ def watch(running):
 
 @pytest.fixture(params=ENGINE_NAMES)
 def engine(request):
-    """What has a command take an engine."""
-    return ["--engine", request.param, "--interval", "0.05"]
+    """The option that selects an engine."""
+    return ["--engine", request.param]
 
 
 @pytest.fixture

@@ -13,15 +13,16 @@ from dataclasses import replace
 import pytest
 from support import Actor, Watch, open_files, until
 
-from portwatch.engines import Choice, perf
-from portwatch.engines.bcc import compiler, headers, hooks, shared
+from portwatch.engines import perf
+from portwatch.engines.bcc import compiler, headers, hooks, shared_map
 from portwatch.engines.bcc.compiler import SOURCES
 from portwatch.engines.bcc.engine import BccEngine
-from portwatch.engines.capabilities import BACKLOG_CHANGE, FAILURES, LISTEN_FAILURES, MPTCP_FAILURES
+from portwatch.engines.choice import Choice
+from portwatch.engines.limits import BACKLOG_CHANGE, FAILURES, LISTEN_FAILURES, MPTCP_FAILURES
 from portwatch.errors import EngineUnavailable
-from portwatch.hub import Hub
-from portwatch.kernel import RELEASE
-from portwatch.model import Event
+from portwatch.event import Event
+from portwatch.linux.kernel import RELEASE
+from portwatch.watch.hub import Hub
 
 SEED = 31_415
 NAMESPACES = 3
@@ -40,7 +41,7 @@ def both():
 def test_its_snapshots_are_the_kernels_where_it_has_iterators(both):
     _, bcc = both
     release = tuple(map(int, os.uname().release.split(".")[:2]))
-    assert bcc.capabilities.lacks("ephemeral_udp") == (release < (5, 12))
+    assert bcc.info.has_limit("ephemeral_udp") == (release < (5, 12))
 
 
 def told_of_each_socket(events):
@@ -213,7 +214,7 @@ def test_no_program_has_a_loop_as_verifiers_before_5_3_take_none():
 
 
 def test_where_maps_cannot_be_mapped_they_are_asked(monkeypatch, actor):
-    monkeypatch.setattr(shared, "FLAGS", 0)
+    monkeypatch.setattr(shared_map, "FLAGS", 0)
     watch = Watch("bcc", pid=os.getpid())  # from whom the actor descends
     try:
         actor.do("s = listener(port=8080); s.close()")
@@ -238,7 +239,7 @@ def test_a_function_that_this_kernel_has_not_costs_what_it_sees_and_no_more(monk
     engine = BccEngine()
     engine.attach()
     try:
-        able = engine.capabilities
+        able = engine.info
         if able.hooks != hooks.KPROBES_NAME:
             pytest.skip(f"this kernel has no kprobes at all ({able.why}); make test-vm runs it where there are")
         assert {LISTEN_FAILURES, BACKLOG_CHANGE} <= set(able.limits)
@@ -265,7 +266,7 @@ def attached():
 
 
 def test_why_there_are_no_kprobes_is_said_in_the_kernels_words(attached):
-    able = attached().capabilities
+    able = attached().info
     if able.hooks == hooks.KPROBES_NAME:
         pytest.skip("there are kprobes here")
     assert re.fullmatch(r"kprobes: none can sit on inet_csk_listen_stop \(.+: .+\)", able.why)
@@ -277,7 +278,7 @@ def test_functions_of_mptcp_are_missed_only_where_there_is_mptcp(has_mptcp, monk
     monkeypatch.setattr(
         BccEngine, "_refusal_of", lambda _, probe: "is absent" if "mptcp" in probe.function else None
     )
-    able = attached().capabilities
+    able = attached().info
     assert (MPTCP_FAILURES in able.limits) == has_mptcp
     assert able.why == (
         "none can sit on mptcp_listen (is absent), mptcp_bind (is absent)" if has_mptcp else None
@@ -297,7 +298,7 @@ def test_without_one_of_the_tracepoints_it_says_that_it_sees_no_failures_and_kee
     monkeypatch.setattr(BccEngine, "_attach_kprobes", lambda _: False)
     monkeypatch.setattr(perf, "open_tracepoint", deny_the_third)
     before = open_files()
-    assert FAILURES in attached().capabilities.limits
+    assert FAILURES in attached().info.limits
     assert not [one for one in open_files() - before if int(one[0]) in opened and "perf_event" in one[1]]
 
 

@@ -13,17 +13,23 @@ from click.testing import CliRunner
 from support import ENGINE_NAMES, PATIENCE
 
 from portwatch import list_listeners
-from portwatch.cli import kill, portwatch
-from portwatch.forwarding import forwarding_of
+from portwatch.cli.commands import kill
+from portwatch.cli.main import portwatch
 from portwatch.model import Process
+from portwatch.port.forwarders import forwarding_of
 
 EVIL = "\x1b]0;owned\x07"
 PORTWATCH = [sys.executable, "-m", "portwatch"]
 
 
+def often(command):
+    """Poll often, for commands that may poll."""
+    return [] if command == "who" else ["--interval", "0.05"]
+
+
 def run(command, actor, *arguments):
     return subprocess.run(
-        [*PORTWATCH, command, "--netns", actor.namespace, *arguments],
+        [*PORTWATCH, command, *often(command), "--netns", actor.namespace, *arguments],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -39,7 +45,7 @@ def answer(result):
 
 def invoke(command, actor, *arguments):
     """In this process, where a test can reach into it."""
-    arguments = (command, "--netns", actor.namespace, *arguments)
+    arguments = (command, *often(command), "--netns", actor.namespace, *arguments)
     return CliRunner().invoke(portwatch, arguments, prog_name="portwatch")
 
 
@@ -61,7 +67,9 @@ class Waiter:
 
     def __init__(self, actor, *arguments):
         self.process = subprocess.Popen(
-            [*PORTWATCH, "wait", "--netns", actor.namespace, *arguments], stderr=subprocess.PIPE, text=True
+            [*PORTWATCH, "wait", *often("wait"), "--netns", actor.namespace, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def is_over(self):
@@ -469,7 +477,7 @@ sys.exit(killed.returncode)
 
 
 def test_in_a_pid_namespace_kill_goes_by_its_pids_or_signals_nobody(actor, engine):
-    kill = [*PORTWATCH, "kill", "8080", "--yes", *engine]
+    kill = [*PORTWATCH, "kill", *often("kill"), "8080", "--yes", *engine]
     inside = ["nsenter", f"--net={actor.namespace}", "unshare", "--pid", "--fork", "--mount"]
     inside += [sys.executable, "-c", IN_A_PID_NAMESPACE]
     result = subprocess.run([*inside, *kill], capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -559,14 +567,14 @@ def test_what_others_listen_on_is_not_said_to_be_free(actor, make_actor, engine)
 def test_a_port_that_is_let_go_of_at_the_last_moment_is_free(actor, monkeypatch):
     monkeypatch.setattr(kill, "_PATIENCE", 0.0)
     actor.do("signal.signal(signal.SIGTERM, signal.SIG_IGN); s = listener(port=8080)")
-    until_gone = kill.Waiting.until_gone
+    until_gone = kill.PortWait.until_gone
 
     def lets_go(waiting, timeout):
         was_gone = until_gone(waiting, timeout)
         actor.do("s.close()")
         return was_gone
 
-    monkeypatch.setattr(kill.Waiting, "until_gone", lets_go)
+    monkeypatch.setattr(kill.PortWait, "until_gone", lets_go)
     result = invoke("kill", actor, "8080", "--yes")
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "port 8080 is free")
 

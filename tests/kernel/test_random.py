@@ -7,11 +7,11 @@ import time
 import pytest
 from support import ENGINES, PATIENCE, Actor, until
 
-from portwatch.engines import Choice
 from portwatch.engines.bcc.engine import BccEngine
+from portwatch.engines.choice import Choice
 from portwatch.engines.core.engine import RING_BYTES, CoreEngine
 from portwatch.engines.poll import PollEngine
-from portwatch.hub import Hub
+from portwatch.watch.hub import Hub
 
 SEED = 20_260
 NAMESPACES = 3

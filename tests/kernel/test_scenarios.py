@@ -13,11 +13,11 @@ from limits import allowed, kernel_functions
 from support import CORE_HOOKS, has_mptcp, until
 
 from portwatch.engines.poll import PollEngine
-from portwatch.snapshot import netns
+from portwatch.linux import netns
 
 
 def test_an_engine_lacks_what_it_must_here_and_nothing_else(watch):
-    here = watch.capabilities
+    here = watch.info
     assert {limit.name for limit in here.limits} == allowed(here.engine, here.hooks)
     if here.engine == "bcc":
         assert (here.hooks == "kprobes") == ("register_kprobe" in kernel_functions()), here.why
@@ -33,7 +33,7 @@ def assert_one_open_and_close(watch, actor, place, **fields):
     assert (opened.kind, opened.proto, opened.family, opened.address, opened.port) == ("open", *place)
     assert (closed.kind, closed.proto, closed.family, closed.address, closed.port) == ("close", *place)
     assert opened.cookie == closed.cookie
-    assert (opened.cookie is None) <= watch.capabilities.lacks("cookies")
+    assert (opened.cookie is None) <= watch.info.has_limit("cookies")
     for event in (opened, closed):
         assert (event.pid, event.start_time, event.process, event.uid) == (
             actor.pid,
@@ -91,7 +91,7 @@ def test_s04_a_changed_backlog_is_seen_without_asking_the_kernel(watch, actor):
     actor.do("s = listener(port=8080, backlog=5)")
     watch.settle()
     actor.do("s.listen(50)")
-    if watch.capabilities.lacks("backlog_change"):
+    if watch.info.has_limit("backlog_change"):
         watch.listeners(actor)
     actor.do("s.close()")
     assert [event.backlog for event in watch.events(actor)] == [5, 50]
@@ -105,7 +105,7 @@ def test_s05_the_second_of_two_listens_on_one_port_fails(watch, actor):
     assert "Address already in use" in actor.attempt("made[1].listen()")["error"]
     watch.settle()
     actor.do("made[1].close(); made[0].close()")
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert watch.kinds(actor) == ["open", "close"]
         return
     opened, failed, closed = watch.events(actor)
@@ -133,14 +133,14 @@ def test_s06_a_failed_bind_says_who_holds_the_port(watch, actor, make_actor, why
     actor.do(WAYS_TO_HOLD_A_PORT[why])
     loser = make_actor(actor.namespace)
     assert "Address already in use" in loser.attempt("bound(port=8080, kind=TCP)")["error"]
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert "bind_failed" not in watch.kinds(actor)
         return
     (failed,) = [event for event in watch.events(actor) if event.kind == "bind_failed"]
     assert (failed.errno, failed.address, failed.port) == ("EADDRINUSE", "127.0.0.1", 8080)
     assert (failed.pid, failed.start_time) == (loser.pid, loser.start_time)
     (holder,) = failed.held_by
-    if why == "bound" and watch.capabilities.lacks("bound_holders"):
+    if why == "bound" and watch.info.has_limit("bound_holders"):
         assert (holder.pid, holder.process, holder.why) == (None, None, "unknown")
         return
     assert (holder.pid, holder.process, holder.why) == (actor.pid, actor.process, why)
@@ -188,7 +188,7 @@ def test_s06_the_holder_is_who_has_the_port_by_then(watch, actor, make_actor, wa
     events = watch.events(actor)
     name = Path(f"/proc/{holder}/comm").read_text().strip()
     os.kill(holder, signal.SIGKILL)
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert "bind_failed" not in [event.kind for event in events]
         return
     (failed,) = [event for event in events if event.kind == "bind_failed"]
@@ -199,7 +199,7 @@ def test_s06_a_udp_port_too(watch, actor, make_actor):
     actor.do("s = bound(port=5300)")
     loser = make_actor(actor.namespace)
     assert "error" in loser.attempt("bound(port=5300)")
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert watch.kinds(actor) == ["open"]
         return
     (failed,) = [event for event in watch.events(actor) if event.kind == "bind_failed"]
@@ -211,7 +211,7 @@ def test_s06_a_connection_in_time_wait(watch, actor):
     actor.do("s = listener(port=8080); c = socket.create_connection(('127.0.0.1', 8080)); a = s.accept()[0]")
     actor.do("s.close(); a.close(); c.close()")
     assert "error" in actor.attempt("listener(port=8080)")
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert told_open(watch.events(actor)) == []
         return
     (failed,) = [event for event in watch.events(actor) if event.kind == "bind_failed"]
@@ -221,7 +221,7 @@ def test_s06_a_connection_in_time_wait(watch, actor):
 def test_s07_a_bind_without_the_right(watch, actor):
     actor.do("os.seteuid(65534)")
     assert "Permission denied" in actor.attempt("listener(port=80)")["error"]
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert watch.kinds(actor) == []
         return
     (failed,) = watch.events(actor)
@@ -315,7 +315,7 @@ def test_s13_reuseport_counts_the_sockets_of_a_port(watch, actor):
     assert [event.kind for event in events] == ["open"] * 8 + ["close"] * 8
     assert len({event.inode for event in events}) == 8
     expected = [*range(1, 9), *range(7, -1, -1)]
-    if watch.capabilities.engine == "poll":  # one poll finds several, in no order
+    if watch.info.engine == "poll":  # one poll finds several, in no order
         assert [event.sockets for event in events][-1] == 0
     else:
         assert [event.sockets for event in events] == expected
@@ -343,7 +343,7 @@ def test_s14_the_backlog_of_mptcp_is_the_one_of_its_last_listen(watch, actor):
     actor.do("s.listen(50)")
     assert [one.socket.backlog for one in watch.listeners(actor)] == [50]
     actor.do("s.listen(20); s.close()")
-    if not watch.capabilities.lacks("backlog_change"):
+    if not watch.info.has_limit("backlog_change"):
         assert [event.backlog for event in watch.events(actor)] == [5, 20]
 
 
@@ -385,7 +385,7 @@ def test_s16_udp_clients_are_not_listeners(watch, actor):
     actor.do("c.close()")
     listed = sorted(one.socket.port for one in watch.listeners(actor))  # which sock_diag is asked for, too
     actor.do("d.close()")
-    if watch.capabilities.lacks("ephemeral_udp"):
+    if watch.info.has_limit("ephemeral_udp"):
         # What has not connected passes for a listener, at the next check at the latest.
         assert listed == sorted([5300, port])
         assert [one.socket.port for one in watch.listeners(actor)] == [5300]
@@ -409,7 +409,7 @@ def test_s16_ports_that_the_kernel_chose_are_shown_when_asked_for(watch, actor):
         assert asked.kinds(actor) == ["open", "close"]
         actor.do("d = socket.socket(V4, UDP); d.sendto(b'x', ('127.0.0.1', 5300))")
         port = actor.do("d.getsockname()[1]")
-        if not watch.capabilities.lacks("udp_autobind"):
+        if not watch.info.has_limit("udp_autobind"):
             assert asked.kinds(actor) == ["open", "close", "open"]
         assert [one.socket.port for one in asked.listeners(actor)] == [port]
     finally:
@@ -417,7 +417,7 @@ def test_s16_ports_that_the_kernel_chose_are_shown_when_asked_for(watch, actor):
 
 
 def test_s17_a_bound_udp_socket_that_connects_is_closed_to_others(watch, actor):
-    at_once = not watch.capabilities.lacks("udp_connect")  # else by the next check
+    at_once = not watch.info.has_limit("udp_connect")  # else by the next check
     actor.do("t = bound(port=5301); s = bound(port=5300)")
     watch.settle()
     actor.do("s.connect(('127.0.0.1', 5301))")
@@ -449,7 +449,7 @@ def test_s18_the_namespace_is_the_sockets_not_the_process(watch, make_actor):
     first.do("s = socket.socket()")
     first.do(f"enter({second.namespace!r})")
     first.do("s.bind(('127.0.0.1', 8080)); s.listen()")
-    if watch.capabilities.lacks("empty_namespaces"):
+    if watch.info.has_limit("empty_namespaces"):
         assert watch.listeners(first) == []
         # Events tell of it, until a check does not find it.
         assert watch.kinds(first, second) == ([] if watch.engine == "poll" else ["open", "close"])
@@ -583,7 +583,7 @@ def test_s22_gone_before_anybody_looks(watch, actor):
     code = "import socket; s = socket.create_server(('127.0.0.1', 8080)); s.close()"
     actor.do(f"p = subprocess.Popen([sys.executable, '-c', {code!r}]); p.wait()")
     pid = actor.do("p.pid")
-    if watch.capabilities.lacks("short_lived"):
+    if watch.info.has_limit("short_lived"):
         assert told_open(watch.events(actor)) == []
         return
     opened, closed = watch.events(actor)
@@ -732,7 +732,7 @@ def test_s30_the_uid_is_the_one_of_the_call(watch, actor):
     actor.do("os.setresuid(0, 0, 0); s.close()")
     opened, closed = watch.events(actor)
     assert (opened.uid, closed.opener.uid) == (65534, 65534)
-    if not watch.capabilities.lacks("actor"):
+    if not watch.info.has_limit("actor"):
         assert closed.uid == 0
 
 
@@ -757,7 +757,7 @@ def test_s30_of_a_setuid_program_it_is_the_uid_of_who_runs_it(watch, make_actor)
     actor.do("_ = p.communicate(b'x')")
     opened, closed = watch.events(actor)
     assert (opened.uid, closed.opener.uid) == (65534, 65534)
-    if not watch.capabilities.lacks("actor"):
+    if not watch.info.has_limit("actor"):
         assert closed.uid == 65534
 
 
@@ -779,7 +779,7 @@ def test_s31_a_storm_loses_nothing(watch, actor):
     events = watch.events(actor)
     assert len(watch.gaps()) == before
     assert watch.listeners(actor) == []
-    if watch.capabilities.lacks("short_lived"):
+    if watch.info.has_limit("short_lived"):
         assert told_open(events) == []
         return
     assert len(events) == 2 * pairs
@@ -794,9 +794,9 @@ def gaps(events):
 
 @pytest.mark.parametrize("hooks", CORE_HOOKS)
 def test_a_storm_that_overflows_is_counted_and_put_right(actor, hooks):
-    from portwatch.engines import Choice
+    from portwatch.engines.choice import Choice
     from portwatch.engines.core.engine import CoreEngine
-    from portwatch.hub import Hub
+    from portwatch.watch.hub import Hub
 
     engine = CoreEngine(ring_bytes=4096, hooks=hooks)
     engine.attach()

@@ -23,7 +23,9 @@ def engine_that_sees_failures(request):
 def tail(actor, *arguments):
     """What reads the next line of a tail of an actor's namespace."""
     with subprocess.Popen(
-        [*PORTWATCH, "tail", "--netns", actor.namespace, *arguments], stdout=subprocess.PIPE, text=True
+        [*PORTWATCH, "tail", "--interval", "0.05", "--netns", actor.namespace, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         giving_up = threading.Timer(PATIENCE, process.kill)
         giving_up.start()

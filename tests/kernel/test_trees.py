@@ -8,7 +8,7 @@ import pytest
 from support import Actor, Watch, has_mptcp, until
 
 from portwatch import PortWatcher, PortwatchError
-from portwatch.tree import _ROOM as ROOM
+from portwatch.engines.members import MAP_ENTRIES
 
 
 class Told(Watch):
@@ -27,9 +27,9 @@ class Told(Watch):
         until(lambda: self._count(inode) == 2, "the marker's close")
 
     @property
-    def skipped(self):
+    def recursion_misses(self):
         """Whether the kernel left programs out, as new ones do where they are slow: it is known, and told."""
-        return self.watcher.choice.engine.skipped > 0
+        return self.watcher.choice.engine.recursion_misses > 0
 
     def stop(self):
         super().stop()
@@ -94,7 +94,7 @@ def test_t03_a_daemon_that_init_adopted_is_in(told_of, root, watch):
     pid = root.do("daemon(lambda: made.append(listener(port=8080)))")
     assert watch.kinds(root) == ["open"]
     os.kill(pid, 9)
-    if watch.capabilities.lacks("trees"):
+    if watch.info.has_limit("trees"):
         until(lambda: watch.kinds(root) == ["open", "close"], "its end")
         assert told.ports(root) == []
         return
@@ -118,7 +118,7 @@ def test_t04_descendants_stay_in_when_the_root_has_ended(told_of, make_actor, ro
     until(lambda: watch.kinds(witness) == ["open"], "the child's open")
     os.kill(child, 9)
     until(lambda: watch.kinds(witness) == ["open", "close"], "its end")
-    if watch.capabilities.lacks("trees"):
+    if watch.info.has_limit("trees"):
         assert told.ports(witness) == []
         return
     assert told.ports(witness) == [("open", 8080), ("close", 8080)]
@@ -137,7 +137,7 @@ def test_t05_children_that_were_there_before_are_in(told_of, root):
 def test_t06_a_descendant_that_is_gone_at_once_is_in(told_of, root, watch):
     told = told_of(root)
     root.do("[flash(lambda: made.append(listener(port=port))) for port in range(8000, 8050)]")
-    if watch.capabilities.lacks("trees"):
+    if watch.info.has_limit("trees"):
         assert told.kinds(root).count("open") == told.kinds(root).count("close")
         return
     assert told.ports(root) == [(kind, port) for port in range(8000, 8050) for kind in ("open", "close")]
@@ -201,7 +201,7 @@ def test_t05_a_tree_that_forks_all_the_time_is_whole_from_the_start(told_of, roo
         told = told_of(root)
         begin = time.time_ns()
         assert ("open", "snapshot", 8080) in [(one.kind, one.origin, one.port) for one in told.events(root)]
-        if not watch.capabilities.lacks("trees"):
+        if not watch.info.has_limit("trees"):
             until(lambda told=told: len(told._seen) >= 20, "those who listen")
             heard = opens(told, root, begin)
             assert heard == opens(watch, root, begin)[: len(heard)] or told.skipped
@@ -221,11 +221,11 @@ def test_t09_a_tree_that_forks_without_end_is_still_known_and_leaves_nothing_beh
     told = told_of(root)
     root.do(f"p = subprocess.Popen(['sh', '-c', {FORKS!r}])")
     listen = "flash(lambda: made.append(listener(port=8080)))"
-    if watch.capabilities.lacks("trees"):
+    if watch.info.has_limit("trees"):
         root.do(f"p.wait(); {listen}; s = listener(port=8081)")
         assert told.ports(root)[-1] == ("open", 8081)
         return
-    members = told.watcher.choice.engine._membership._kept
+    members = told.watcher.choice.engine._membership._entries
     sizes = []
     while root.do("p.poll()") is None:
         root.do(listen)
@@ -239,11 +239,11 @@ def test_t09_a_tree_that_forks_without_end_is_still_known_and_leaves_nothing_beh
 
 
 def test_a_member_that_there_was_no_room_for_is_found_by_the_next_check(told_of, root, watch):
-    if watch.capabilities.lacks("trees"):
+    if watch.info.has_limit("trees"):
         pytest.skip("nothing is kept of members here")
     told = told_of(root)
-    kept = told.watcher.choice.engine._membership._kept
-    nobodys = range(1 << 22, (1 << 22) + ROOM)  # above every pid
+    kept = told.watcher.choice.engine._membership._entries
+    nobodys = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # above every pid
     try:
         with contextlib.suppress(PortwatchError):
             for pid in nobodys:
@@ -282,7 +282,7 @@ def test_who_is_in_the_way_of_a_tree_is_named_from_outside_of_it(told_of, root, 
     other.do("s = listener(port=8080)")
     told = told_of(root)
     assert "error" in root.attempt("listener(port=8080)")
-    if watch.capabilities.lacks("failures"):
+    if watch.info.has_limit("failures"):
         assert told.events(root) == []
         return
     (event,) = told.events(root)
@@ -299,7 +299,7 @@ def test_a_tree_that_is_left_out_is_out_and_the_rest_is_in(told_but_of, root, ma
     assert "error" in root.attempt("listener(port=8080)")
     assert told.ports(root) == [("open", 8080)]
     assert [one.socket.port for one in told.listeners(root)] == [8080]
-    if not watch.capabilities.lacks("trees"):
+    if not watch.info.has_limit("trees"):
         root.do("flash(lambda: made.append(listener(port=8003)))")
         daemon = root.do("daemon(lambda: made.append(listener(port=8004)))")
         assert told.ports(root) == [("open", 8080)]
@@ -359,7 +359,7 @@ STORM = "[listener(port=port, proto={}).close() for _ in range(20) for port in r
 def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, watch, proto):
     if proto and not has_mptcp():
         pytest.skip("this kernel has no MPTCP")
-    if watch.capabilities.lacks("outside"):
+    if watch.info.has_limit("outside"):
         pytest.skip("limited here: what happens outside of trees wakes the reader")
     other = make_actor()
     told = Told(

@@ -20,7 +20,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 status=0
 .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
 	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py \
-	tests/kernel/test_widths.py \
-	tests/test_bad_luck.py::test_a_memlock_limit_of_nothing_is_no_obstacle \
-	tests/test_bad_luck.py::test_a_memlock_limit_that_cannot_be_raised_is_said_where_the_kernel_heeds_it || status=$?
+	tests/kernel/test_kernel_filter.py \
+	tests/engines/test_failures.py::test_a_memlock_limit_of_nothing_is_no_obstacle \
+	tests/engines/test_failures.py::test_a_memlock_limit_that_cannot_be_raised_is_said_where_the_kernel_heeds_it || status=$?
 echo "$status" >"${1%.xml}.status"

@@ -2,11 +2,9 @@
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent.parent
+from support import ROOT
 
 RESULT = """<testsuites><testsuite>
 <properties>

@@ -20,7 +20,7 @@ _NEWEST_KIND = 19
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldLocation:
     """Where a field is in its struct, in bits."""
 
     offset: int
@@ -71,7 +71,7 @@ class Btf:
         found = self._named.get((name, False))
         return None if found is None else self._size(found)
 
-    def field(self, struct_name: str, name: str) -> Place | None:
+    def field(self, struct_name: str, name: str) -> FieldLocation | None:
         """Where a field is; in an anonymous struct or union of this struct, too."""
         found = self._named.get((struct_name, False))
         return None if found is None else self._member(self._bare(found), name)
@@ -109,7 +109,7 @@ class Btf:
             return self._size(self._words[position + 3]) * self._words[position + 5]
         return self._words[position + 2]
 
-    def _member(self, type_id: int, name: str) -> Place | None:
+    def _member(self, type_id: int, name: str) -> FieldLocation | None:
         words, position = self._words, self._at[type_id]
         info = words[position + 1]
         if info >> 24 & 31 not in (_STRUCT, _UNION):
@@ -121,12 +121,12 @@ class Btf:
             if not label:
                 found = self._member(self._bare(kind), name)
                 if found:
-                    return Place(offset + found.offset, found.width)
+                    return FieldLocation(offset + found.offset, found.width)
             elif self._strings.startswith(name.encode() + b"\0", label):
                 return self._place(offset, width, kind)
         return None
 
-    def _place(self, offset: int, width: int, type_id: int) -> Place:
+    def _place(self, offset: int, width: int, type_id: int) -> FieldLocation:
         if not width:
             width = 8 * self._size(type_id)
             position = self._at[self._bare(type_id)]
@@ -134,4 +134,4 @@ class Btf:
                 # Before kernels gave the width with the member, an integer type of its own did.
                 encoding = self._words[position + 3]
                 offset, width = offset + (encoding >> 16 & 0xFF), encoding & 0xFF
-        return Place(offset, width)
+        return FieldLocation(offset, width)

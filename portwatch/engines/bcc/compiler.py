@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from portwatch.engines.bcc import headers, layout, shared
+from portwatch.engines.bcc import headers, layout, shared_map
 from portwatch.engines.bcc.btf import Btf
 from portwatch.errors import EngineUnavailable
-from portwatch.kernel import RELEASE, VMLINUX
+from portwatch.linux.kernel import RELEASE, VMLINUX
 
 log = logging.getLogger("portwatch")
 
@@ -101,7 +101,7 @@ def compile_programs(*, ephemeral: bool) -> Program:
         f"-I{SOURCES}",
         *found.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
-        f"-DSHARED_FLAGS={shared.FLAGS}",
+        f"-DSHARED_FLAGS={shared_map.FLAGS}",
         # Calls that never end must not fill it; before 4.10 there is no map that forgets.
         f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _MINIMAL_LRU else "hash"}"',
         "-Wno-address-of-packed-member",

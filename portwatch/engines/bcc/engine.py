@@ -14,25 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from portwatch import clock, mounts, procfs, rights
-from portwatch.engines import capabilities as caps
-from portwatch.engines import perf, places
+from portwatch.engines import filter_map, perf, sock_diag_snapshot
+from portwatch.engines import limits as caps
 from portwatch.engines.bcc import hooks, syscalls
-from portwatch.engines.bcc.buffer import Buffer
 from portwatch.engines.bcc.compiler import compile_programs, quiet
-from portwatch.engines.bcc.members import MemberTable
+from portwatch.engines.bcc.member_map import BccMemberMap
 from portwatch.engines.bcc.order import Fields, Order
-from portwatch.engines.bcc.shared import Shared
+from portwatch.engines.bcc.perf_buffer import Buffer
+from portwatch.engines.bcc.shared_map import SharedMap
 from portwatch.engines.core.hooks import FORKS
-from portwatch.engines.skips import skips_of
+from portwatch.engines.members import Members
+from portwatch.engines.recursion_misses import recursion_misses
 from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
-from portwatch.kernel import RELEASE
+from portwatch.filters.kernel_filter import UNRESTRICTED, KernelFilter
+from portwatch.linux import capabilities, clock, mounts, procfs
+from portwatch.linux.kernel import RELEASE
+from portwatch.linux.lineage import Identity, Lineage
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import Raw, decode
-from portwatch.snapshot import files, listed, usage
-from portwatch.tree import Identity, Lineage, Members
-from portwatch.width import EVERYTHING, Width
+from portwatch.snapshot import open_files, port_users
 
 BUFFER_BYTES = 16 << 20
 """Of all CPUs together: room for a storm of 40,000 records on one of two. More makes an overload longer."""
@@ -40,14 +41,14 @@ _LEAST_PAGES = 64
 _FREE_PAGES = 128
 """For each CPU, as kernel.perf_event_mlock_kb usually lets everybody have."""
 MPTCP = Path("/proc/sys/net/mptcp")
-ITERATOR = "held_sockets"
+ITERATOR = "iter_sockets"
 
 
-class _Request(ctypes.Structure):
-    _fields_ = (("trees", ctypes.c_uint64), ("narrow", ctypes.c_uint32), ("port", ctypes.c_uint32))
+class _Control(ctypes.Structure):
+    _fields_ = (("trees", ctypes.c_uint64), ("filter_flags", ctypes.c_uint32), ("port", ctypes.c_uint32))
 
 
-class _Failed(ctypes.Structure):
+class _Drops(ctypes.Structure):
     _fields_ = (("records", ctypes.c_uint64), ("members", ctypes.c_uint64))
 
 
@@ -58,7 +59,7 @@ class BccEngine:
 
     def __init__(self, *, failures: bool = True, ephemeral: bool = False, pages: int | None = None) -> None:
         """Compiles the programs. Raises EngineUnavailable, saying what to install."""
-        if missing := rights.missing_for_programs():  # said before half a second of compiling
+        if missing := capabilities.missing_for_programs():  # said before half a second of compiling
             raise NotPermitted(f"for want of {', '.join(missing)}; run it as root (sudo portwatch)")
         self._failures = failures
         self._ephemeral = ephemeral
@@ -71,9 +72,9 @@ class BccEngine:
         self._descriptors: list[int] = []
         self._programs: list[int] = []
         self._iterator: int | None = None
-        self._failed = Shared(self._bpf[b"failed"], _Failed)
-        self._requests = Shared(self._bpf[b"requests"], _Request)
-        self._places = Shared(self._bpf[b"places"], places.Places)
+        self._drops = SharedMap(self._bpf[b"drops"], _Drops)
+        self._controls = SharedMap(self._bpf[b"controls"], _Control)
+        self._filter_map = SharedMap(self._bpf[b"filters"], filter_map.FilterMap)
         self._fork_programs: dict[str, int] = {}
         """By raw tracepoint; none where the kernel has no such."""
         self._membership: Members | Lineage = Lineage()
@@ -85,7 +86,7 @@ class BccEngine:
         self._counted_lost = 0
         self._missed = 0
         self._order = Order(self._drain)
-        self._width = EVERYTHING
+        self._filter = UNRESTRICTED
         self._wakeup = Wakeup()
         self._poll = select.epoll()
         self._poll.register(self._wakeup, select.EPOLLIN)
@@ -93,15 +94,15 @@ class BccEngine:
         self._open_iterator_link()
 
     @property
-    def capabilities(self) -> caps.Capabilities:
+    def info(self) -> caps.EngineInfo:
         """What the hooks that are attached can see."""
         of_snapshots: tuple[caps.Limit, ...] = ()
         if self._iterator is None:
-            of_snapshots = (caps.OUTSIDE, *listed.limits())
-            if RELEASE < usage.LISTS_BOUND_SINCE:
+            of_snapshots = (caps.OUTSIDE, *sock_diag_snapshot.limits())
+            if RELEASE < port_users.LISTS_BOUND_SINCE:
                 of_snapshots += (caps.BOUND_HOLDERS,)
         limits = tuple(dict.fromkeys(self._limits + of_snapshots))
-        return caps.Capabilities(self.name, self._hooks, limits, self._why)
+        return caps.EngineInfo(self.name, self._hooks, limits, self._why)
 
     @property
     def lost(self) -> int:
@@ -109,9 +110,9 @@ class BccEngine:
         return max(self._told_lost, self._counted_lost) + self._missed
 
     @property
-    def skipped(self) -> int:
+    def recursion_misses(self) -> int:
         """How often a program was left out by the kernel since attach."""
-        return sum(map(skips_of, [*self._programs, *(one.fd for one in self._bpf.funcs.values())]))
+        return sum(map(recursion_misses, [*self._programs, *(one.fd for one in self._bpf.funcs.values())]))
 
     def attach(self) -> None:
         """Attaches every program; from here on nothing that happens is missed."""
@@ -136,8 +137,8 @@ class BccEngine:
         """Every record of what had happened when this was called."""
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
         raw = list(map(Raw._make, self._order.take()))
-        if self._width.homes is not None:
-            self._places.value.leave_out(self._width, {one.cgroup for one in raw})
+        if self._filter.cgroups is not None:
+            self._filter_map.value.exclude_cgroups(self._filter, {one.cgroup for one in raw})
         records = [decode(one, epoch, own_pid) for one in raw]
         if self._fork_programs:
             return records
@@ -152,44 +153,44 @@ class BccEngine:
         if self._buffers:
             self._follow_cpus()
         if isinstance(self._membership, Members):
-            self._count_failed()
-            self._membership.find_missed(self._missed + self.skipped)
+            self._count_drops()
+            self._membership.find_missed(self._missed + self.recursion_misses)
         else:
             self._membership.forget_ended()
         if self._iterator is None:
-            return listed.held_sockets(self._membership)
-        return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
+            return sock_diag_snapshot.held_sockets(self._membership)
+        return open_files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
 
-    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+    def port_users(self, socket: Socket) -> tuple[Holder, ...]:
         """Who uses the port of `socket`, listening or not, as of now."""
         if self._iterator is None:
-            return usage.users_listed(socket)
-        return usage.users_of(socket, self._pass_over_files(socket.port))
+            return port_users.listed_port_users(socket)
+        return port_users.port_users(socket, self._pass_over_files(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
         """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
         if self._fork_programs and not isinstance(self._membership, Members):
             self._watch_forks()
-        self._requests.value.trees |= tree
-        self._requests.publish()
+        self._controls.value.trees |= tree
+        self._controls.publish()
         self._membership.watch(root, tree)
 
     def unwatch(self, tree: int) -> None:
         """Forgets a tree."""
-        self._requests.value.trees &= ~tree
-        self._requests.publish()
+        self._controls.value.trees &= ~tree
+        self._controls.publish()
         self._membership.unwatch(tree)
 
-    def narrow(self, width: Width) -> Width:
-        """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
+    def set_filter(self, wanted: KernelFilter) -> KernelFilter:
+        """Record only what passes a filter, as far as the programs can; return the filter that applies now."""
         # What a pass over files does not show, the programs cannot know for a tree's.
         can = self._iterator is not None and bool(self._fork_programs)
-        attained = places.attainable(width, marks=can)
-        self._set_narrow(0)  # nothing is missed while places are half told
-        self._places.value.fill(attained)
-        self._places.publish()
-        self._set_narrow(places.narrow(attained))
-        self._width = attained
+        attained = filter_map.supported(wanted, has_marks=can)
+        self._set_filter_flags(0)  # pass everything while the filter is half written
+        self._filter_map.value.load(attained)
+        self._filter_map.publish()
+        self._set_filter_flags(filter_map.flags(attained))
+        self._filter = attained
         return attained
 
     def detach(self) -> None:
@@ -199,18 +200,18 @@ class BccEngine:
         self._descriptors.clear()
         self._iterator = None
         self._close_buffers(self._buffers)
-        self._failed.close()
-        self._requests.close()
-        self._places.close()
+        self._drops.close()
+        self._controls.close()
+        self._filter_map.close()
         with quiet([]):
             self._bpf.cleanup()
         atexit.unregister(self._bpf.cleanup)  # bcc's own, which would keep all of it until then
         self._poll.close()
         self._wakeup.close()
 
-    def _set_narrow(self, narrow: int) -> None:
-        self._requests.value.narrow = narrow
-        self._requests.publish()
+    def _set_filter_flags(self, flags: int) -> None:
+        self._controls.value.filter_flags = flags
+        self._controls.publish()
 
     def _open_all_buffers(self) -> None:
         """As large as is asked for, or as this process may lock."""
@@ -225,7 +226,7 @@ class BccEngine:
             except PermissionError as error:
                 raise NotPermitted(
                     f"the buffers are refused ({error}); if that is for the memory that they lock: "
-                    f"{rights.RAISE_MEMLOCK}, or {rights.IPC_LOCK.name}"
+                    f"{capabilities.RAISE_MEMLOCK}, or {capabilities.IPC_LOCK.name}"
                 ) from error
 
     def _open_buffers(self, cpus: Iterable[int]) -> None:
@@ -264,12 +265,12 @@ class BccEngine:
             records += found
             self._told_lost += lost
         if records:
-            self._count_failed()
+            self._count_drops()
         return records
 
-    def _count_failed(self) -> None:
-        failed = self._failed.fetch()
-        self._counted_lost, self._missed = failed.records, failed.members
+    def _count_drops(self) -> None:
+        drops = self._drops.fetch()
+        self._counted_lost, self._missed = drops.records, drops.members
 
     def _attach_kprobes(self) -> bool:
         """Attaches the one set; takes it back where this kernel has no kprobes."""
@@ -370,13 +371,13 @@ class BccEngine:
         procfs.require_all_processes()
         for tracepoint, program in self._fork_programs.items():
             self._descriptors.append(syscalls.attach_raw_tracepoint(program, tracepoint))
-        self._membership = Members(MemberTable(self._bpf[b"members"]))
+        self._membership = Members(BccMemberMap(self._bpf[b"members"]))
 
     def _pass_over_files(self, port: int) -> list[Raw]:
         assert self._iterator is not None
-        self._requests.value.port = port
-        self._requests.publish()
-        return files.read_pass(syscalls.open_iterator(self._iterator))
+        self._controls.value.port = port
+        self._controls.publish()
+        return open_files.read_pass(syscalls.open_iterator(self._iterator))
 
 
 def _pages_for_each_cpu() -> int:

@@ -30,7 +30,7 @@ class Headers:
         return [f"-I{folder}" for part in _GENERATED for folder in self.build.glob(part)]
 
 
-_STAND_IN = Path(__file__).with_name("stand_in")
+_STAND_IN = Path(__file__).with_name("minimal_headers")
 OWN = Headers(_STAND_IN, _STAND_IN)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from portwatch.engines import capabilities as caps
+from portwatch.engines import limits as caps
 from portwatch.engines.bcc import syscalls
 from portwatch.engines.core.hooks import STABLE
 

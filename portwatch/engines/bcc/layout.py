@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from portwatch.engines.bcc.btf import Btf, Place
+from portwatch.engines.bcc.btf import Btf, FieldLocation
 from portwatch.errors import EngineUnavailable
 
 ITERATOR = "bpf_iter_task_file"
@@ -124,7 +124,7 @@ def _assert(condition: str) -> str:
     return f'_Static_assert({condition}, "{condition}");'
 
 
-def _bits(name: str, place: Place | None) -> str:
+def _bits(name: str, place: FieldLocation | None) -> str:
     if place is None:
         return f"#define BITS_{name} 0, 1, 0, 0"
     byte, shift = divmod(place.offset, 8)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errno import EPERM
 
 from portwatch.errors import EngineUnavailable
-from portwatch.libc import bpf
+from portwatch.linux.libc import bpf
 
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 5, 17, 28, 33
 _LOG_BYTES = 1 << 16

@@ -9,26 +9,28 @@ from collections import deque
 from pathlib import Path
 from struct import Struct
 
-from portwatch import clock, mounts, procfs, rights
-from portwatch.engines import capabilities as caps
-from portwatch.engines import perf, places
+from portwatch.engines import filter_map, perf
+from portwatch.engines import limits as caps
 from portwatch.engines.core.hooks import FORKS, HOOK_SETS, HookSet
 from portwatch.engines.core.libbpf import Libbpf, Object
+from portwatch.engines.core.member_map import LibbpfMemberMap
 from portwatch.engines.core.ring import HEADER, Ring
-from portwatch.engines.skips import skips_of
+from portwatch.engines.members import Members
+from portwatch.engines.recursion_misses import recursion_misses
 from portwatch.engines.wakeup import Wakeup
 from portwatch.errors import EngineUnavailable, NotPermitted
-from portwatch.kernel import VMLINUX
+from portwatch.filters.kernel_filter import UNRESTRICTED, KernelFilter
+from portwatch.linux import capabilities, clock, mounts, procfs
+from portwatch.linux.kernel import VMLINUX
+from portwatch.linux.lineage import Identity
 from portwatch.model import Holder, Record, Snapshot, Socket
 from portwatch.record import LAYOUT, Raw, decode
-from portwatch.snapshot import files, usage
-from portwatch.tree import Identity, Members
-from portwatch.width import EVERYTHING, Width
+from portwatch.snapshot import open_files, port_users
 
 OBJECT = Path(__file__).with_name("core.bpf.o")
 RING_BYTES = 4 << 20
 """Counts twice in resident memory, as it is mapped twice; emptied long before it is full (_BACKLOG_SLICES)."""
-ITERATOR = "held_sockets"
+ITERATOR = "iter_sockets"
 
 _STRIDE = Struct(f"<{HEADER}x{LAYOUT.format[1:]}")
 """A record as it lies in the ring, behind its header."""
@@ -42,10 +44,10 @@ class _Settings(ctypes.Structure):
     _fields_ = (("ephemeral", ctypes.c_bool), ("failures", ctypes.c_bool), ("socket_helpers", ctypes.c_bool))
 
 
-class _Shared(ctypes.Structure):
+class _SharedVariables(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("lost", "missed", "port", "trees", "narrow")),
-        ("places", places.Places),
+        *((name, ctypes.c_uint64) for name in ("lost", "missed", "port", "trees", "filter_flags")),
+        ("filter", filter_map.FilterMap),
     )
 
 
@@ -77,7 +79,7 @@ class CoreEngine:
         self._limits = self._hooks.limits
         self._libbpf = Libbpf()
         self._object = self._open(socket_helpers=True)
-        self._shared: _Shared | None = None
+        self._shared: _SharedVariables | None = None
         self._has_socket_helpers = True
         self._membership: Members | None = None
         self._iterator: int | None = None
@@ -86,13 +88,13 @@ class CoreEngine:
         self._poll = select.epoll()
         self._poll.register(self._wakeup, select.EPOLLIN)
         self._backlog: deque[memoryview] = deque()
-        self._width = EVERYTHING
+        self._filter = UNRESTRICTED
         self._skippable: tuple[int, ...] = ()
 
     @property
-    def capabilities(self) -> caps.Capabilities:
+    def info(self) -> caps.EngineInfo:
         """What the hooks that are attached can see."""
-        return caps.Capabilities(self.name, self._hooks.name, self._limits, self._why)
+        return caps.EngineInfo(self.name, self._hooks.name, self._limits, self._why)
 
     @property
     def lost(self) -> int:
@@ -100,9 +102,9 @@ class CoreEngine:
         return int(self._shared.lost + self._shared.missed) if self._shared else 0
 
     @property
-    def skipped(self) -> int:
+    def recursion_misses(self) -> int:
         """How often a program was left out by the kernel since attach."""
-        return sum(map(skips_of, self._skippable))
+        return sum(map(recursion_misses, self._skippable))
 
     def attach(self) -> None:
         """Loads and attaches every program of a set; from here on nothing that happens is missed."""
@@ -149,12 +151,12 @@ class CoreEngine:
     def snapshot(self) -> Snapshot:
         """Every open socket that a process holds, in every network namespace, with all its holders."""
         if self._shared and self._membership:
-            self._membership.find_missed(self._shared.missed + self.skipped)
-        return files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
+            self._membership.find_missed(self._shared.missed + self.recursion_misses)
+        return open_files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
 
-    def users_of(self, socket: Socket) -> tuple[Holder, ...]:
+    def port_users(self, socket: Socket) -> tuple[Holder, ...]:
         """Who uses the port of `socket`, listening or not, as of now."""
-        return usage.users_of(socket, self._pass_over_files(socket.port))
+        return port_users.port_users(socket, self._pass_over_files(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
         """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
@@ -163,7 +165,7 @@ class CoreEngine:
             procfs.require_all_processes()
             for name in FORKS:
                 self._object.attach(name)
-            self._membership = Members(self._object.members("members"))
+            self._membership = Members(LibbpfMemberMap(self._libbpf, self._object.map_fd("members")))
         self._shared.trees |= tree
         self._membership.watch(root, tree)
 
@@ -173,14 +175,14 @@ class CoreEngine:
             self._shared.trees &= ~tree
             self._membership.unwatch(tree)
 
-    def narrow(self, width: Width) -> Width:
-        """Has only what a width holds recorded, as far as it can be had; returns what is recorded now."""
+    def set_filter(self, wanted: KernelFilter) -> KernelFilter:
+        """Record only what passes a filter, as far as the programs can; return the filter that applies now."""
         assert self._shared, "attach first"
-        attained = places.attainable(width, marks=self._has_socket_helpers)
-        self._shared.narrow = 0  # nothing is missed while places are half told
-        self._shared.places.fill(attained)
-        self._shared.narrow = places.narrow(attained)
-        self._width = attained
+        attained = filter_map.supported(wanted, has_marks=self._has_socket_helpers)
+        self._shared.filter_flags = 0  # pass everything while the filter is half written
+        self._shared.filter.load(attained)
+        self._shared.filter_flags = filter_map.flags(attained)
+        self._filter = attained
         return attained
 
     def detach(self) -> None:
@@ -197,7 +199,7 @@ class CoreEngine:
 
     def _attach(self, hooks: HookSet) -> tuple[caps.Limit, ...]:
         """Returns what is then not seen."""
-        if hooks.on_functions and self._libbpf.forbids_fentry() and not rights.missing_for_programs():
+        if hooks.on_functions and self._libbpf.forbids_fentry() and not capabilities.missing_for_programs():
             raise NotPermitted(
                 "this kernel, or what guards it, lets no program sit on its functions "
                 "(BPF_TRACE_FENTRY: Operation not permitted)"
@@ -267,7 +269,7 @@ class CoreEngine:
             except EngineUnavailable as error:
                 refusal = refusal or error
             else:
-                self._shared = self._object.variables(_Shared)
+                self._shared = self._object.variables(_SharedVariables)
                 self._has_socket_helpers = socket_helpers
                 return
         assert refusal
@@ -277,7 +279,7 @@ class CoreEngine:
         try:
             self._object.attach(name, cgroup_fd=root)
         except NotPermitted:
-            if rights.missing_for_programs():
+            if capabilities.missing_for_programs():
                 raise
             raise NotPermitted(
                 f"{name} does not attach: another tool holds the root cgroup for itself "
@@ -293,8 +295,8 @@ class CoreEngine:
     def _decode(self, batch: memoryview) -> list[Record]:
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
         raw = list(map(Raw._make, _STRIDE.iter_unpack(batch)))
-        if self._shared and self._width.homes is not None:
-            self._shared.places.leave_out(self._width, {one.cgroup for one in raw})
+        if self._shared and self._filter.cgroups is not None:
+            self._shared.filter.exclude_cgroups(self._filter, {one.cgroup for one in raw})
         return [decode(one, epoch, own_pid) for one in raw]
 
     def _pass_over_files(self, port: int) -> list[Raw]:
@@ -304,4 +306,4 @@ class CoreEngine:
             self._iterator = self._object.attach_iterator(ITERATOR)
         assert self._shared
         self._shared.port = port
-        return files.read_pass(self._object.open_iterator(self._iterator))
+        return open_files.read_pass(self._object.open_iterator(self._iterator))

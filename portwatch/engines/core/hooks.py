@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from portwatch.engines import capabilities as caps
+from portwatch.engines import limits as caps
 
 
 @dataclass(frozen=True, slots=True)

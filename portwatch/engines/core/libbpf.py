@@ -5,17 +5,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from errno import EEXIST, EINVAL, ENOENT, EPERM
+from errno import EINVAL, EPERM
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from portwatch import kernel, rights
-from portwatch.errors import EngineUnavailable, NotPermitted, PortwatchError
-from portwatch.tree import NO_ROOM
+from portwatch.errors import EngineUnavailable, NotPermitted
+from portwatch.linux import capabilities, kernel
 
-Shared = TypeVar("Shared", bound=ctypes.Structure)
+Layout = TypeVar("Layout", bound=ctypes.Structure)
 
 _PrintFunction = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
@@ -82,12 +82,14 @@ class Libbpf:
     def __init__(self, soname: str = "libbpf.so.1") -> None:
         """Raises EngineUnavailable where libbpf is missing or older than 1.0."""
         try:
-            self._library = ctypes.CDLL(soname, use_errno=True)
+            library = ctypes.CDLL(soname, use_errno=True)
             for name, (result, arguments) in _PROTOTYPES.items():
-                function = getattr(self._library, name)
+                function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
             raise EngineUnavailable(f"libbpf 1.0 or later is needed and {error}; {INSTALL}") from None
+        self.functions = SimpleNamespace(**{name: getattr(library, name) for name in _PROTOTYPES})
+        """Only those of `_PROTOTYPES`: of any other, ctypes would truncate a returned pointer to an int."""
         self._warnings: list[str] = []
         libc = ctypes.CDLL(None)
         libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
@@ -101,12 +103,12 @@ class Libbpf:
             return 0
 
         self._print = _PrintFunction(keep_warning)  # ctypes frees a callback that nobody keeps
-        self._library.libbpf_set_print(self._print)
+        self.functions.libbpf_set_print(self._print)
 
     @property
     def version(self) -> str:
         """Its version, such as 1.1."""
-        return f"{self._library.libbpf_major_version()}.{self._library.libbpf_minor_version()}"
+        return f"{self.functions.libbpf_major_version()}.{self.functions.libbpf_minor_version()}"
 
     def forbids_fentry(self) -> bool:
         """Whether the kernel takes no program for any of its functions, whichever it be.
@@ -115,26 +117,23 @@ class Libbpf:
         forbidden. Microseconds, where the load of a whole object in vain costs 30 ms.
         """
         options = _LoadOptions(ctypes.sizeof(_LoadOptions), 1, _BPF_TRACE_FENTRY)
-        self._library.bpf_prog_load(
+        self.functions.bpf_prog_load(
             _BPF_PROG_TYPE_TRACING, b"", b"GPL", _RETURN_0, len(_RETURN_0), byref(options)
         )
         return ctypes.get_errno() == EPERM
 
     def kernel_functions(self, names: Iterable[str]) -> set[str]:
         """Those of these functions that the running kernel has, not inlined wherever they are called."""
-        btf = self._library.btf__load_vmlinux_btf()
+        btf = self.functions.btf__load_vmlinux_btf()
         if not btf:
             raise self.failure("the kernel's BTF cannot be read", ctypes.get_errno())
         found = {
             name
             for name in names
-            if self._library.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC) > 0
+            if self.functions.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC) > 0
         }
-        self._library.btf__free(btf)
+        self.functions.btf__free(btf)
         return found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._library, name)
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
         """The exception for a call that failed, with what libbpf said about it."""
@@ -143,7 +142,7 @@ class Libbpf:
         said = next((line for line in relevant if line.startswith("libbpf:")), "")
         del self._warnings[:]
         reason = f"{what}: " + (os.strerror(errno) if errno < _FIRST_OF_LIBBPF else "libbpf cannot read it")
-        if missing := rights.missing_for_programs():
+        if missing := capabilities.missing_for_programs():
             # Not every kernel says EPERM then: without CAP_PERFMON it is EINVAL.
             return NotPermitted(f"{reason}, for want of {', '.join(missing)}; run it as root (sudo portwatch)")
         reason += f" ({said})" if said else ""
@@ -153,10 +152,10 @@ class Libbpf:
                 f"{reason}: the kernel is locked down to confidentiality, so that programs may not read its "
                 f"memory; {kernel.WITHOUT_LOCKDOWN}"
             )
-        if errno == EPERM and (limit := rights.memlock()) is not None:
+        if errno == EPERM and (limit := capabilities.memlock()) is not None:
             return NotPermitted(
                 f"{reason}: this kernel keeps BPF to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and cannot be "
-                f"raised without CAP_SYS_RESOURCE; {rights.RAISE_MEMLOCK}"
+                f"raised without CAP_SYS_RESOURCE; {capabilities.RAISE_MEMLOCK}"
             )
         if errno == EPERM:
             return NotPermitted(
@@ -174,46 +173,47 @@ class Object:
             raise EngineUnavailable(f"the BPF object {path} is missing: {_REBUILD}")
         self._path = path
         self._libbpf = libbpf
+        self._functions = libbpf.functions
         self._links: list[int] = []
-        self._handle = libbpf.bpf_object__open_file(str(path).encode(), None)
+        self._handle = self._functions.bpf_object__open_file(str(path).encode(), None)
         if not self._handle:
             raise EngineUnavailable(f"libbpf cannot read the BPF object {path}: {_REBUILD}")
 
     def programs(self) -> dict[str, int]:
         """Every program, by name."""
         found, program = {}, None
-        while program := self._libbpf.bpf_object__next_program(self._handle, program):
-            found[self._libbpf.bpf_program__name(program).decode()] = program
+        while program := self._functions.bpf_object__next_program(self._handle, program):
+            found[self._functions.bpf_program__name(program).decode()] = program
         return found
 
     def keep_only(self, names: set[str]) -> None:
         """Leaves every other program unloaded."""
         for name, program in self.programs().items():
-            self._libbpf.bpf_program__set_autoload(program, name in names)
+            self._functions.bpf_program__set_autoload(program, name in names)
 
     def load(self) -> None:
         """Has the kernel verify and take the programs."""
-        result = self._libbpf.bpf_object__load(self._handle)
+        result = self._functions.bpf_object__load(self._handle)
         if result:
             raise self._libbpf.failure("the kernel does not take the programs", -result)
 
     def map_fd(self, name: str) -> int:
         """The file descriptor of a map."""
-        return int(self._libbpf.bpf_map__fd(self._map(name)))
+        return int(self._functions.bpf_map__fd(self._map(name)))
 
     def resize(self, name: str, entries: int) -> None:
         """Sets the size of a map, before it is loaded."""
-        self._libbpf.bpf_map__set_max_entries(self._map(name), entries)
+        self._functions.bpf_map__set_max_entries(self._map(name), entries)
 
     def set_constants(self, layout: ctypes.Structure) -> None:
         """Fills in what the programs declare as constants, before they are loaded."""
         size = c_size_t()
-        address = self._libbpf.bpf_map__initial_value(self._map(".rodata"), byref(size))
+        address = self._functions.bpf_map__initial_value(self._map(".rodata"), byref(size))
         if size.value != ctypes.sizeof(layout):
             raise self._stale()
         ctypes.memmove(address, byref(layout), size.value)
 
-    def variables(self, layout: type[Shared]) -> Shared:
+    def variables(self, layout: type[Layout]) -> Layout:
         """The variables of the programs, in memory that we share with them once they are loaded.
 
         libbpf itself maps them only for its generated skeletons, before 1.5.
@@ -221,30 +221,26 @@ class Object:
         memory = mmap.mmap(self.map_fd(".bss"), ctypes.sizeof(layout))
         return layout.from_buffer(memory)
 
-    def members(self, name: str) -> MemberMap:
-        """A map of processes."""
-        return MemberMap(self._libbpf, self.map_fd(name))
-
     def program_fd(self, name: str) -> int:
         """The descriptor of a program that is loaded."""
-        return int(self._libbpf.bpf_program__fd(self._program(name)))
+        return int(self._functions.bpf_program__fd(self._program(name)))
 
     def attach(self, name: str, cgroup_fd: int | None = None, perf_fd: int | None = None) -> None:
         """Attaches a program where its section says, to a cgroup, or to a perf event."""
         program = self._program(name)
         if cgroup_fd is not None:
-            link = self._libbpf.bpf_program__attach_cgroup(program, cgroup_fd)
+            link = self._functions.bpf_program__attach_cgroup(program, cgroup_fd)
         elif perf_fd is not None:
-            link = self._libbpf.bpf_program__attach_perf_event(program, perf_fd)
+            link = self._functions.bpf_program__attach_perf_event(program, perf_fd)
         else:
-            link = self._libbpf.bpf_program__attach(program)
+            link = self._functions.bpf_program__attach(program)
         if not link:
             raise self._libbpf.failure(f"{name} does not attach", ctypes.get_errno())
         self._links.append(link)
 
     def attach_iterator(self, name: str) -> int:
         """A link from which `open_iterator` starts passes."""
-        link = self._libbpf.bpf_program__attach_iter(self._program(name), None)
+        link = self._functions.bpf_program__attach_iter(self._program(name), None)
         if not link:
             raise self._libbpf.failure(f"{name} does not attach", ctypes.get_errno())
         self._links.append(link)
@@ -252,7 +248,7 @@ class Object:
 
     def open_iterator(self, link: int) -> int:
         """A file descriptor whose reading is one pass of the iterator."""
-        fd = self._libbpf.bpf_iter_create(self._libbpf.bpf_link__fd(link))
+        fd = self._functions.bpf_iter_create(self._functions.bpf_link__fd(link))
         if fd < 0:
             raise self._libbpf.failure("the iterator does not start", -fd)
         return int(fd)
@@ -260,14 +256,14 @@ class Object:
     def close(self) -> None:
         """Detaches and unloads everything."""
         for link in self._links:
-            self._libbpf.bpf_link__destroy(link)
+            self._functions.bpf_link__destroy(link)
         self._links.clear()
         if self._handle:
-            self._libbpf.bpf_object__close(self._handle)
+            self._functions.bpf_object__close(self._handle)
             self._handle = None
 
     def _map(self, name: str) -> int:
-        found = self._libbpf.bpf_object__find_map_by_name(self._handle, name.encode())
+        found = self._functions.bpf_object__find_map_by_name(self._handle, name.encode())
         if not found:
             raise self._stale()
         return int(found)
@@ -280,42 +276,3 @@ class Object:
 
     def _stale(self) -> EngineUnavailable:
         return EngineUnavailable(f"the BPF object {self._path} is another version's: {_REBUILD}")
-
-
-class _Member(ctypes.Structure):
-    _fields_ = (("start", c_uint64), ("trees", c_uint64))
-
-
-class MemberMap:
-    """A map of the kernel's, pid to struct member, as portwatch.tree has it."""
-
-    def __init__(self, libbpf: Libbpf, fd: int) -> None:
-        self._libbpf = libbpf
-        self._fd = fd
-
-    def get(self, pid: int) -> tuple[int, int] | None:
-        """What is kept of a process."""
-        found = _Member()
-        if self._libbpf.bpf_map_lookup_elem(self._fd, byref(c_uint32(pid)), byref(found)):
-            return None
-        return found.start, found.trees
-
-    def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Keeps this of it; False if `is_new` is not so any more. Raises PortwatchError if there is no room."""
-        member = byref(_Member(start, trees))
-        flags = _BPF_NOEXIST if is_new else _BPF_EXIST
-        result = self._libbpf.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), member, flags)
-        if result and -result not in (EEXIST, ENOENT):
-            raise PortwatchError(NO_ROOM)
-        return not result
-
-    def remove(self, pid: int) -> None:
-        """Keeps nothing of it, and is content if nothing was kept."""
-        self._libbpf.bpf_map_delete_elem(self._fd, byref(c_uint32(pid)))
-
-    def pids(self) -> Iterator[int]:
-        """Of whom something is kept."""
-        pid, previous = c_uint32(), None
-        while not self._libbpf.bpf_map_get_next_key(self._fd, previous, byref(pid)):
-            yield pid.value
-            previous = byref(c_uint32(pid.value))

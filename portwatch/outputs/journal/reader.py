@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from portwatch.errors import JournalError
-from portwatch.model import Event, EventKind
+from portwatch.event import Event, EventKind
+from portwatch.filters.scope import PortRange
 from portwatch.outputs.journal.schema import check_ours, companions, connect, is_damaged
-from portwatch.scope import PortRange
 
 _PATIENCE = 5.0
 _STEPS = 10_000

@@ -10,7 +10,7 @@ from stat import S_ISREG
 from typing import NamedTuple
 
 from portwatch.errors import JournalError
-from portwatch.model import Event
+from portwatch.event import Event
 
 APPLICATION_ID = 0x70776A6C
 VERSION = 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from portwatch.errors import JournalError
-from portwatch.model import Event
+from portwatch.event import Event
 from portwatch.outputs.journal.damage import set_aside
 from portwatch.outputs.journal.lock import Lock
 from portwatch.outputs.journal.schema import Row, is_damaged, row_of

@@ -1,0 +1,1 @@
+"""Events, listeners and ports as text for people."""

@@ -1,0 +1,1 @@
+"""The engine on BPF programs that bcc compiles when it starts."""

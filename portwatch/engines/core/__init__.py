@@ -1,0 +1,1 @@
+"""The engine on BPF programs that were compiled when the package was built."""

@@ -1,0 +1,339 @@
+"""Events and listeners: what subscribers receive, and its one JSON form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from portwatch.addresses import Exposure
+from portwatch.model import Holder, Process, Socket, oldest
+from portwatch.timestamps import iso_time, parse_iso_time
+
+EventKind = Literal["open", "close", "bind_failed", "listen_failed", "gap"]
+Origin = Literal["event", "snapshot", "reconcile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of one port. docs/events.md explains the fields."""
+
+    seq: int
+    time: int
+    kind: EventKind
+    origin: Origin
+    proto: str | None = None
+    family: str | None = None
+    address: str | None = None
+    port: int | None = None
+    device: str | None = None
+    mptcp: bool | None = None
+    v6only: bool | None = None
+    backlog: int | None = None
+    exposure: Exposure | None = None
+    errno: str | None = None
+    pid: int | None = None
+    ns_pid: int | None = None
+    start_time: int | None = None
+    process: str | None = None
+    uid: int | None = None
+    netns: int | None = None
+    netns_name: str | None = None
+    cgroup: str | None = None
+    container: str | None = None
+    pod: str | None = None
+    inode: int | None = None
+    cookie: int | None = None
+    sockets: int | None = None
+    held_by: tuple[Holder, ...] | None = None
+    lost: int | None = None
+    opener: Process | None = None
+    engine: str | None = None
+    trees: int = field(default=0, repr=False)
+    """The watched trees that it concerns, one bit per tree. For filtering; not in the JSON form."""
+
+    @classmethod
+    def about(
+        cls,
+        socket: Socket,
+        actor: Process | None,
+        *,
+        seq: int,
+        time: int,
+        kind: EventKind,
+        origin: Origin,
+        opener: Process | None,
+        sockets: int,
+        engine: str | None,
+        errno: str | None = None,
+        trees: int = 0,
+    ) -> Event:
+        """Return an event about a socket, caused by `actor`."""
+        return cls(
+            seq=seq,
+            time=time,
+            kind=kind,
+            origin=origin,
+            proto=socket.proto,
+            family=socket.family,
+            address=socket.address,
+            port=socket.port,
+            device=socket.device,
+            mptcp=socket.mptcp,
+            v6only=socket.v6only,
+            backlog=socket.backlog,
+            exposure=socket.exposure,
+            netns=socket.netns,
+            netns_name=socket.netns_name,
+            inode=socket.inode,
+            cookie=socket.cookie,
+            pid=actor.pid if actor else None,
+            ns_pid=actor.ns_pid if actor else None,
+            start_time=actor.start_time if actor else None,
+            process=actor.process if actor else None,
+            uid=actor.uid if actor else None,
+            cgroup=actor.cgroup if actor else None,
+            container=actor.container if actor else None,
+            pod=actor.pod if actor else None,
+            opener=opener,
+            sockets=sockets,
+            engine=engine,
+            errno=errno,
+            trees=trees,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "seq": self.seq,
+            "time": iso_time(self.time),
+            "kind": self.kind,
+            "origin": self.origin,
+            "proto": self.proto,
+            "family": self.family,
+            "address": self.address,
+            "port": self.port,
+            "device": self.device,
+            "mptcp": self.mptcp,
+            "v6only": self.v6only,
+            "backlog": self.backlog,
+            "exposure": self.exposure,
+            "errno": self.errno,
+            "pid": self.pid,
+            "ns_pid": self.ns_pid,
+            "start_time": iso_time(self.start_time),
+            "process": self.process,
+            "uid": self.uid,
+            "netns": self.netns,
+            "netns_name": self.netns_name,
+            "cgroup": self.cgroup,
+            "container": self.container,
+            "pod": self.pod,
+            "inode": self.inode,
+            "cookie": hex(self.cookie) if self.cookie else None,
+            "sockets": self.sockets,
+            "held_by": None if self.held_by is None else [holder.as_dict() for holder in self.held_by],
+            "lost": self.lost,
+            "opener": self.opener.as_dict() if self.opener else None,
+            "engine": self.engine,
+        }
+
+    def to_json(self) -> str:
+        """Return the JSON form, on one line."""
+        return _json_line(self.as_dict())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Event:
+        """Return the event that has this JSON form. Fields that an older portwatch did not write are None."""
+        cookie, held_by, opener = values.get("cookie"), values.get("held_by"), values.get("opener")
+        fields: dict[str, Any] = {
+            name: values.get(name) for name in cls.__dataclass_fields__ if name != "trees"
+        }
+        fields.update(
+            time=parse_iso_time(values["time"]),
+            start_time=parse_iso_time(values.get("start_time")),
+            cookie=int(cookie, 16) if cookie else None,
+            held_by=None if held_by is None else tuple(Holder(**holder) for holder in held_by),
+            opener=Process(**{**opener, "start_time": parse_iso_time(opener["start_time"])})
+            if opener
+            else None,
+        )
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One open socket: where it listens, since when, who opened it and who holds it.
+
+    It has the names of an event but for `seq` and `kind`. They are properties, so that a listing of 10,000
+    costs 10 ms and not 30.
+    """
+
+    origin: Origin
+    opened: int | None
+    socket: Socket
+    sockets: int
+    opener: Process | None
+    holders: tuple[Process, ...] = field(default=())
+    engine: str | None = None
+
+    errno: ClassVar[None] = None
+    held_by: ClassVar[None] = None
+    lost: ClassVar[None] = None
+
+    @property
+    def owner(self) -> Process | None:
+        """The opener while it still holds the socket, else the oldest holder."""
+        for holder in self.holders:
+            if self.opener and holder.is_same_as(self.opener):
+                return holder
+        return oldest(self.holders) or self.opener
+
+    @property
+    def time(self) -> int | None:
+        """When it was opened, if that is known."""
+        return self.opened
+
+    @property
+    def proto(self) -> str:
+        """`tcp` or `udp`."""
+        return self.socket.proto
+
+    @property
+    def family(self) -> str:
+        """`ipv4` or `ipv6`."""
+        return self.socket.family
+
+    @property
+    def address(self) -> str:
+        """The address that it is bound to."""
+        return self.socket.address
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self.socket.port
+
+    @property
+    def device(self) -> str | None:
+        """The network device that it is bound to."""
+        return self.socket.device
+
+    @property
+    def mptcp(self) -> bool:
+        """True for MPTCP."""
+        return self.socket.mptcp
+
+    @property
+    def v6only(self) -> bool | None:
+        """True if an IPv6 socket takes no IPv4."""
+        return self.socket.v6only
+
+    @property
+    def backlog(self) -> int | None:
+        """The length of a TCP listener's queue."""
+        return self.socket.backlog
+
+    @property
+    def exposure(self) -> Exposure:
+        """How far it can be reached from."""
+        return self.socket.exposure
+
+    @property
+    def netns(self) -> int | None:
+        """The inode of its network namespace."""
+        return self.socket.netns
+
+    @property
+    def netns_name(self) -> str | None:
+        """The name of its network namespace."""
+        return self.socket.netns_name
+
+    @property
+    def inode(self) -> int | None:
+        """The inode of the socket."""
+        return self.socket.inode
+
+    @property
+    def cookie(self) -> int | None:
+        """The cookie of the socket."""
+        return self.socket.cookie
+
+    @property
+    def pid(self) -> int | None:
+        """The owner's pid."""
+        owner = self.owner
+        return owner.pid if owner else None
+
+    @property
+    def ns_pid(self) -> int | None:
+        """The owner's pid in its own pid namespace."""
+        owner = self.owner
+        return owner.ns_pid if owner else None
+
+    @property
+    def start_time(self) -> int | None:
+        """The owner's start time."""
+        owner = self.owner
+        return owner.start_time if owner else None
+
+    @property
+    def process(self) -> str | None:
+        """The owner's name."""
+        owner = self.owner
+        return owner.process if owner else None
+
+    @property
+    def uid(self) -> int | None:
+        """The owner's uid."""
+        owner = self.owner
+        return owner.uid if owner else None
+
+    @property
+    def cgroup(self) -> str | None:
+        """The owner's cgroup."""
+        owner = self.owner
+        return owner.cgroup if owner else None
+
+    @property
+    def container(self) -> str | None:
+        """The owner's container."""
+        owner = self.owner
+        return owner.container if owner else None
+
+    @property
+    def pod(self) -> str | None:
+        """The owner's Kubernetes pod."""
+        owner = self.owner
+        return owner.pod if owner else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form: an event's without `seq` and `kind`, with `opened` and `holders`."""
+        event = Event.about(
+            self.socket,
+            self.owner,
+            seq=0,
+            time=0,
+            kind="open",
+            origin=self.origin,
+            sockets=self.sockets,
+            opener=self.opener,
+            engine=self.engine,
+        ).as_dict()
+        del event["seq"], event["kind"]
+        opened = iso_time(self.opened)
+        return {
+            **event,
+            "time": opened,
+            "opened": opened,
+            "holders": [{**holder.as_dict(), "container": holder.container} for holder in self.holders],
+        }
+
+    def to_json(self) -> str:
+        """Return the JSON form, on one line."""
+        return _json_line(self.as_dict())
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    from json import dumps  # 7 ms to import, which the first line of `tail` does not wait for
+
+    return dumps(values, separators=(",", ":"))

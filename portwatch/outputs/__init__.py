@@ -1,0 +1,1 @@
+"""What becomes of events in the daemon: log, metrics, journal."""

@@ -1,0 +1,1 @@
+"""Questions about one port: who has it, wait for it, free it."""

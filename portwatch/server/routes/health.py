@@ -1,0 +1,23 @@
+"""`GET /healthz` and `GET /readyz`: whether the daemon answers, and whether its answers can be relied on."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from portwatch.server import params
+from portwatch.server.state import DaemonState
+
+
+def routes(state: DaemonState) -> list[web.RouteDef]:
+    """Return the routes."""
+
+    async def health(request: web.Request) -> web.Response:
+        params.only_known(request.query, ())
+        return web.json_response({"status": "ok"})
+
+    async def readiness(request: web.Request) -> web.Response:
+        params.only_known(request.query, ())
+        found = state.readiness()
+        return web.json_response(found, status=200 if found["ready"] else 503)
+
+    return [web.get("/healthz", health), web.get("/readyz", readiness)]

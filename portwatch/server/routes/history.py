@@ -1,0 +1,59 @@
+"""`GET /api/v0/history`: what the journal holds, one page at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from aiohttp import web
+
+from portwatch.filters.parsing import moment, one_of, port_range
+from portwatch.outputs.journal import Reader
+from portwatch.server import params
+from portwatch.server.journal_queries import JournalQueries
+from portwatch.server.responses import json_response, refusal
+
+KINDS = ("open", "close", "bind_failed", "listen_failed", "gap")
+PARAMETERS = ("port", "process", "kind", "since", "until", "before", "limit")
+_LIMIT_MAX = 1000
+_LIMIT = 100
+
+
+def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
+    """Return the route. Without a journal it answers 404."""
+
+    async def respond(request: web.Request) -> web.Response:
+        """Answer with the newest events first; `next` is the `before` of the next page, or null."""
+        query = request.query
+        params.only_known(query, PARAMETERS)
+        now = time.time_ns()
+        since, until = (
+            params.values(query, name, lambda text: moment(text, now)) for name in ("since", "until")
+        )
+        before = params.number(query, "before")
+        limit = params.number(query, "limit", _LIMIT, least=1, most=_LIMIT_MAX) or _LIMIT
+        ports = params.values(query, "port", port_range)
+        process = params.values(query, "process", params.some)
+        kind = params.values(query, "kind", one_of(KINDS))
+        if journal is None:
+            raise refusal(web.HTTPNotFound, "no journal is kept", "start the daemon with --journal PATH")
+
+        def page(reader: Reader) -> str:
+            lines = list(
+                reader.events(
+                    since=max(since, default=None),
+                    until=min(until, default=None),
+                    before=before,
+                    ports=ports,
+                    process=process,
+                    kind=kind,
+                    limit=limit,
+                    newest_first=True,
+                )
+            )
+            following = json.loads(lines[-1])["seq"] if len(lines) == limit else None
+            return f'{{"events":[{",".join(lines)}],"next":{json.dumps(following)}}}'
+
+        return json_response(await journal.ask(page))
+
+    return [web.get("/api/v0/history", respond)]

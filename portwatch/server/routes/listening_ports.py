@@ -1,0 +1,36 @@
+"""`GET /api/v0/listening-ports`: what is open now."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from portwatch.server import params
+from portwatch.server.listings import PARAMETERS, Listings, pids_of, port_entry
+from portwatch.server.state import DaemonState
+
+
+def routes(state: DaemonState, listings: Listings) -> list[web.RouteDef]:
+    """Return the route."""
+
+    async def respond(request: web.Request) -> web.Response:
+        params.only_known(request.query, (*PARAMETERS, "min_port", "ignore"))
+        scope = params.scope_of(request.query)
+        least = params.number(request.query, "min_port", 0, most=65_535) or 0
+        ignored = frozenset(params.values(request.query, "ignore", params.port))
+        pids = pids_of(request)
+
+        def build() -> str:
+            seq = state.last_seq  # before the listing: the stream goes on from here without a hole
+            ports = [
+                port_entry(one.as_dict())
+                for one in listings.listeners(pids)
+                if one.port >= least and one.port not in ignored and scope.admits_listener(one)
+            ]
+            answer = {"ports": ports, "seq": seq, "kept_after": state.kept_after}
+            return json.dumps(answer, separators=(",", ":"))
+
+        return await listings.respond(build)
+
+    return [web.get("/api/v0/listening-ports", respond)]

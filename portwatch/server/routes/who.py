@@ -1,0 +1,45 @@
+"""`GET /api/v0/who`: everything known about a port."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from portwatch.linux.ancestry import with_background
+from portwatch.server import params
+from portwatch.server.listings import PARAMETERS, Listings, pids_of, port_entry
+from portwatch.server.middleware import is_over_socket_file
+from portwatch.server.responses import refusal
+
+_PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+
+
+def routes(listings: Listings) -> list[web.RouteDef]:
+    """Return the route."""
+
+    async def respond(request: web.Request) -> web.Response:
+        params.only_known(request.query, PARAMETERS)
+        if "port" not in request.query:
+            raise refusal(web.HTTPBadRequest, "the parameter port is missing", "for example ?port=8080")
+        scope = params.scope_of(request.query)
+        pids = pids_of(request)
+        shows_commands = _is_local(request)
+
+        def build() -> str:
+            found = (one for one in listings.listeners(pids, look=True) if scope.admits_listener(one))
+            ports = [port_entry(with_background(one, commands=shows_commands)) for one in found]
+            return json.dumps({"ports": ports}, separators=(",", ":"))
+
+        return await listings.respond(build)
+
+    return [web.get("/api/v0/who", respond)]
+
+
+def _is_local(request: web.Request) -> bool:
+    """Return True if the client can be taken to be on this machine: arguments may hold secrets."""
+    if is_over_socket_file(request):
+        return True
+    remote = request.remote or ""
+    is_proxied = any(name in request.headers for name in _PROXY_HEADERS)
+    return not is_proxied and (remote.startswith("127.") or remote == "::1")

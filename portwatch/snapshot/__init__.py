@@ -1,0 +1,1 @@
+"""What is open now, and who holds it."""

@@ -1,0 +1,74 @@
+"""The kernel's own list of what is open: /proc/net/{tcp,tcp6,udp,udp6}."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop
+
+from portwatch.linux.netns import Namespace, all_namespaces, entered, name_of
+from portwatch.model import Socket
+
+_LISTEN, _UNCONNECTED = "0A", "07"
+_FILES = (
+    ("tcp", "ipv4", _LISTEN),
+    ("tcp6", "ipv6", _LISTEN),
+    ("udp", "ipv4", _UNCONNECTED),
+    ("udp6", "ipv6", _UNCONNECTED),
+)
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> tuple[str, int]:
+    """Address and port of a row: 32-bit words in the machine's own order, the port in plain hex."""
+    words, _, port = text.partition(":")
+    packed = b"".join(
+        int(words[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(words), 8)
+    )
+    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed), int(port, 16)
+
+
+def open_rows(lines: Iterator[str], netns: int, proto: str, family: str, state: str) -> Iterator[Socket]:
+    """The rows in `state`. Listeners come before connections, so of TCP only these are read."""
+    next(lines, None)
+    for line in lines:
+        fields = line.split()
+        if fields[3] != state:
+            if proto == "tcp":
+                return
+            continue
+        address, port = parse_address(fields[1])
+        yield Socket(
+            None, int(fields[9]) or None, netns, proto, family, address, port, netns_name=name_of(netns)
+        )
+
+
+def read_namespace(namespace: Namespace) -> list[Socket]:
+    """Every listening TCP socket and unconnected UDP socket of a namespace. Raises OSError."""
+    folder = namespace.net or "/proc/thread-self/net"
+    sockets: list[Socket] = []
+    with nullcontext() if namespace.net else entered(namespace):
+        for name, family, state in _FILES:
+            try:
+                with open(f"{folder}/{name}", encoding="ascii", buffering=1 << 16) as lines:
+                    sockets += open_rows(lines, namespace.inode, name.removesuffix("6"), family, state)
+            except FileNotFoundError:
+                if family == "ipv4":
+                    raise
+                continue  # a kernel without IPv6
+    return sockets
+
+
+def read_all() -> list[Socket]:
+    """The same of every network namespace that we are shown."""
+    sockets: list[Socket] = []
+    for namespace in all_namespaces():
+        try:
+            sockets += read_namespace(namespace)
+        except OSError:
+            # The process that led there has ended, or the namespace is not ours to read:
+            # what it holds open is still found by its file descriptors.
+            continue
+    return sockets

