@@ -14,7 +14,7 @@ from common import COMMAND, begin, installed, judge, percentile, show
 from portwatch import Filter, Scope
 from portwatch.engines.protocol import Options
 from portwatch.port.lookup import Port, PortQuery
-from portwatch.port.wait import PortWait, watching
+from portwatch.port.wait import PortWait, watch_port
 
 RUNS = {"portwatch wait": 100}
 FEWER_RUNS = 30
@@ -61,10 +61,10 @@ def without_the_exit():
     """Milliseconds from the call of listen() until what `portwatch wait` waits for is known to it."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        place = Scope(netns=Filter((os.stat("/proc/self/ns/net").st_ino,)))
-        question = PortQuery(Port(server.getsockname()[1], ("tcp",)), place)
-        with watching(question, "auto", Options(failures=False)) as watcher, ThreadPoolExecutor() as pool:
-            waiting = PortWait(question, watcher)
+        socket_scope = Scope(netns=Filter((os.stat("/proc/self/ns/net").st_ino,)))
+        query = PortQuery(Port(server.getsockname()[1], ("tcp",)), socket_scope)
+        with watch_port(query, "auto", Options(failures=False)) as watcher, ThreadPoolExecutor() as pool:
+            waiting = PortWait(query, watcher)
             known = pool.submit(lambda: (waiting.until_open(LONG), time.perf_counter()))
             time.sleep(HEAD_START)
             start = time.perf_counter()

@@ -21,7 +21,7 @@ V6ONLY, MPTCP, PORT_CHOSEN = 1, 2, 4
 TCP_ESTABLISHED, TCP_LISTEN = 1, 10
 
 
-class Raw(NamedTuple):
+class RawRecord(NamedTuple):
     """struct portwatch_record, field by field."""
 
     time: int
@@ -67,7 +67,7 @@ def _process(pid: int, start: int, ns_pid: int, uid: int, cgroup: int, comm: byt
     return Process(pid, start_time, text(comm), uid, ns_pid, *place)
 
 
-def socket_of(raw: Raw) -> Socket:
+def socket_of(raw: RawRecord) -> Socket:
     """The socket that a record is about."""
     return Socket(
         raw.cookie or None,
@@ -86,7 +86,7 @@ def socket_of(raw: Raw) -> Socket:
     )
 
 
-def process_of(raw: Raw) -> Process:
+def process_of(raw: RawRecord) -> Process:
     """The process that a record is about."""
     return _process(raw.pid, raw.start, raw.ns_pid, raw.uid, raw.cgroup, raw.comm, raw.leaf)
 
@@ -96,7 +96,7 @@ def _are_we(pid: int, start: int) -> bool:  # noqa: ARG001  # of the cache's key
     return procfs.own_start() == clock.process_start(start // clock.TICK_NS)
 
 
-def decode(raw: Raw, epoch: int, own_pid: int) -> Record:
+def decode(raw: RawRecord, epoch: int, own_pid: int) -> Record:
     """One record; `epoch` turns the kernel's clock into time of day.
 
     A close in our own process is a file that the snapshot held for a moment when

@@ -6,7 +6,7 @@ import queue
 from portwatch.engines.limits import EngineInfo
 from portwatch.filters.kernel_filter import UNRESTRICTED
 from portwatch.model import OpenSocket, Process, Record, Snapshot, Socket
-from portwatch.snapshot.port_users import UNKNOWN
+from portwatch.snapshot.port_users import UNKNOWN_HOLDER
 
 PROCESS = Process(10, 1_000_000_000, "nginx", 0)
 
@@ -36,7 +36,7 @@ class FakeEngine:
         self.lost = 0
         self.recursion_misses = 0
         self.watched = {}
-        self.users = UNKNOWN
+        self.users = UNKNOWN_HOLDER
         self.questions = 0
         self.kernel_filter = UNRESTRICTED
         self.attached = 0

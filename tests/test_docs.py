@@ -9,8 +9,8 @@ from support import ROOT
 
 from portwatch.cli.main import portwatch
 from portwatch.event import Event
-from portwatch.outputs.metrics import Tally, View, exposition
-from portwatch.outputs.port_series import Shown
+from portwatch.outputs.metrics import ScrapeData, Tally, exposition
+from portwatch.outputs.port_series import SeriesOptions
 from portwatch.watch.counts import Counts
 
 
@@ -73,8 +73,8 @@ def test_the_daemons_example_of_a_file_is_good(tmp_path):
 
 
 def test_every_metric_is_explained():
-    tally, shown = Tally(), Shown(pid=True, folded=range(0), expected=(), most=1)
-    view = View((), shown, {"engine": "core"}, Counts(), {"kernel": 0}, 0)
+    tally, shown = Tally(), SeriesOptions(pid=True, folded=range(0), expected=(), most=1)
+    view = ScrapeData((), shown, {"engine": "core"}, Counts(), {"kernel": 0}, 0)
     families = re.findall(r"^# TYPE (portwatch_\w+)", exposition(view, tally, "")[0].decode(), re.MULTILINE)
     explained = (ROOT / "docs" / "metrics.md").read_text()
     assert {name for name in families if f"`{name}" not in explained} == set()

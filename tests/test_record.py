@@ -8,7 +8,7 @@ import pytest
 from support import ROOT
 
 from portwatch.linux import clock, procfs
-from portwatch.record import KINDS, LAYOUT, PORT_CHOSEN, Raw, decode, socket_of, text
+from portwatch.record import KINDS, LAYOUT, PORT_CHOSEN, RawRecord, decode, socket_of, text
 
 HEADER = ROOT / "bpf" / "portwatch.h"
 CODES = {"__u64": "Q", "__u32": "I", "__s32": "i", "__u16": "H", "__u8": "B", "char": "s"}
@@ -41,14 +41,14 @@ def raw(**fields):
         "leaf": bytes(88),
         **fields,
     }
-    return Raw(**values)
+    return RawRecord(**values)
 
 
 def test_the_layout_is_the_headers():
     body = re.search(r"struct portwatch_record \{(.*?)\n\};", HEADER.read_text(), re.DOTALL)[1]
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
-    assert tuple(name for _, name, _ in fields) == Raw._fields
+    assert tuple(name for _, name, _ in fields) == RawRecord._fields
     codes = "".join(f"{size}s" if size else CODES[kind] for kind, _, size in fields)
     assert struct.calcsize("<" + codes) == LAYOUT.size == struct.calcsize("@" + codes)
     assert struct.Struct("<" + codes).unpack(bytes(range(LAYOUT.size))) == LAYOUT.unpack(

@@ -50,7 +50,7 @@ def port_options(function: F) -> F:
     return add_options(function, argument, scope_options(), engine_option, ephemeral_option())
 
 
-def question_of(port: Port, scope: dict[str, Any], *, here: bool) -> PortQuery:
+def query_of(port: Port, scope: dict[str, Any], *, here: bool) -> PortQuery:
     """What is asked; `here` keeps it to our own network namespace where --netns says nothing."""
     if here and not scope["netns"]:
         scope["netns"] = ((netns.own().inode,),)

@@ -54,7 +54,7 @@ def supported(wanted: KernelFilter, *, has_marks: bool) -> KernelFilter:
     Trees and cgroups need marks in sockets: a close runs in any process, and only the mark tells who opened.
     """
     # With cgroup v1 beside v2, the id of a v2 cgroup does not tell which cgroup a process is in.
-    cgroup_filters = wanted.cgroups if has_marks and cgroups.are_all_v2() else None
+    cgroup_filters = wanted.cgroups if has_marks and cgroups.is_v2_only() else None
     found = replace(wanted, watched_trees_only=wanted.watched_trees_only and has_marks, cgroups=cgroup_filters)
     fits = max(len(wanted.namespaces or ()), len(wanted.excluded_namespaces)) <= _NETNS_MAX
     return found if fits else replace(found, namespaces=None, excluded_namespaces=frozenset())

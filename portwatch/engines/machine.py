@@ -43,7 +43,7 @@ def _lockdown() -> tuple[State, str, str | None]:
             "CAP_SYS_ADMIN, or in a container -v /sys/kernel/security:/sys/kernel/security:ro",
         )
     if mode == kernel.CONFIDENTIALITY:
-        return "not ok", f"{mode}: programs may not read the kernel's memory", kernel.WITHOUT_LOCKDOWN
+        return "not ok", f"{mode}: programs may not read the kernel's memory", kernel.LOCKDOWN_HELP
     return "ok", mode, None
 
 
@@ -114,7 +114,7 @@ def _can_enter(namespace: netns.Namespace) -> bool:
 
 
 def _proc() -> tuple[State, str, str | None]:
-    if not procfs.has_kernels_pids():
+    if not procfs.shows_kernel_pids():
         return (
             "limited",
             f"{procfs.root()} is of a pid namespace of its own, and has other pids than BPF tells: core and "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from portwatch.errors import EngineUnavailable
 from portwatch.linux import mounts
-from portwatch.linux.libc import number_here, syscall
+from portwatch.linux.libc import syscall, syscall_number
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319}
 _TYPE_SOFTWARE, _TYPE_TRACEPOINT = 1, 2
@@ -61,7 +61,7 @@ def open_output(cpu: int) -> int:
 
 
 def _open(what: str, cpu: int, kind: int, config: int, sample_type: int = 0, wakeup_events: int = 0) -> int:
-    number = number_here("perf_event_open", _PERF_EVENT_OPEN)
+    number = syscall_number("perf_event_open", _PERF_EVENT_OPEN)
     # type, size, config, sample_period, sample_type, read_format, flags, wakeup_events; the rest is zero.
     attr = struct.pack("=IIQQQQQI", kind, _ATTR_SIZE, config, 1, sample_type, 0, 0, wakeup_events)
     try:

@@ -57,7 +57,7 @@ class PollEngine:
     def attach(self) -> None:
         """Looks for the first time."""
         self._known = {
-            held.socket.cookie: held for held in sock_diag_snapshot.held_sockets(self._membership).sockets
+            held.socket.cookie: held for held in sock_diag_snapshot.take_snapshot(self._membership).sockets
         }
         self._due = time.monotonic() + self._interval
 
@@ -88,7 +88,7 @@ class PollEngine:
 
     def snapshot(self) -> Snapshot:
         """Every open socket of every network namespace that we may enter, with its holders."""
-        taken = sock_diag_snapshot.held_sockets(self._membership)
+        taken = sock_diag_snapshot.take_snapshot(self._membership)
         # It is a poll, too: what it shows open for the first time must be missed when it has gone.
         held = {one.socket.cookie: one for one in taken.sockets}
         self._keep_difference(

@@ -15,7 +15,7 @@ LIMITS = (caps.EPHEMERAL_UDP, caps.EMPTY_NAMESPACES)
 """What this cannot tell, whatever our rights."""
 
 
-def held_sockets(membership: Members | Lineage) -> Snapshot:
+def take_snapshot(membership: Members | Lineage) -> Snapshot:
     """Every open socket of every network namespace that we may enter, with its holders and their trees."""
     held = with_holders(open_sockets(), membership)
     return Snapshot(tuple(held), {one.socket.inode for one in held})

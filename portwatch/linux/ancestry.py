@@ -18,7 +18,7 @@ class Ancestor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Background:
+class ProcessDetails:
     """Where a process comes from."""
 
     command: tuple[str, ...] | None
@@ -34,23 +34,23 @@ class Background:
         }
 
 
-def background(process: Process) -> Background:
+def details_of(process: Process) -> ProcessDetails:
     """Where a process comes from, as of now; nothing of a later process of the same pid."""
     line = [
         Ancestor(pid, comm.decode("utf-8", "backslashreplace"))
-        for pid, comm, _ in procfs.line_of(process.pid, process.start_time)
+        for pid, comm, _ in procfs.ancestors_of(process.pid, process.start_time)
     ]
-    return Background(_command(process), tuple(reversed(line)))
+    return ProcessDetails(_command(process), tuple(reversed(line)))
 
 
-def with_background(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
+def listener_with_details(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
     """The JSON form of a listener, with the background of its owner and of every holder.
 
     Without `commands`, none shows its arguments.
     """
 
     def of(process: Process) -> dict[str, Any]:
-        found = background(process).as_dict()
+        found = details_of(process).as_dict()
         return found if commands else {**found, "command": None}
 
     fields = listener.as_dict()

@@ -78,7 +78,7 @@ def is_namespaced() -> bool:
 
 
 @cache
-def are_all_v2() -> bool:
+def is_v2_only() -> bool:
     """Whether no hierarchy of v1 says anything that v2 does not."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="backslashreplace") as file:
         return all(line.startswith("0::") for line in file)

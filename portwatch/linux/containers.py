@@ -83,9 +83,9 @@ def of_recorded_process(pid: int, start_time: int, cgroup_id: int, leaf: str) ->
 
 def _look_up(pid: int, start_time: int, cgroup_id: int) -> CgroupInfo:
     path = cgroups.path_of(cgroup_id)
-    if path and cgroups.are_all_v2():
+    if path and cgroups.is_v2_only():
         return from_cgroup_path(path)
-    if procfs.has_kernels_pids():
+    if procfs.shows_kernel_pids():
         try:
             info = of_process(pid)
             if procfs.stat(pid)[2] == start_time:
@@ -112,7 +112,7 @@ def find_container(prefix: str) -> str:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise PortwatchError(f"{prefix!r} is the beginning of several containers: {shown}{more}")
     if not found:
-        hidden = "" if procfs.has_kernels_pids() else " (among those that this /proc shows: portwatch doctor)"
+        hidden = "" if procfs.shows_kernel_pids() else " (among those that this /proc shows: portwatch doctor)"
         raise PortwatchError(
             f"no running container{hidden} has an id that starts with {prefix!r}. Only its runtime knows a "
             f"container by name: docker inspect -f '{{{{.Id}}}}' {prefix or 'NAME'} prints the id"

@@ -15,7 +15,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 CONFIDENTIALITY = "confidentiality"
 """The mode of lockdown in which programs may not read the kernel's memory."""
-WITHOUT_LOCKDOWN = "boot with lockdown=integrity, or go without BPF (--engine poll)"
+LOCKDOWN_HELP = "boot with lockdown=integrity, or go without BPF (--engine poll)"
 
 
 def lockdown() -> str | None:

@@ -26,7 +26,7 @@ def syscall(number: int, *arguments: object) -> int:
     return checked(int(LIBC.syscall(number, *arguments)))
 
 
-def number_here(name: str, numbers: Mapping[str, int]) -> int:
+def syscall_number(name: str, numbers: Mapping[str, int]) -> int:
     """The number that a system call has on this machine, of those that it has on several."""
     machine = os.uname().machine
     if machine not in numbers:
@@ -37,4 +37,4 @@ def number_here(name: str, numbers: Mapping[str, int]) -> int:
 def bpf(command: int, attr: bytes) -> int:
     """The system call of that name, with the beginning of its attributes. Raises OSError."""
     buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
-    return syscall(number_here("bpf", _BPF), command, buffer, _ATTR_SIZE)
+    return syscall(syscall_number("bpf", _BPF), command, buffer, _ATTR_SIZE)

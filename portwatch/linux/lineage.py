@@ -61,7 +61,7 @@ def has_ended(pid: int, start_ticks: int) -> bool:
 def with_ancestors(process: Identity) -> Iterator[Identity]:
     """Yield the process, even if it has ended, then its ancestors, nearest first."""
     yield process
-    for pid, _, start_time in islice(procfs.line_of(*process), 1, None):
+    for pid, _, start_time in islice(procfs.ancestors_of(*process), 1, None):
         yield Identity(pid, start_time)
 
 

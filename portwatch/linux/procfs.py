@@ -58,7 +58,7 @@ def root() -> str:
     return _root
 
 
-def has_kernels_pids() -> bool:
+def shows_kernel_pids() -> bool:
     """Whether a process has here the pid by which the kernel itself, and so BPF, knows it."""
     return _has_kernels_pids(_root)
 
@@ -109,7 +109,7 @@ def is_zombie(pid: int) -> bool:
     return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
 
 
-def line_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
+def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
     """Pid, comm and start of a process and of its ancestors, as far as the line can be followed up."""
     born = None
     try:
@@ -166,14 +166,14 @@ def thread_group(pid: int) -> int:
     raise ValueError(f"{_root}/{pid}/status has no Tgid")
 
 
-def are_pids_for_signals(*, kernels: bool) -> bool:
+def shows_signal_pids(*, kernels: bool) -> bool:
     """Whether pids, the kernel's own or those of the procfs in use, are those that our signals go by."""
     return _has_our_pids(OURS) and _has_kernels_pids(OURS) if kernels else _has_our_pids(_root)
 
 
-def require_all_processes() -> None:
+def require_kernel_pids() -> None:
     """Raises PortwatchError where we know processes by other pids than the kernel itself does."""
-    if not has_kernels_pids():
+    if not shows_kernel_pids():
         raise PortwatchError(
             "in a pid namespace of its own, process trees are known by other pids than here; "
             "run it with the host's (docker run --pid=host, hostPID: true)"

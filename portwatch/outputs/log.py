@@ -15,7 +15,7 @@ log = logging.getLogger("portwatch")
 _MOST_WAITING = 10_000
 
 
-class ChangeLog:
+class EventLog:
     """Writes in a thread of its own, as long as somebody reads."""
 
     def __init__(self, stream: TextIO, line: Callable[[Event], str]) -> None:

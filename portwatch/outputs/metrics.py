@@ -75,12 +75,12 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ScrapeData:
     """What there is at the time of a scrape."""
 
     listeners: Iterable[Listener] | None
     """None before they are known."""
-    shown: port_series.Shown
+    shown: port_series.SeriesOptions
     engine: dict[str, str]
     """Labels; empty before there is one."""
     counts: Counts
@@ -89,7 +89,7 @@ class View:
     subscribers: int
 
 
-def exposition(view: View, tally: Tally, accept: str) -> tuple[bytes, str]:
+def exposition(view: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]:
     """A scrape in the format that the header Accept asks for, and its content type."""
     try:
         encoder, content_type = choose_encoder(accept)
@@ -106,7 +106,7 @@ def exposition(view: View, tally: Tally, accept: str) -> tuple[bytes, str]:
 class _Figures(Collector):
     """Everything but the series of each port."""
 
-    def __init__(self, view: View, tally: Tally, found: port_series.Ports) -> None:
+    def __init__(self, view: ScrapeData, tally: Tally, found: port_series.PortSeries) -> None:
         self._view = view
         self._tally = tally
         self._found = found
@@ -151,7 +151,7 @@ class _Figures(Collector):
         yield InfoMetricFamily("portwatch_build", "What runs.", {"version": __version__})
 
 
-def _of_ports(found: port_series.Ports, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
+def _of_ports(found: port_series.PortSeries, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
     listeners = Counter({(proto, reach): 0 for proto in PROTOCOLS for reach in EXPOSURES})
     for (proto, address), count in found.sockets.items():
         listeners[proto, exposure(address)] += count

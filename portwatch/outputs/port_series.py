@@ -17,7 +17,7 @@ _OPENED = "portwatch_listening_port_opened_timestamp_seconds"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class SeriesOptions:
     """What is shown of the ports."""
 
     pid: bool
@@ -29,7 +29,7 @@ class Shown:
 
 
 @dataclass(slots=True)
-class Ports:
+class PortSeries:
     """What there is to say of them."""
 
     series: dict[str, int | None] = field(default_factory=dict)
@@ -48,13 +48,13 @@ def ephemeral_ports() -> range:
     return range(first, last + 1)
 
 
-def gather(listeners: Iterable[Listener], shown: Shown) -> Ports:
+def gather(listeners: Iterable[Listener], shown: SeriesOptions) -> PortSeries:
     """Looks at each listener once, and keeps none.
 
     Thousands of objects that live as long as a scrape have Python look through all that there are for
     garbage, which keeps every thread waiting for 20 to 30 ms when 10,000 ports are open.
     """
-    ports = Ports()
+    ports = PortSeries()
     series, expected = ports.series, frozenset(shown.expected)
     for one in listeners:
         socket = one.socket

@@ -16,7 +16,7 @@ from portwatch.model import Process
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarding:
+class Forwarder:
     """Where a port leads whose holder only forwards."""
 
     advice: str
@@ -27,9 +27,9 @@ class Forwarding:
     """Who listens there."""
 
 
-def forwarding_of(
+def forwarder_of(
     process: Process, command: tuple[str, ...] | None, listeners: Iterable[Listener]
-) -> Forwarding | None:
+) -> Forwarder | None:
     """Where the port leads that a process holds, if it is one that is known to forward.
 
     `listeners` are those of the whole machine: who is behind it is looked for among them.
@@ -39,11 +39,11 @@ def forwarding_of(
     return find(command or (), listeners) if find else None
 
 
-def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarding:
+def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarder:
     options = dict(pairwise(command))
     address, port = options.get("-container-ip"), options.get("-container-port")
     if not address or not port or not port.isdecimal():
-        return Forwarding("docker ps shows the containers with their ports; docker stop NAME ends one")
+        return Forwarder("docker ps shows the containers with their ports; docker stop NAME ends one")
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     proto = options.get("-proto", "tcp")
     listening = [one for one in listeners if (one.socket.port, one.socket.proto) == (int(port), proto)]
@@ -59,7 +59,7 @@ def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwardi
         if container
         else "docker ps shows which container has the port; docker stop NAME"
     )
-    return Forwarding(advice, target, container, behind)
+    return Forwarder(advice, target, container, behind)
 
 
 def _namespace_of(address: str, listening: Set[int | None]) -> netns.Namespace | None:
@@ -102,8 +102,8 @@ def _container(pid: int) -> str | None:
         return None
 
 
-def _advise(advice: str) -> Callable[[tuple[str, ...], Iterable[Listener]], Forwarding]:
-    return lambda _command, _listeners: Forwarding(advice)
+def _advise(advice: str) -> Callable[[tuple[str, ...], Iterable[Listener]], Forwarder]:
+    return lambda _command, _listeners: Forwarder(advice)
 
 
 _PODMAN = _advise("podman ps shows the containers with their ports; podman stop NAME ends one")

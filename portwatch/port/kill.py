@@ -15,9 +15,9 @@ from portwatch.port.lookup import PortQuery, holders_of
 from portwatch.watch.watcher import PortWatcher
 
 
-def require_our_pids(engine: str) -> None:
+def require_signal_pids(engine: str) -> None:
     """Raises PortwatchError where an engine knows processes by other pids than signals go by."""
-    if not procfs.are_pids_for_signals(kernels=engine != "poll"):
+    if not procfs.shows_signal_pids(kernels=engine != "poll"):
         raise PortwatchError(
             "in a pid namespace of its own, signals go by other pids than who holds a port is known by: nobody "
             "was signalled; run it with the host's (docker run --pid=host, hostPID: true), or by the pids "
@@ -25,11 +25,11 @@ def require_our_pids(engine: str) -> None:
         )
 
 
-def reason_to_spare(process: Process) -> str | None:
+def why_not_signalled(process: Process) -> str | None:
     """Why a process is not to be signalled, whoever asks for it; None for all but two."""
     if process.pid == os.getpid():
         return "that is portwatch itself, which was started with the port open"
-    if process.pid == 1 and procfs.has_kernels_pids():
+    if process.pid == 1 and procfs.shows_kernel_pids():
         return (
             "without it the machine ends; if it is systemd, `systemctl list-sockets` names the unit that "
             "has the port, and `systemctl stop NAME.socket` closes it"
@@ -38,14 +38,14 @@ def reason_to_spare(process: Process) -> str | None:
 
 
 def signal_holders(
-    question: PortQuery, shown: tuple[Process, ...], number: signal.Signals, watcher: PortWatcher
+    query: PortQuery, shown: tuple[Process, ...], number: signal.Signals, watcher: PortWatcher
 ) -> None:
     """Sends a signal to these processes, if each is still the one that was shown, and holds the port.
 
     Raises PortwatchError, and has signalled nobody, if one of them is not, or is not ours to signal.
     """
     with _pinned(shown) as descriptors:
-        holding = holders_of(question.pick(watcher.listeners()))
+        holding = holders_of(query.select(watcher.listeners()))
         for process in shown:
             if not any(map(process.is_same_as, holding)):
                 raise _changed(process)

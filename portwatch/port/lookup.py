@@ -38,7 +38,7 @@ class PortQuery:
     """The roots of the trees."""
 
     @property
-    def place(self) -> Scope:
+    def socket_scope(self) -> Scope:
         """Of a socket this admits all that happens, or nothing: whatever processes it went through."""
         return Scope(
             port=Filter(((self.port.number, self.port.number),)),
@@ -49,12 +49,14 @@ class PortQuery:
 
     def admits(self, event: Event) -> bool:
         """Whether an event is about such a socket."""
-        return self.place.admits(event) and self.scope.admits(event)
+        return self.socket_scope.admits(event) and self.scope.admits(event)
 
-    def pick(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    def select(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
         """Those that are such sockets, of whatever tree."""
         return tuple(
-            one for one in listeners if self.place.admits_listener(one) and self.scope.admits_listener(one)
+            one
+            for one in listeners
+            if self.socket_scope.admits_listener(one) and self.scope.admits_listener(one)
         )
 
 
@@ -65,24 +67,24 @@ class LookupResult:
     choice: Choice
     listeners: tuple[Listener, ...]
     """Those that are meant."""
-    meant: tuple[Process, ...]
+    matching_holders: tuple[Process, ...]
     """Who of their holders is meant, too: others may share a socket with these."""
-    everywhere: tuple[Listener, ...]
+    all_listeners: tuple[Listener, ...]
     """Of every port: what is behind one that forwards is among them."""
-    in_the_way: tuple[Holder, ...] = ()
+    blockers: tuple[Holder, ...] = ()
     """Where nobody listens: who keeps others from it all the same."""
 
 
-def look_up(question: PortQuery, engine: str, options: Options) -> LookupResult:
+def look_up(query: PortQuery, engine: str, options: Options) -> LookupResult:
     """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
-    with listing(engine, options) as (choice, everywhere):
-        is_of_trees = tree_predicate(question.pids, choice.engine.name)
-        listeners = tuple(one for one in question.pick(everywhere) if is_of_trees(*one.holders))
-        meant = tuple(
-            one for one in holders_of(listeners) if is_of_trees(one) and question.scope.admits_process(one)
+    with listing(engine, options) as (choice, all_listeners):
+        is_of_trees = tree_predicate(query.pids, choice.engine.name)
+        listeners = tuple(one for one in query.select(all_listeners) if is_of_trees(*one.holders))
+        matching_holders = tuple(
+            one for one in holders_of(listeners) if is_of_trees(one) and query.scope.admits_process(one)
         )
-        in_the_way = () if listeners else _in_the_way(question, choice.engine)
-        return LookupResult(choice, listeners, meant, tuple(everywhere), in_the_way)
+        blockers = () if listeners else _in_the_way(query, choice.engine)
+        return LookupResult(choice, listeners, matching_holders, tuple(all_listeners), blockers)
 
 
 def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
@@ -91,12 +93,12 @@ def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
     return tuple(sorted(found.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
 
 
-def _in_the_way(question: PortQuery, engine: Engine) -> tuple[Holder, ...]:
+def _in_the_way(query: PortQuery, engine: Engine) -> tuple[Holder, ...]:
     # In the way of a socket for both families and every address is whoever has the port at all.
     anyone = [
-        Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], question.port.number, v6only=False)
-        for namespace in question.scope.netns.include or (netns.own().inode,)
-        for proto in question.port.protos
+        Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], query.port.number, v6only=False)
+        for namespace in query.scope.netns.include or (netns.own().inode,)
+        for proto in query.port.protos
     ]
     found = dict.fromkeys(holder for socket in anyone for holder in engine.port_users(socket))
     return tuple(holder for holder in found if holder.why != "unknown")

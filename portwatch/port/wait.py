@@ -13,17 +13,17 @@ from portwatch.watch.watcher import PortWatcher
 SocketName = tuple[object, ...]
 
 
-def watching(question: PortQuery, engine: str, options: Options) -> PortWatcher:
+def watch_port(query: PortQuery, engine: str, options: Options) -> PortWatcher:
     """A watcher, not yet started, of the place that a question is about. Raises PortwatchError."""
     watcher = PortWatcher(
-        scope=question.place,
-        not_pids=question.pids.exclude,
+        scope=query.socket_scope,
+        not_pids=query.pids.exclude,
         engine=engine,
         failures=options.failures,
         ephemeral=options.ephemeral,
         interval=options.interval,
     )
-    for pid in question.pids.include:
+    for pid in query.pids.include:
         watcher.add_pid(pid)
     return watcher
 
@@ -31,12 +31,12 @@ def watching(question: PortQuery, engine: str, options: Options) -> PortWatcher:
 class PortWait:
     """Which of the sockets that are meant are open, by what a watcher of their place tells."""
 
-    def __init__(self, question: PortQuery, watcher: PortWatcher, shown: Iterable[Listener] = ()) -> None:
+    def __init__(self, query: PortQuery, watcher: PortWatcher, shown: Iterable[Listener] = ()) -> None:
         """`watcher` is one for this question, started, and nobody else takes its events.
 
         The sockets that were `shown` are meant whoever holds them by now.
         """
-        self._question = question
+        self._question = query
         self._shown = {one.socket.inode for one in shown} - {None}
         self._watcher = watcher
         self._open: set[SocketName] = set()
@@ -49,20 +49,20 @@ class PortWait:
         """Waits until nobody listens; False if somebody still does when `timeout` seconds are over."""
         return not self._settled() or self._wait(lambda: not self._open, timeout) or not self._settled()
 
-    def left(self) -> tuple[Listener, ...]:
+    def remaining(self) -> tuple[Listener, ...]:
         """What of it is open, as the kernel has it now."""
         return tuple(
             one
             for one in self._watcher.listeners()
-            if one.socket.inode in self._shown or self._question.pick((one,))
+            if one.socket.inode in self._shown or self._question.select((one,))
         )
 
     def _wait(self, is_so: Callable[[], bool], timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_so():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self._note(self._watcher.get(left))
+                self._note(self._watcher.get(remaining))
             except TimeoutError:
                 return False
         return True

@@ -18,7 +18,7 @@ from aiohttp import web
 from portwatch.engines.choice import Choice
 from portwatch.errors import PortwatchError
 from portwatch.outputs.journal import Journal
-from portwatch.outputs.log import ChangeLog
+from portwatch.outputs.log import EventLog
 from portwatch.outputs.metrics import Tally
 from portwatch.server import sockets, systemd
 from portwatch.server.app import HttpServer
@@ -52,7 +52,7 @@ class Daemon:
     def __init__(
         self,
         settings: Settings,
-        changes: ChangeLog,
+        changes: EventLog,
         *,
         read_again: Callable[[], Settings],
         started: Callable[[Choice], object] = lambda _: None,

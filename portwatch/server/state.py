@@ -8,9 +8,9 @@ from typing import Any
 
 from portwatch.event import Listener
 from portwatch.outputs.journal import Journal
-from portwatch.outputs.log import ChangeLog
-from portwatch.outputs.metrics import View
-from portwatch.outputs.port_series import Shown, ephemeral_ports
+from portwatch.outputs.log import EventLog
+from portwatch.outputs.metrics import ScrapeData
+from portwatch.outputs.port_series import SeriesOptions, ephemeral_ports
 from portwatch.server.monitor import Monitor
 from portwatch.server.stream import Stream
 from portwatch.watch.counts import Counts
@@ -20,7 +20,7 @@ from portwatch.watch.hub import Hub
 class DaemonState:
     """Its answers. `listeners` and `view` wait a moment: they are not for the loop's thread."""
 
-    def __init__(self, monitor: Monitor, stream: Stream, journal: Journal | None, changes: ChangeLog) -> None:
+    def __init__(self, monitor: Monitor, stream: Stream, journal: Journal | None, changes: EventLog) -> None:
         self._monitor = monitor
         self._stream = stream
         self._journal = journal
@@ -54,13 +54,13 @@ class DaemonState:
             "degraded": self._degraded(hub),
         }
 
-    def scrape(self) -> View:
+    def scrape(self) -> ScrapeData:
         """What the metrics show."""
         hub, settings, is_ready = self._monitor.hub, self._monitor.settings, self._monitor.is_ready
         counts = hub.counts if hub else Counts()
-        return View(
+        return ScrapeData(
             listeners=self.listeners() if is_ready else None,
-            shown=Shown(
+            shown=SeriesOptions(
                 settings.metrics.pid,
                 range(0) if settings.metrics.ephemeral else ephemeral_ports(),
                 settings.expected,

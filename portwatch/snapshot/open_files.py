@@ -11,7 +11,7 @@ from portwatch.record import (
     PROTOCOLS,
     TCP_ESTABLISHED,
     TCP_LISTEN,
-    Raw,
+    RawRecord,
     process_of,
     socket_of,
 )
@@ -19,17 +19,17 @@ from portwatch.record import (
 _READ_BYTES = 1 << 20
 
 
-def read_pass(fd: int) -> list[Raw]:
+def read_pass(fd: int) -> list[RawRecord]:
     """The rows of a pass that begins with the reading of `fd`, which is closed behind it."""
-    rows: list[Raw] = []
+    rows: list[RawRecord] = []
     with open(fd, "rb", buffering=0) as file:
         # None is EAGAIN: the kernel passed a million files that are no sockets, and pauses there.
         while (content := file.read(_READ_BYTES)) != b"":
-            rows += map(Raw._make, LAYOUT.iter_unpack(content or b""))
+            rows += map(RawRecord._make, LAYOUT.iter_unpack(content or b""))
     return rows
 
 
-def open_sockets(rows: Iterable[Raw], *, ephemeral: bool) -> Snapshot:
+def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
     """Every open socket that a process holds, with all its holders."""
     sockets: dict[int, Socket] = {}
     holders: dict[int, dict[Process, None]] = {}
@@ -50,7 +50,7 @@ def open_sockets(rows: Iterable[Raw], *, ephemeral: bool) -> Snapshot:
     )
 
 
-def _is_open(raw: Raw, ephemeral: bool) -> bool:
+def _is_open(raw: RawRecord, ephemeral: bool) -> bool:
     """Whether others can reach a socket."""
     if PROTOCOLS[raw.protocol] == "tcp":
         return raw.state == TCP_LISTEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from portwatch.model import Holder, Socket, Why
-from portwatch.record import TCP_LISTEN, Raw, process_of, socket_of
+from portwatch.record import TCP_LISTEN, RawRecord, process_of, socket_of
 from portwatch.snapshot import sock_diag
 from portwatch.snapshot.owners import holders_of
 
@@ -18,10 +18,10 @@ _STATES: dict[Why, int] = {
 }
 LISTS_BOUND_SINCE = (6, 8)
 """The kernel from which on sock_diag tells of sockets that are bound and no more."""
-UNKNOWN = (Holder(None, None, None, "unknown"),)
+UNKNOWN_HOLDER = (Holder(None, None, None, "unknown"),)
 
 
-def port_users(refused: Socket, rows: Iterable[Raw]) -> tuple[Holder, ...]:
+def port_users(refused: Socket, rows: Iterable[RawRecord]) -> tuple[Holder, ...]:
     """The processes whose sockets are in the way of `refused`, of those in `rows`.
 
     A listener's accepted connections are on its port too: of the ways to hold a port
@@ -44,7 +44,7 @@ def port_users(refused: Socket, rows: Iterable[Raw]) -> tuple[Holder, ...]:
 def listed_port_users(refused: Socket) -> tuple[Holder, ...]:
     """The same where sock_diag alone tells, which does not know of all (LISTS_BOUND_SINCE)."""
     for why, states in _STATES.items():
-        inodes = {socket.inode for socket in sock_diag.in_the_way_of(refused, states) if socket.inode}
+        inodes = {socket.inode for socket in sock_diag.blockers_of(refused, states) if socket.inode}
         holders = holders_of(inodes - {refused.inode})
         found = {one: None for processes in holders.values() for one in processes}
         if found:
@@ -53,9 +53,9 @@ def listed_port_users(refused: Socket) -> tuple[Holder, ...]:
 
 
 def _nobody(refused: Socket) -> tuple[Holder, ...]:
-    if refused.proto == "tcp" and sock_diag.in_the_way_of(refused, sock_diag.TIME_WAIT):
+    if refused.proto == "tcp" and sock_diag.blockers_of(refused, sock_diag.TIME_WAIT):
         return (Holder(None, None, None, "time_wait"),)
-    return UNKNOWN
+    return UNKNOWN_HOLDER
 
 
 def _why(proto: str, state: int) -> Why:

@@ -78,7 +78,7 @@ def open_sockets(namespace: Namespace) -> list[Socket]:
     return found
 
 
-def in_the_way_of(refused: Socket, states: int) -> list[Socket]:
+def blockers_of(refused: Socket, states: int) -> list[Socket]:
     """The sockets in one of `states` that can be why `refused` was refused its address."""
     protocol = IPPROTO_TCP if refused.proto == "tcp" else IPPROTO_UDP
     for namespace in all_namespaces():

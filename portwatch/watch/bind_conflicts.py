@@ -11,8 +11,8 @@ from portwatch.engines.protocol import Engine
 from portwatch.errors import PortwatchError
 from portwatch.linux import procfs
 from portwatch.model import Holder, OpenSocket, Process, Record, Socket, Why
-from portwatch.snapshot.port_users import UNKNOWN
-from portwatch.watch.table import Table, names
+from portwatch.snapshot.port_users import UNKNOWN_HOLDER
+from portwatch.watch.table import Table, socket_ids
 
 log = logging.getLogger("portwatch")
 
@@ -36,7 +36,7 @@ class BindConflicts:
 
     def held_by(self, refused: Socket) -> tuple[Holder, ...] | None:
         """Who is in the way of a socket; None if that cannot be looked into any more."""
-        known = self._table.in_the_way_of(refused)
+        known = self._table.blockers_of(refused)
         question = (refused.endpoint, *(held.socket.inode for held in known))
         if question not in self._answers:
             if len(self._answers) >= QUESTIONS_IN_A_BATCH:
@@ -55,8 +55,8 @@ class BindConflicts:
             found = self._engine.port_users(refused)
         except (OSError, PortwatchError) as error:
             log.error("nobody can be asked who is in the way: %s", error)
-            found = UNKNOWN
-        return found if found != UNKNOWN else _holders(known, _name_now) or UNKNOWN
+            found = UNKNOWN_HOLDER
+        return found if found != UNKNOWN_HOLDER else _holders(known, _name_now) or UNKNOWN_HOLDER
 
     def _let_go(self, known: list[OpenSocket]) -> tuple[Holder, ...]:
         """Who had it until just now: its close has come already."""
@@ -65,11 +65,11 @@ class BindConflicts:
             name: record.actor
             for record in self._batch
             if record.kind == "close"
-            for name in names(record.socket)
+            for name in socket_ids(record.socket)
         }
         gone: list[OpenSocket] = []
         for held in known:
-            if name := next((name for name in names(held.socket) if name in closers), None):
+            if name := next((name for name in socket_ids(held.socket) if name in closers), None):
                 closer = closers[name]
                 gone.append(replace(held, holders=(closer,)) if closer else held)
         return _holders(gone, lambda process, _: process.process)
@@ -92,7 +92,7 @@ def _holders(
 def _name_if_open(process: Process, inodes: set[int | None]) -> str | None:
     """What a process is called that has one of these sockets open."""
     try:
-        if procfs.has_kernels_pids() and not inodes.isdisjoint(procfs.socket_inodes(process.pid, _FIRST_FDS)):
+        if procfs.shows_kernel_pids() and not inodes.isdisjoint(procfs.socket_inodes(process.pid, _FIRST_FDS)):
             return _name_now(process)
     except procfs.UNREADABLE:
         pass
@@ -101,7 +101,7 @@ def _name_if_open(process: Process, inodes: set[int | None]) -> str | None:
 
 def _name_now(process: Process, _: object = None) -> str | None:
     """What a process is called by now; None if it has ended."""
-    if not procfs.has_kernels_pids():
+    if not procfs.shows_kernel_pids():
         return process.process
     try:
         comm, _, start_time = procfs.stat(process.pid)

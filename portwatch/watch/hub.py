@@ -26,7 +26,7 @@ from portwatch.snapshot.crosscheck import cross_checked
 from portwatch.watch.bind_conflicts import BindConflicts
 from portwatch.watch.counts import Counts
 from portwatch.watch.subscription import CAPACITY, Subscription
-from portwatch.watch.table import Table, names
+from portwatch.watch.table import Table, socket_ids
 from portwatch.watch.trees import TreeBits
 
 log = logging.getLogger("portwatch")
@@ -523,7 +523,7 @@ class Hub:
         records = [*meanwhile, *self._engine.read_up_to_now()]
         # Only an open or a close settles whether its socket is open.
         pending = {
-            name for record in records if record.kind in ("open", "close") for name in names(record.socket)
+            name for record in records if record.kind in ("open", "close") for name in socket_ids(record.socket)
         }
         events = self._table.merge(held, time.time_ns(), origin, pending)
         for subscription in self._subscriptions:

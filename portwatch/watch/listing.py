@@ -12,7 +12,7 @@ from portwatch.filters import Filter, Scope
 from portwatch.model import OpenSocket, oldest
 from portwatch.snapshot import proc_net
 from portwatch.snapshot.crosscheck import cross_checked
-from portwatch.watch.table import names
+from portwatch.watch.table import socket_ids
 from portwatch.watch.trees import held_by_trees
 
 
@@ -30,9 +30,9 @@ def list_listeners(
     found. What the trees of `not_pids` hold is left out. Raise EngineUnavailable, and PortwatchError if there
     is no such process.
     """
-    with listing(engine, Options(ephemeral=ephemeral)) as (choice, everywhere):
+    with listing(engine, Options(ephemeral=ephemeral)) as (choice, all_listeners):
         pids = Filter(() if pid is None else (pid,), tuple(not_pids))
-        listeners = held_by_trees(pids, everywhere, choice.engine.name)
+        listeners = held_by_trees(pids, all_listeners, choice.engine.name)
         return [one for one in listeners if (scope or Scope()).admits_listener(one)]
 
 
@@ -53,7 +53,7 @@ def listing(engine: str, options: Options) -> Iterator[tuple[Choice, list[Listen
 
 def listeners_of(found: Iterable[OpenSocket], engine: str) -> Iterator[Listener]:
     """Yield a snapshot's sockets as listeners, each once."""
-    sockets = {names(one.socket)[0]: one for one in found}.values()
+    sockets = {socket_ids(one.socket)[0]: one for one in found}.values()
     sockets_at = Counter(one.socket.endpoint for one in sockets)
     for one in sockets:
         count = sockets_at[one.socket.endpoint]

@@ -71,7 +71,7 @@ class Table:
         found: set[Hashable] = set()
         for one in held:
             key = self._find(one.socket)
-            if not pending or pending.isdisjoint(names(one.socket)):
+            if not pending or pending.isdisjoint(socket_ids(one.socket)):
                 if key is not None and self._moved(key, one.socket):
                     events += self._close(key, time, origin, None)
                     key = None
@@ -86,7 +86,7 @@ class Table:
             if key is not None:
                 found.add(key)
         for key in [key for key in self._entries if key not in found]:
-            if not pending or pending.isdisjoint(names(self._entries[key].socket)):
+            if not pending or pending.isdisjoint(socket_ids(self._entries[key].socket)):
                 events += self._close(key, time, origin, None)
         return events
 
@@ -139,7 +139,7 @@ class Table:
             for entry in entries
         )
 
-    def in_the_way_of(self, refused: Socket) -> list[OpenSocket]:
+    def blockers_of(self, refused: Socket) -> list[OpenSocket]:
         """The sockets on whose account an address was refused to another, with the holders of a while ago."""
         entries = (self._entries[key] for key in self._on_port.get(_port_of(refused), ()))
         return [
@@ -202,7 +202,7 @@ class Table:
         holders: tuple[Process, ...],
         trees: int,
     ) -> list[Event]:
-        key = names(socket)[0]
+        key = socket_ids(socket)[0]
         entry = _Entry(socket, opened, origin, opener, holders, trees)
         self._entries[key] = entry
         if socket.inode is not None:
@@ -236,7 +236,7 @@ class Table:
         self._entries[key] = replace(entry, socket=socket, holders=one.holders, trees=entry.trees | one.trees)
 
     def _find(self, socket: Socket) -> Hashable | None:
-        for name in names(socket):
+        for name in socket_ids(socket):
             if name in self._entries:
                 return name
         # MPTCP shows one cookie to whoever looks at the file and another, the subflow's,
@@ -281,7 +281,7 @@ def _port_of(socket: Socket) -> Hashable:
     return socket.netns, socket.proto, socket.port
 
 
-def names(socket: Socket) -> tuple[Hashable, ...]:
+def socket_ids(socket: Socket) -> tuple[Hashable, ...]:
     """What a socket can be recognised by, the best first."""
     found: list[Hashable] = []
     if socket.cookie is not None:

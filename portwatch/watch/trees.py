@@ -56,7 +56,7 @@ def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
     Raise PortwatchError if a root has ended, or if the engine's pids are not those of our /proc.
     """
     if pids != Filter() and engine != "poll":  # poll reads its pids from the same /proc
-        procfs.require_all_processes()
+        procfs.require_kernel_pids()
     lineage = Lineage()
     for tree, roots in ((_INCLUDED, pids.include), (_EXCLUDED, pids.exclude)):
         for pid in roots:

@@ -200,7 +200,7 @@ def test_memlock_matters_before_5_11_only(monkeypatch):
 
 
 def test_a_procfs_whose_pids_are_not_the_kernels_is_said_with_what_to_mount(monkeypatch):
-    monkeypatch.setattr(procfs, "has_kernels_pids", lambda: False)
+    monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     found = fact(doctor.examine(), "proc")
     assert found.state == "limited"
     assert "has other pids than BPF tells" in found.text

@@ -152,8 +152,8 @@ def test_a_cgroup_that_lies_outside_is_said_to_and_no_longer_when_something_else
 
 def test_what_is_wanted_by_cgroup_the_programs_keep_to_only_where_an_id_settles_it(monkeypatch):
     width = Scope(cgroup=Filter(("/a",))).kernel_filter
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     assert filter_map.supported(width, has_marks=True) == width
     assert filter_map.supported(width, has_marks=False) == UNRESTRICTED
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     assert filter_map.supported(width, has_marks=True) == UNRESTRICTED

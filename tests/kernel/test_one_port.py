@@ -16,7 +16,7 @@ from portwatch import list_listeners
 from portwatch.cli.commands import kill
 from portwatch.cli.main import portwatch
 from portwatch.model import Process
-from portwatch.port.forwarders import forwarding_of
+from portwatch.port.forwarders import forwarder_of
 
 EVIL = "\x1b]0;owned\x07"
 PORTWATCH = [sys.executable, "-m", "portwatch"]
@@ -412,7 +412,7 @@ def test_what_came_to_hold_the_port_since_is_not_signalled_and_named(actor, monk
     reap_in_the_background(actor)
     actor.do("s = listener(port=8080); old = fork(lambda: None)")
     monkeypatch.setattr(kill, "_PATIENCE", 0.2)
-    monkeypatch.setattr(kill, "reason_to_spare", lambda one: "kept" if one.pid == actor.pid else None)
+    monkeypatch.setattr(kill, "why_not_signalled", lambda one: "kept" if one.pid == actor.pid else None)
     at_the_question(monkeypatch, lambda: actor.do("new = fork(lambda: None); s.close()"))
     result = invoke("kill", actor, "8080")
     new = actor.do("new")
@@ -426,7 +426,7 @@ def test_kill_says_that_who_was_spared_holds_it_still(actor, monkeypatch):
     reap_in_the_background(actor)
     actor.do("s = listener(port=8080); child = fork(lambda: None)")
     monkeypatch.setattr(kill, "_PATIENCE", 0.2)
-    monkeypatch.setattr(kill, "reason_to_spare", lambda one: "kept" if one.pid == actor.pid else None)
+    monkeypatch.setattr(kill, "why_not_signalled", lambda one: "kept" if one.pid == actor.pid else None)
     result = invoke("kill", actor, "8080", "--yes")
     assert result.exit_code == 1
     said = f"still held after 0.2 s, by {actor.process} ({actor.pid}); who was not signalled"
@@ -634,7 +634,7 @@ def test_a_forwarder_is_told_with_whom_it_forwards_to(actor, make_actor):
 
 def behind(address, port=80):
     command = ("docker-proxy", "-proto", "tcp", "-container-ip", address, "-container-port", str(port))
-    return forwarding_of(Process(1, 1, "docker-proxy", 0), command, list_listeners())
+    return forwarder_of(Process(1, 1, "docker-proxy", 0), command, list_listeners())
 
 
 def test_of_several_namespaces_with_the_address_the_one_where_somebody_listens_is_behind(make_actor):
@@ -666,7 +666,7 @@ def test_an_ipv6_address_is_found_like_an_ipv4_one(make_actor):
     ],
 )
 def test_forwarders_without_root_are_known(called, advice):
-    assert advice in forwarding_of(Process(1, 1, called, 0), None, []).advice
+    assert advice in forwarder_of(Process(1, 1, called, 0), None, []).advice
 
 
 def test_the_container_behind_a_docker_proxy_is_named(make_actor):
@@ -677,6 +677,6 @@ def test_the_container_behind_a_docker_proxy_is_named(make_actor):
     object.__setattr__(listener, "holders", (behind,))
     command = ("/usr/bin/docker-proxy", "-proto", "tcp", "-host-port", "8080")
     command += ("-container-ip", "172.30.99.3", "-container-port", "80")
-    found = forwarding_of(Process(1, 1, "docker-proxy", 0), command, [listener])
+    found = forwarder_of(Process(1, 1, "docker-proxy", 0), command, [listener])
     assert (found.container, found.target) == ("ab" * 32, "172.30.99.3:80")
     assert found.advice == "docker stop abababababab"

@@ -151,19 +151,19 @@ def test_another_process_of_the_same_pid_is_not_looked_at():
 
 
 def test_a_pid_of_another_namespace_is_not_looked_up(monkeypatch):
-    monkeypatch.setattr(procfs, "has_kernels_pids", lambda: False)
+    monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     assert of_recorded_process(os.getpid(), procfs.own_start(), 0, "") == CgroupInfo()
 
 
 def test_the_id_of_the_cgroup_is_enough_where_all_are_v2(monkeypatch):
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
     assert of_recorded_process(-1, 0, 1, "") == CgroupInfo("/")
 
 
 def test_who_has_gone_on_a_hybrid_host_was_not_in_the_root_of_all(monkeypatch):
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
     assert of_recorded_process(-1, 0, 1, "") == CgroupInfo()
@@ -171,7 +171,7 @@ def test_who_has_gone_on_a_hybrid_host_was_not_in_the_root_of_all(monkeypatch):
 
 @pytest.mark.parametrize("leaf", [ID, f"docker-{ID}.scope", f"cri-containerd-{ID}.scope", f"crio-{ID}.scope"])
 def test_who_has_gone_on_a_hybrid_host_has_the_container_that_the_name_of_its_cgroup_tells(monkeypatch, leaf):
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: False)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: "/system.slice/containerd.service", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 1, leaf) == CgroupInfo(None, ID)
     assert of_recorded_process(-1, 0, 7, leaf) == CgroupInfo("/system.slice/containerd.service", ID)
@@ -179,7 +179,7 @@ def test_who_has_gone_on_a_hybrid_host_has_the_container_that_the_name_of_its_cg
 
 
 def test_the_name_of_a_cgroup_tells_nothing_where_its_path_is_known(monkeypatch):
-    monkeypatch.setattr(cgroups, "are_all_v2", lambda: True)
+    monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/other/{ID}", 8: f"/docker/{ID}/init.scope"}.get)
     assert of_recorded_process(-1, 0, 7, ID) == CgroupInfo(f"/other/{ID}")
     assert of_recorded_process(-1, 0, 8, "init.scope") == CgroupInfo(f"/docker/{ID}/init.scope", ID)
@@ -229,7 +229,7 @@ def test_what_fits_no_container_is_said_with_how_to_get_an_id(text):
 
 @pytest.mark.usefixtures("running")
 def test_that_others_may_run_where_proc_does_not_show_them_is_said(monkeypatch):
-    monkeypatch.setattr(procfs, "has_kernels_pids", lambda: False)
+    monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     with pytest.raises(PortwatchError, match=r"no running container \(among those that this /proc shows"):
         find_container("nosuch")
 

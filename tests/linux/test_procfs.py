@@ -64,8 +64,8 @@ def test_that_of_another_pid_namespace_is_refused(foreign):
     ids=["a proc of its own", "the proc of the namespace around it"],
 )
 def test_in_a_pid_namespace_it_depends_on_the_procfs_whether_pids_are_the_kernels(unshared, has_them):
-    script = "from portwatch.linux import procfs; print(procfs.has_kernels_pids(), procfs.own_start() > 0)"
+    script = "from portwatch.linux import procfs; print(procfs.shows_kernel_pids(), procfs.own_start() > 0)"
     command = ["unshare", "--pid", "--fork", "--kill-child", *unshared, sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     # In a container there may be no procfs that has them.
-    assert result.stdout == f"{has_them and procfs.has_kernels_pids()} True\n"
+    assert result.stdout == f"{has_them and procfs.shows_kernel_pids()} True\n"

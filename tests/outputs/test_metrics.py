@@ -19,8 +19,8 @@ from support import until
 
 from portwatch.engines.protocol import Options
 from portwatch.event import Event, Listener
-from portwatch.outputs.metrics import BUCKETS, Tally, View, exposition
-from portwatch.outputs.port_series import EPHEMERAL, Shown, ephemeral_ports, gather
+from portwatch.outputs.metrics import BUCKETS, ScrapeData, Tally, exposition
+from portwatch.outputs.port_series import EPHEMERAL, SeriesOptions, ephemeral_ports, gather
 from portwatch.watch.counts import Counts
 from portwatch.watch.hub import Hub
 
@@ -33,11 +33,11 @@ def listener(number=1, port=8080, opener=PROCESS, opened=None, **fields):
 
 
 def shown(*, pid=False, folded=range(0), expected=(), most=100):
-    return Shown(pid, folded, expected, most)
+    return SeriesOptions(pid, folded, expected, most)
 
 
 def view(*listeners, lost=None, counts=None, engine=None, **fields):
-    return View(
+    return ScrapeData(
         listeners=listeners,
         shown=shown(**fields),
         engine=engine or {},

@@ -76,10 +76,10 @@ def test_no_descriptor_is_left_open(child):
 
 
 def test_the_machines_first_process_is_spared(monkeypatch):
-    monkeypatch.setattr(kill.procfs, "has_kernels_pids", lambda: True)
-    assert "systemctl list-sockets" in kill.reason_to_spare(Process(1, 1, "systemd", 0))
-    monkeypatch.setattr(kill.procfs, "has_kernels_pids", lambda: False)
-    assert kill.reason_to_spare(Process(1, 1, "sh", 0)) is None
+    monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: True)
+    assert "systemctl list-sockets" in kill.why_not_signalled(Process(1, 1, "systemd", 0))
+    monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: False)
+    assert kill.why_not_signalled(Process(1, 1, "sh", 0)) is None
 
 
 def test_a_kernel_without_pidfd_is_no_reason_to_signal_blindly(child, monkeypatch):

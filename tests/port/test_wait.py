@@ -9,7 +9,7 @@ from portwatch import Filter, PortwatchError, Scope
 from portwatch.engines.protocol import Options
 from portwatch.model import Process
 from portwatch.port.lookup import Port, PortQuery
-from portwatch.port.wait import PortWait, watching
+from portwatch.port.wait import PortWait, watch_port
 
 OTHER = Process(11, 2_000_000_000, "other", 0)
 
@@ -20,11 +20,11 @@ def start(engine):  # noqa: ARG001  # what it starts reads that one
     watchers = []
 
     def begin(scope=Scope()):  # noqa: B008  # frozen
-        question = PortQuery(Port(8080, ("tcp", "udp")), scope)
-        watcher = watching(question, "fake", Options())
+        query = PortQuery(Port(8080, ("tcp", "udp")), scope)
+        watcher = watch_port(query, "fake", Options())
         watcher.start()
         watchers.append(watcher)
-        return PortWait(question, watcher)
+        return PortWait(query, watcher)
 
     yield begin
     for watcher in watchers:

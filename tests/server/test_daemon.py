@@ -78,8 +78,8 @@ def test_a_listing_is_narrowed_by_the_names_of_the_options(daemon, port, query, 
     [
         ("/api/v0/listening-ports?prot=tcp", "did you mean 'proto'?"),
         ("/api/v0/listening-ports?min_port=high", "no number from 0 to 65535"),
-        ("/api/v0/listening-ports?ignore=ssh", "'ssh' is no port"),
-        ("/api/v0/listening-ports?pid=99999999", "'99999999' is no pid"),
+        ("/api/v0/listening-ports?ignore=ssh", "'ssh' is not a port"),
+        ("/api/v0/listening-ports?pid=99999999", "'99999999' is not a pid"),
         ("/api/v0/events?after=-1", "is no number"),
         ("/api/v0/who", "port is missing"),
         ("/healthz?x=1", "there is no parameter 'x'"),
@@ -554,7 +554,7 @@ def test_history_is_the_journals_a_page_at_a_time(tmp_path):
 
 def test_without_a_journal_there_is_no_history_and_it_says_what_to_do(daemon):
     status, _, answer = daemon.ask("/api/v0/history")
-    assert (status, answer["detail"]) == (404, "start it with --journal PATH")
+    assert (status, answer["detail"]) == (404, "start the daemon with --journal PATH")
 
 
 def test_who_comes_back_after_a_restart_is_told_what_the_journal_has_then_that_there_is_a_gap(tmp_path):

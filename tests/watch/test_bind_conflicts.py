@@ -12,7 +12,7 @@ from fake_engine import closing, opening, socket
 from portwatch import PortwatchError
 from portwatch.linux.procfs import stat
 from portwatch.model import Holder, Process, Record, Socket
-from portwatch.snapshot.port_users import UNKNOWN
+from portwatch.snapshot.port_users import UNKNOWN_HOLDER
 from portwatch.watch.bind_conflicts import QUESTIONS_IN_A_BATCH, BindConflicts
 from portwatch.watch.table import Table
 
@@ -72,9 +72,9 @@ def test_whose_close_has_come_meanwhile_had_it(engine, table, ended):
 
 
 def test_another_socket_of_the_same_port_is_another_question(engine, table, refusals, ours, ended):
-    engine.users = UNKNOWN
+    engine.users = UNKNOWN_HOLDER
     table.apply(opening(1, actor=ended))
-    assert refusals.held_by(REFUSED) == UNKNOWN
+    assert refusals.held_by(REFUSED) == UNKNOWN_HOLDER
     table.apply(closing(1))
     table.apply(opening(2, actor=ours))
     assert [one.pid for one in refusals.held_by(REFUSED)] == [ours.pid]
@@ -93,5 +93,5 @@ def test_a_loop_of_failures_has_only_a_few_of_them_looked_into(engine, table, re
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), PortwatchError("gone")])
 def test_a_question_that_fails_is_answered_by_unknown_and_logged(engine, refusals, error, caplog):
     engine.users = error
-    assert refusals.held_by(REFUSED) == UNKNOWN
+    assert refusals.held_by(REFUSED) == UNKNOWN_HOLDER
     assert str(error) in caplog.text

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from portwatch.model import OpenSocket, Process, Record, Socket
-from portwatch.watch.table import Table, names
+from portwatch.watch.table import Table, socket_ids
 
 NGINX = Process(10, 1_000, "nginx", 0)
 WORKER = Process(11, 2_000, "nginx", 33)
@@ -142,7 +142,7 @@ def test_whatever_covers_an_address_is_in_the_way_of_it(holder, refused, blocks)
 
     table = Table()
     table.apply(record("open", at(1, holder)))
-    found = table.in_the_way_of(at(2, refused))
+    found = table.blockers_of(at(2, refused))
     assert [one.holders for one in found] == ([(NGINX,)] if blocks else [])
 
 
@@ -150,7 +150,7 @@ def test_a_v6only_wildcard_is_not_in_the_way_of_v4():
     table = Table()
     table.apply(record("open", Socket(1, 1, 1, "tcp", "ipv6", "::", 80, v6only=True)))
     refused = Socket(2, 2, 1, "tcp", "ipv4", "127.0.0.1", 80)
-    assert table.in_the_way_of(refused) == []
+    assert table.blockers_of(refused) == []
 
 
 sockets = st.builds(
@@ -240,7 +240,7 @@ class Histories(RuleBasedStateMachine):
             else:
                 self.kernel[socket.cookie] = socket
                 records.append(record("open", socket))
-        pending = {name for one in records for name in names(one.socket)}
+        pending = {name for one in records for name in socket_ids(one.socket)}
         self.hear(self.table.merge(seen, self.time, "reconcile", pending))
         for one in records:
             self.happens(one, is_lost=False)
@@ -249,7 +249,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def whatever_is_open_is_in_the_way_of_its_port(self):
         for port in range(80, 84):
-            found = {one.socket.cookie for one in self.table.in_the_way_of(tcp(0, port))}
+            found = {one.socket.cookie for one in self.table.blockers_of(tcp(0, port))}
             assert found == {key for key, one in self.told.items() if one.port == port}
 
     @invariant()

@@ -11,17 +11,17 @@ import click
 
 from portwatch.cli.exit_codes import FAILED
 from portwatch.cli.options import interval_option, say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, question_of
+from portwatch.cli.port_argument import PortCommand, port_options, query_of
 from portwatch.cli.render import port_details
 from portwatch.cli.render.text import who
 from portwatch.engines.limits import OTHER_OWNERS
 from portwatch.engines.protocol import Options
 from portwatch.errors import NotPermitted, PortwatchError
-from portwatch.linux.ancestry import background
+from portwatch.linux.ancestry import details_of
 from portwatch.model import Process
-from portwatch.port.kill import reason_to_spare, require_our_pids, signal_holders
+from portwatch.port.kill import require_signal_pids, signal_holders, why_not_signalled
 from portwatch.port.lookup import LookupResult, Port, holders_of, look_up
-from portwatch.port.wait import PortWait, watching
+from portwatch.port.wait import PortWait, watch_port
 
 _PATIENCE = 5.0
 """Seconds in which whoever is asked to end is to have ended."""
@@ -67,36 +67,36 @@ def command(
     Example: portwatch kill 8080 --signal KILL
     """
     # Not with a cgroup: containers have theirs below the host's /system.slice, and are not what is meant.
-    question = question_of(target, scope, here=not (scope["pid"] or scope["container"]))
+    query = query_of(target, scope, here=not (scope["pid"] or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
-    finding = look_up(question, engine, options)
-    say_fallback(finding.choice)
-    if not finding.listeners:
-        raise PortwatchError(port_details.nobody(target, finding))
-    for line in port_details.short_lines(finding):
+    result = look_up(query, engine, options)
+    say_fallback(result.choice)
+    if not result.listeners:
+        raise PortwatchError(port_details.nobody(target, result))
+    for line in port_details.short_lines(result):
         click.echo(line)
-    require_our_pids(finding.choice.engine.name)
-    targets = _targets(target, finding)
+    require_signal_pids(result.choice.engine.name)
+    targets = _targets(target, result)
     if dry_run:
         return
     if not yes and not _is_agreed(targets, number):
         click.echo("portwatch: nobody was signalled", err=True)
         sys.exit(FAILED)
-    with watching(question, engine, options) as watcher:
-        signal_holders(question, targets, number, watcher)
+    with watch_port(query, engine, options) as watcher:
+        signal_holders(query, targets, number, watcher)
         click.echo(f"{number.name} was sent to {_names(targets)}")
-        waiting = PortWait(question, watcher, finding.listeners)
-        if not waiting.until_gone(_PATIENCE) and (left := waiting.left()):
-            raise PortwatchError(_still_held(target, number, finding, targets, holders_of(left)))
-    others = [one for one in finding.everywhere if question.place.admits_listener(one)]
-    others = [one for one in others if one not in finding.listeners]
+        waiting = PortWait(query, watcher, result.listeners)
+        if not waiting.until_gone(_PATIENCE) and (remaining := waiting.remaining()):
+            raise PortwatchError(_still_held(target, number, result, targets, holders_of(remaining)))
+    others = [one for one in result.all_listeners if query.socket_scope.admits_listener(one)]
+    others = [one for one in others if one not in result.listeners]
     click.echo(f"{target} is free" + (f" but for {_names(holders_of(others)) or _NOBODY}" if others else ""))
 
 
-def _targets(port: Port, finding: LookupResult) -> tuple[Process, ...]:
+def _targets(port: Port, result: LookupResult) -> tuple[Process, ...]:
     """Who is to be signalled; says who is not, and why."""
-    holders = holders_of(finding.listeners)
-    if not holders and finding.choice.engine.info.has_limit(OTHER_OWNERS.name):
+    holders = holders_of(result.listeners)
+    if not holders and result.choice.engine.info.has_limit(OTHER_OWNERS.name):
         raise NotPermitted(
             f"who holds {port} is not ours to see, for want of CAP_SYS_PTRACE; "
             "run it as root (sudo portwatch kill)"
@@ -106,7 +106,10 @@ def _targets(port: Port, finding: LookupResult) -> tuple[Process, ...]:
             f"no process holds {port}: what the kernel itself listens on (VXLAN, WireGuard, NFS) no signal ends"
         )
     outside = f"it is outside of what was asked for, and {port} stays held as long as it holds it"
-    reasons = {holder: reason_to_spare(holder) if holder in finding.meant else outside for holder in holders}
+    reasons = {
+        holder: why_not_signalled(holder) if holder in result.matching_holders else outside
+        for holder in holders
+    }
     for holder, reason in reasons.items():
         if reason:
             click.echo(f"portwatch: {_names([holder])} is not signalled: {reason}", err=True)
@@ -125,23 +128,23 @@ def _is_agreed(targets: tuple[Process, ...], number: signal.Signals) -> bool:
 def _still_held(
     port: Port,
     number: signal.Signals,
-    finding: LookupResult,
+    result: LookupResult,
     signalled: tuple[Process, ...],
-    left: tuple[Process, ...],
+    remaining: tuple[Process, ...],
 ) -> str:
     """Why the port is not free, and what would help."""
-    if left and not any(map(_is_one_of(holders_of(finding.listeners)), left)):
-        parents = " > ".join(f"{one.process}({one.pid})" for one in background(left[0]).ancestry)
-        return f"{port} is held again, by {_names(left)}: whoever starts it is to be told ({parents})"
-    if not left:
+    if remaining and not any(map(_is_one_of(holders_of(result.listeners)), remaining)):
+        parents = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
+        return f"{port} is held again, by {_names(remaining)}: whoever starts it is to be told ({parents})"
+    if not remaining:
         helps = "a descriptor may be on its way between two (portwatch who tells when it has come)"
-    elif not any(map(_is_one_of(signalled), left)):
+    elif not any(map(_is_one_of(signalled), remaining)):
         helps = "who was not signalled"
     elif number is signal.SIGKILL:
         helps = "what outlives SIGKILL waits within the kernel, as for a disk that does not answer"
     else:
         helps = f"--signal KILL ends who does not heed {number.name}"
-    return f"{port} is still held after {_PATIENCE:g} s, by {_names(left) or _NOBODY}; {helps}"
+    return f"{port} is still held after {_PATIENCE:g} s, by {_names(remaining) or _NOBODY}; {helps}"
 
 
 def _is_one_of(processes: tuple[Process, ...]) -> Callable[[Process], bool]:

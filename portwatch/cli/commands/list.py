@@ -32,10 +32,10 @@ def command(as_json: bool, engine: str, ephemeral: bool, **scope: Any) -> None:
     Example: portwatch list --exposure all,public
     """
     pids, wanted = pids_of(scope), scope_of(scope)
-    with listing(engine, Options(ephemeral=ephemeral)) as (choice, everywhere):
+    with listing(engine, Options(ephemeral=ephemeral)) as (choice, all_listeners):
         say_fallback(choice)
         listeners = [
-            one for one in held_by_trees(pids, everywhere, choice.engine.name) if wanted.admits_listener(one)
+            one for one in held_by_trees(pids, all_listeners, choice.engine.name) if wanted.admits_listener(one)
         ]
     if as_json:
         lines = [one.to_json() for one in listeners]

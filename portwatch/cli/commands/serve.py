@@ -30,7 +30,7 @@ from portwatch.errors import PortwatchError
 from portwatch.event import Event
 from portwatch.filters.parsing import PROTOCOLS
 from portwatch.filters.scope import Scope
-from portwatch.outputs.log import ChangeLog
+from portwatch.outputs.log import EventLog
 from portwatch.server import sockets
 from portwatch.server.settings import DEFAULT_ADDRESS, Expected, JournalSettings, MetricsSettings, Settings
 from portwatch.timestamps import iso_time
@@ -175,7 +175,7 @@ def command(ctx: click.Context, /, check: bool, form: str, config: Path | None, 
         except click.UsageError as error:
             raise PortwatchError(error.format_message()) from None
 
-    changes = ChangeLog(sys.stdout, Event.to_json if form == "json" else event_line)
+    changes = EventLog(sys.stdout, Event.to_json if form == "json" else event_line)
     daemon = Daemon(settings, changes, read_again=read_again, started=partial(say_fallback, say=log.warning))
     try:
         daemon.run()

@@ -9,10 +9,10 @@ import click
 
 from portwatch.cli.exit_codes import TIMED_OUT
 from portwatch.cli.options import Seconds, interval_option, say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, question_of
+from portwatch.cli.port_argument import PortCommand, port_options, query_of
 from portwatch.engines.protocol import Options
 from portwatch.port.lookup import Port
-from portwatch.port.wait import PortWait, watching
+from portwatch.port.wait import PortWait, watch_port
 
 _A_YEAR = 366 * 86_400
 
@@ -37,11 +37,11 @@ def command(
     Example: portwatch wait 5432 --timeout 30 && ./migrate
     """
     here = not (scope["pid"] or scope["container"] or scope["cgroup"])
-    question = question_of(target, scope, here=here)
-    watcher = watching(question, engine, Options(failures=False, ephemeral=ephemeral, interval=interval))
+    query = query_of(target, scope, here=here)
+    watcher = watch_port(query, engine, Options(failures=False, ephemeral=ephemeral, interval=interval))
     watcher.start()
     say_fallback(watcher.choice)
-    waiting = PortWait(question, watcher)
+    waiting = PortWait(query, watcher)
     is_so = (waiting.until_gone if gone else waiting.until_open)(timeout)
     if not is_so:
         outcome = f"somebody still listens on {target}" if gone else f"nobody listens on {target} yet"

@@ -10,11 +10,11 @@ import click
 
 from portwatch.cli.exit_codes import FAILED
 from portwatch.cli.options import say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, question_of
+from portwatch.cli.port_argument import PortCommand, port_options, query_of
 from portwatch.cli.render import port_details
 from portwatch.engines.protocol import Options
 from portwatch.event import Listener
-from portwatch.linux.ancestry import with_background
+from portwatch.linux.ancestry import listener_with_details
 from portwatch.port.lookup import Port, look_up
 
 
@@ -32,14 +32,14 @@ def command(
 
     Example: portwatch who udp/53
     """
-    question = question_of(target, scope, here=False)
-    finding = look_up(question, engine, Options(ephemeral=ephemeral))
-    say_fallback(finding.choice)
-    if not finding.listeners:
+    query = query_of(target, scope, here=False)
+    result = look_up(query, engine, Options(ephemeral=ephemeral))
+    say_fallback(result.choice)
+    if not result.listeners:
         # To programs, no line at all is the answer.
-        click.echo(port_details.nobody(target, finding), err=as_json)
+        click.echo(port_details.nobody(target, result), err=as_json)
         sys.exit(FAILED)
-    for line in _json_lines(finding.listeners) if as_json else port_details.lines(finding):
+    for line in _json_lines(result.listeners) if as_json else port_details.lines(result):
         click.echo(line)
 
 
@@ -47,4 +47,4 @@ def _json_lines(listeners: tuple[Listener, ...]) -> Iterator[str]:
     from json import dumps  # 7 ms, for those who ask for it
 
     for one in listeners:
-        yield dumps(with_background(one), separators=(",", ":"))
+        yield dumps(listener_with_details(one), separators=(",", ":"))

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 
 from portwatch.cli.render.text import NO_HOLDER, REACH, foreign_netns, held_by, place, printable, user_name, who
 from portwatch.event import Listener
-from portwatch.linux.ancestry import Background, background
+from portwatch.linux.ancestry import ProcessDetails, details_of
 from portwatch.model import Process
-from portwatch.port.forwarders import Forwarding, forwarding_of
+from portwatch.port.forwarders import Forwarder, forwarder_of
 from portwatch.port.lookup import LookupResult, Port
 
 _LABEL = 12
 
 
-def lines(finding: LookupResult) -> Iterator[str]:
+def lines(result: LookupResult) -> Iterator[str]:
     """All that is known of every listener."""
-    for number, one in enumerate(finding.listeners):
+    for number, one in enumerate(result.listeners):
         if number:
             yield ""
         yield heading(one)
@@ -29,7 +29,7 @@ def lines(finding: LookupResult) -> Iterator[str]:
         if not one.holders:
             yield _row("held by", NO_HOLDER)
         for holder in one.holders:
-            yield from _holder(holder, finding)
+            yield from _holder(holder, result)
 
 
 def heading(listener: Listener) -> str:
@@ -39,22 +39,22 @@ def heading(listener: Listener) -> str:
     return f"{where}, {REACH[one.exposure]}{', mptcp' if one.mptcp else ''}"
 
 
-def short_lines(finding: LookupResult) -> Iterator[str]:
+def short_lines(result: LookupResult) -> Iterator[str]:
     """Every listener, and below it who holds it."""
-    for one in finding.listeners:
+    for one in result.listeners:
         yield heading(one)
         for holder in one.holders:
-            known = background(holder)
+            known = details_of(holder)
             where = [f"container {holder.container[:12]}"] if holder.container else []
             command = f": {_shown(known.command)}" if known.command else ""
             yield f"  {', '.join([who(holder.process, holder.pid), *_whose(holder), *where])}{command}"
-            if forwarding := forwarding_of(holder, known.command, finding.everywhere):
+            if forwarding := forwarder_of(holder, known.command, result.all_listeners):
                 yield f"    {forwarding_line(forwarding)}"
         if not one.holders:
             yield f"  {NO_HOLDER}"
 
 
-def forwarding_line(forwarding: Forwarding) -> str:
+def forwarding_line(forwarding: Forwarder) -> str:
     """Where a forwarder leads, and what to do instead of ending it."""
     parts = ["only forwards" + (f" to {printable(forwarding.target)}" if forwarding.target else "")]
     if forwarding.container:
@@ -65,28 +65,28 @@ def forwarding_line(forwarding: Forwarding) -> str:
     return f"{', '.join(parts)}; {forwarding.advice}"
 
 
-def nobody(port: Port, finding: LookupResult) -> str:
+def nobody(port: Port, result: LookupResult) -> str:
     """The answer where nobody listens, with who has the port in another way, or elsewhere."""
     parts = [f"nobody listens on {port}"]
-    if finding.in_the_way:
-        parts.append(held_by(finding.in_the_way))
-    if any(one.socket.port == port.number and one.socket.proto in port.protos for one in finding.everywhere):
+    if result.blockers:
+        parts.append(held_by(result.blockers))
+    if any(one.socket.port == port.number and one.socket.proto in port.protos for one in result.all_listeners):
         parts.append("outside of what was asked for somebody does (--netns all, or fewer options)")
     return "; ".join(parts)
 
 
-def _holder(holder: Process, finding: LookupResult) -> Iterator[str]:
-    known = background(holder)
+def _holder(holder: Process, result: LookupResult) -> Iterator[str]:
+    known = details_of(holder)
     since = [f"since {_moment(holder.start_time)}"] if holder.start_time else []
     yield _row("held by", ", ".join([who(holder.process, holder.pid), *_whose(holder), *since]))
-    forwarding = forwarding_of(holder, known.command, finding.everywhere)
+    forwarding = forwarder_of(holder, known.command, result.all_listeners)
     if forwarding:
         yield _row("", forwarding_line(forwarding))
     for label, text in _facts(holder, known):
         yield _row(f"  {label}", text)
 
 
-def _facts(holder: Process, known: Background) -> Iterable[tuple[str, str]]:
+def _facts(holder: Process, known: ProcessDetails) -> Iterable[tuple[str, str]]:
     facts = {
         "command": known.command and _shown(known.command),
         "ancestry": " > ".join(f"{printable(one.process)}({one.pid})" for one in known.ancestry),

@@ -32,7 +32,7 @@ from portwatch.linux import capabilities, clock, mounts, procfs
 from portwatch.linux.kernel import RELEASE
 from portwatch.linux.lineage import Identity, Lineage
 from portwatch.model import Holder, Record, Snapshot, Socket
-from portwatch.record import Raw, decode
+from portwatch.record import RawRecord, decode
 from portwatch.snapshot import open_files, port_users
 
 BUFFER_BYTES = 16 << 20
@@ -136,7 +136,7 @@ class BccEngine:
     def read_up_to_now(self) -> list[Record]:
         """Every record of what had happened when this was called."""
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
-        raw = list(map(Raw._make, self._order.take()))
+        raw = list(map(RawRecord._make, self._order.take()))
         if self._filter.cgroups is not None:
             self._filter_map.value.exclude_cgroups(self._filter, {one.cgroup for one in raw})
         records = [decode(one, epoch, own_pid) for one in raw]
@@ -158,7 +158,7 @@ class BccEngine:
         else:
             self._membership.forget_ended()
         if self._iterator is None:
-            return sock_diag_snapshot.held_sockets(self._membership)
+            return sock_diag_snapshot.take_snapshot(self._membership)
         return open_files.open_sockets(self._pass_over_files(0), ephemeral=self._ephemeral)
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
@@ -368,12 +368,12 @@ class BccEngine:
             self._limits += (caps.TREES, caps.OUTSIDE)
 
     def _watch_forks(self) -> None:
-        procfs.require_all_processes()
+        procfs.require_kernel_pids()
         for tracepoint, program in self._fork_programs.items():
             self._descriptors.append(syscalls.attach_raw_tracepoint(program, tracepoint))
         self._membership = Members(BccMemberMap(self._bpf[b"members"]))
 
-    def _pass_over_files(self, port: int) -> list[Raw]:
+    def _pass_over_files(self, port: int) -> list[RawRecord]:
         assert self._iterator is not None
         self._controls.value.port = port
         self._controls.publish()

@@ -24,7 +24,7 @@ from portwatch.linux import capabilities, clock, mounts, procfs
 from portwatch.linux.kernel import VMLINUX
 from portwatch.linux.lineage import Identity
 from portwatch.model import Holder, Record, Snapshot, Socket
-from portwatch.record import LAYOUT, Raw, decode
+from portwatch.record import LAYOUT, RawRecord, decode
 from portwatch.snapshot import open_files, port_users
 
 OBJECT = Path(__file__).with_name("core.bpf.o")
@@ -162,7 +162,7 @@ class CoreEngine:
         """From here on, records and snapshots say by the bit `tree` what concerns a process tree."""
         assert self._shared, "attach first"
         if self._membership is None:
-            procfs.require_all_processes()
+            procfs.require_kernel_pids()
             for name in FORKS:
                 self._object.attach(name)
             self._membership = Members(LibbpfMemberMap(self._libbpf, self._object.map_fd("members")))
@@ -294,12 +294,12 @@ class CoreEngine:
 
     def _decode(self, batch: memoryview) -> list[Record]:
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
-        raw = list(map(Raw._make, _STRIDE.iter_unpack(batch)))
+        raw = list(map(RawRecord._make, _STRIDE.iter_unpack(batch)))
         if self._shared and self._filter.cgroups is not None:
             self._shared.filter.exclude_cgroups(self._filter, {one.cgroup for one in raw})
         return [decode(one, epoch, own_pid) for one in raw]
 
-    def _pass_over_files(self, port: int) -> list[Raw]:
+    def _pass_over_files(self, port: int) -> list[RawRecord]:
         if self._shared is None:
             self._load({ITERATOR})
         if self._iterator is None:

@@ -150,7 +150,7 @@ class Libbpf:
         if errno in (EPERM, EINVAL) and kernel.lockdown() == kernel.CONFIDENTIALITY:
             return NotPermitted(
                 f"{reason}: the kernel is locked down to confidentiality, so that programs may not read its "
-                f"memory; {kernel.WITHOUT_LOCKDOWN}"
+                f"memory; {kernel.LOCKDOWN_HELP}"
             )
         if errno == EPERM and (limit := capabilities.memlock()) is not None:
             return NotPermitted(

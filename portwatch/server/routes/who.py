@@ -6,7 +6,7 @@ import json
 
 from aiohttp import web
 
-from portwatch.linux.ancestry import with_background
+from portwatch.linux.ancestry import listener_with_details
 from portwatch.server import params
 from portwatch.server.listings import PARAMETERS, Listings, pids_of, port_entry
 from portwatch.server.middleware import is_over_socket_file
@@ -28,7 +28,7 @@ def routes(listings: Listings) -> list[web.RouteDef]:
 
         def build() -> str:
             found = (one for one in listings.listeners(pids, look=True) if scope.admits_listener(one))
-            ports = [port_entry(with_background(one, commands=shows_commands)) for one in found]
+            ports = [port_entry(listener_with_details(one, commands=shows_commands)) for one in found]
             return json.dumps({"ports": ports}, separators=(",", ":"))
 
         return await listings.respond(build)
