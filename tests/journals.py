@@ -4,7 +4,7 @@ import json
 import time
 from contextlib import closing
 
-from support import until
+from support import wait_until
 
 from portwatch.event import Event
 from portwatch.model import Process
@@ -41,7 +41,7 @@ def written(path, *events, **limits):
         journal.start()
         for one in events:
             journal.write(one)
-        until(lambda: (journal.last_seq or 0) >= events[-1].seq, "them on disk")
+        wait_until(lambda: (journal.last_seq or 0) >= events[-1].seq, "them on disk")
 
 
 def seqs(path, **asked):

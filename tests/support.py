@@ -81,7 +81,7 @@ def has_mptcp():
     return True
 
 
-def until(condition, what, patience=PATIENCE):
+def wait_until(condition, what, patience=PATIENCE):
     """Waits for something to become true, and returns it."""
     deadline = time.monotonic() + patience
     while not (found := condition()):
@@ -171,8 +171,8 @@ class Watch:
         """Waits until all that has happened has been told: something that happens now comes later."""
         with socket.create_server(("127.0.0.1", 0)) as marker:
             inode = os.fstat(marker.fileno()).st_ino
-            until(lambda: self._count(inode) == 1, "the marker's open")
-        until(lambda: self._count(inode) == 2, "the marker's close")
+            wait_until(lambda: self._count(inode) == 1, "the marker's open")
+        wait_until(lambda: self._count(inode) == 2, "the marker's close")
 
     def _count(self, inode):
         if failure := self.watcher._hub.failure:

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from support import until
+from support import wait_until
 
 from portwatch import PortwatchError
 from portwatch.engines import members
@@ -252,7 +252,7 @@ def test_who_has_ended_and_was_not_waited_for_is_no_member(family):
     map_of_kernel = Kept()
     kept = Members(map_of_kernel)
     child.kill()
-    until(lambda: procfs.is_zombie(child.pid), "its end")
+    wait_until(lambda: procfs.is_zombie(child.pid), "its end")
     kept.watch(identity(child.pid), 1)
     kept.find_missed(1)
     assert not map_of_kernel
@@ -327,7 +327,7 @@ def test_a_threads_number_is_answered_with_its_process():
     done = threading.Event()
     thread = threading.Thread(target=lambda: (numbers.append(threading.get_native_id()), done.wait()))
     thread.start()
-    until(lambda: numbers, "the thread")
+    wait_until(lambda: numbers, "the thread")
     with pytest.raises(PortwatchError, match=f"{numbers[0]} is a thread of process {os.getpid()}"):
         root_at(numbers[0])
     done.set()

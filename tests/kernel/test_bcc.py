@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from support import Actor, Watch, open_files, until
+from support import Actor, Watch, open_files, wait_until
 
 from portwatch.engines import perf
 from portwatch.engines.bcc import compiler, headers, hooks, shared_map
@@ -169,8 +169,8 @@ def test_a_buffer_that_overflows_is_counted_and_put_right(actor):
             "    [s.close() for s in more]\n"
         )
         actor.do("[s.close() for s in made[:250]]")
-        until(lambda: engine.lost, "a loss")
-        until(lambda: sorted(told.values()) == list(range(2250, 2500)), "the repair")
+        wait_until(lambda: engine.lost, "a loss")
+        wait_until(lambda: sorted(told.values()) == list(range(2250, 2500)), "the repair")
         assert hub.counts.reconciliations["loss"]
     finally:
         hub.stop()
@@ -245,7 +245,7 @@ def test_a_function_that_this_kernel_has_not_costs_what_it_sees_and_no_more(monk
         assert {LISTEN_FAILURES, BACKLOG_CHANGE} <= set(able.limits)
         assert f"{absent.function} (" in able.why
         actor.do("s = listener(port=8080)")
-        until(lambda: actor.netns in [one.socket.netns for one in engine.read(0.1)], "the open")
+        wait_until(lambda: actor.netns in [one.socket.netns for one in engine.read(0.1)], "the open")
     finally:
         engine.detach()
 

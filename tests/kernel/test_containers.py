@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ENGINES, until
+from support import ENGINES, wait_until
 
 from portwatch import Filter, Scope
 from portwatch.engines.limits import SHORT_LIVED
@@ -112,12 +112,12 @@ def test_a_scope_tells_of_a_cgroup_or_a_container_and_of_no_other(watch, make_ac
     try:
         for actor in (inside, outside):
             actor.do("s = listener(port=8080); s.close(); s = listener(port=8081)")
-        until(
+        wait_until(
             lambda: len(watch.events(inside, outside)) >= (2 if SHORT_LIVED in watch.info.limits else 6),
             "",
         )
         for name, one in watches.items():
-            until(lambda one=one: [event for event in one._seen if event.port == 8081], name)
+            wait_until(lambda one=one: [event for event in one._seen if event.port == 8081], name)
             told = {actor.netns for actor in (inside, outside) for event in one._seen if actor.owns(event)}
             assert told == {outside.netns if name.startswith("not") else inside.netns}, name
             listed = [actor for actor in (inside, outside) if one.listeners(actor)]
@@ -188,10 +188,10 @@ def test_a_name_that_comes_and_goes_is_the_namespaces_of_the_moment(watch, make_
         assert watch.events(actor)[-1].netns_name is None
         subprocess.run(["ip", "netns", "attach", name, str(actor.pid)], check=True)
         try:
-            until(lambda actor=actor: _name_of_a_new_listener(watch, actor) == name, "the name")
+            wait_until(lambda actor=actor: _name_of_a_new_listener(watch, actor) == name, "the name")
         finally:
             subprocess.run(["ip", "netns", "delete", name], check=True)
-        until(lambda actor=actor: _name_of_a_new_listener(watch, actor) is None, "no name")
+        wait_until(lambda actor=actor: _name_of_a_new_listener(watch, actor) is None, "no name")
         numbers.add(actor.netns)
     assert len(numbers) == 3
 

@@ -1,7 +1,7 @@
 """What of a scope the kernel itself decides: what lies outside costs the reader nothing."""
 
 import pytest
-from support import Watch, has_mptcp, until
+from support import Watch, has_mptcp, wait_until
 
 from portwatch.filters.filter import Filter
 from portwatch.filters.scope import Scope
@@ -22,11 +22,13 @@ class Narrow(Watch):
 
     def told(self, *ports):
         """Waits until this is what was told, as (kind, port)."""
-        until(lambda: [(one.kind, one.port) for one in self._seen] == [*ports], f"{ports}, not {self._seen}")
+        wait_until(
+            lambda: [(one.kind, one.port) for one in self._seen] == [*ports], f"{ports}, not {self._seen}"
+        )
 
     def told_of(self, actor, *ports):
         """The same of an actor's namespace."""
-        until(lambda: self.of(actor) == [*ports], f"{ports}, not {self._seen}")
+        wait_until(lambda: self.of(actor) == [*ports], f"{ports}, not {self._seen}")
 
     def records(self):
         """What the kernel tells the engine from now on."""
@@ -94,11 +96,11 @@ def test_a_storm_outside_of_a_scope_wakes_nobody(narrow, actor, scope, storm):
     one = narrow(**scope)
     actor.do("taken, refused = listener(port=9000), socket.socket()")
     actor.do("s = bound(port=8080)" if scope.get("proto") == Filter(("udp",)) else "s = listener(port=8080)")
-    until(lambda: ("open", 8080) in one.of(actor), "the open")
+    wait_until(lambda: ("open", 8080) in one.of(actor), "the open")
     records = one.records()
     actor.do(storm)
     actor.do("s.close()")
-    until(lambda: ("close", 8080) in one.of(actor), "the close")
+    wait_until(lambda: ("close", 8080) in one.of(actor), "the close")
     assert {record.socket.port for record in records if record.socket.netns == actor.netns} == {8080}
 
 
@@ -165,7 +167,7 @@ def test_sockets_of_one_port_are_counted_within_a_scope(narrow, actor):
     option = "(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)"
     actor.do(f"made = [listener(port=8080, options=[{option}]) for _ in range(3)]")
     actor.do("[each.close() for each in made]")
-    until(lambda: len(one.of(actor)) == 6, "all of it")
+    wait_until(lambda: len(one.of(actor)) == 6, "all of it")
     assert [event.sockets for event in one._seen if actor.owns(event)] == [1, 2, 3, 2, 1, 0]
 
 
@@ -222,7 +224,7 @@ def test_a_container_that_begins_again_is_heard(narrow, make_actor, cgroup):
         actor.do("s = listener(port=8080); s.close()")
         one.told_of(actor, ("open", 8080), ("close", 8080))
         actor.close()
-        until(lambda path=path: not (path / "cgroup.procs").read_text(), "its end")
+        wait_until(lambda path=path: not (path / "cgroup.procs").read_text(), "its end")
         path.rmdir()
 
 
@@ -271,7 +273,7 @@ def test_what_is_passed_into_a_cgroup_is_no_drift(narrow, make_actor, cgroup):
     assert found == [8080]
     outside.do("s.close(), t.close()")
     inside.do("os.close(fd)")
-    until(lambda: ("close", 8080) in one.of(outside), "its close")
+    wait_until(lambda: ("close", 8080) in one.of(outside), "its close")
     drift = one.watcher.counts.drift
     one.watcher.listeners()
     assert one.watcher.counts.drift == drift

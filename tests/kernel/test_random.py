@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from support import ENGINES, PATIENCE, Actor, until
+from support import ENGINES, PATIENCE, Actor, wait_until
 
 from portwatch.engines.bcc.engine import BccEngine
 from portwatch.engines.choice import Choice
@@ -98,7 +98,7 @@ def run(steps, engine, seed):
             program.do(f"p.run({REST_AFTER})")
             truth = listed_by_ss(homes)
             places = {inode: entry[:3] for inode, entry in truth.items()}
-            until(lambda places=places: told.places() == places, "the events to say what ss says")
+            wait_until(lambda places=places: told.places() == places, "the events to say what ss says")
             drift = hub.counts.drift.total()
             mine = [
                 one for one in hub.listeners(subscription) if one.socket.netns in {home.netns for home in homes}

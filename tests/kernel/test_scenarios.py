@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from limits import allowed, kernel_functions
-from support import CORE_HOOKS, has_mptcp, until
+from support import CORE_HOOKS, has_mptcp, wait_until
 
 from portwatch.engines.poll import PollEngine
 from portwatch.linux import netns
@@ -478,7 +478,7 @@ def container_cgroup():
     path.mkdir()
     yield path, name
     with contextlib.suppress(OSError):
-        until(lambda: not (path / "cgroup.procs").read_text(), "the cgroup to be empty")
+        wait_until(lambda: not (path / "cgroup.procs").read_text(), "the cgroup to be empty")
     path.rmdir()
 
 
@@ -608,7 +608,7 @@ def test_s24_after_exec_the_owner_is_the_new_program(watch, actor):
     watch.settle()
     actor.do("p = subprocess.Popen(['sleep', '600'], close_fds=False); s.close()")
     child = actor.do("p.pid")
-    until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
+    wait_until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
     (listener,) = watch.listeners(actor)
     assert (listener.owner.pid, listener.owner.process) == (child, "sleep")
     assert (listener.opener.pid, listener.opener.process) == (actor.pid, actor.process)
@@ -622,7 +622,7 @@ def test_s24_a_program_that_is_handed_a_listener_and_who_activates_it_hold_it_bo
     watch.settle()
     actor.do("p = subprocess.Popen(['sleep', '600'], close_fds=False)")
     child = actor.do("p.pid")
-    until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
+    wait_until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
     (listener,) = watch.listeners(actor)
     assert {(one.pid, one.process) for one in listener.holders} == {
         (actor.pid, actor.process),
@@ -807,9 +807,11 @@ def test_a_storm_that_overflows_is_counted_and_put_right(actor, hooks):
     try:
         actor.do("made = [listener(port=port) for port in range(2000, 3000)]")
         actor.do("[s.close() for s in made[:500]]")
-        until(lambda: hub.counts.lost and not hub.counts.lost < engine.lost, "a loss")
-        until(lambda: told_open(list(seen)) == list(range(2500, 3000)), "the repair")
-        until(lambda: sum(event.lost for event in gaps(seen)) == hub.counts.lost, "the gap, which comes last")
+        wait_until(lambda: hub.counts.lost and not hub.counts.lost < engine.lost, "a loss")
+        wait_until(lambda: told_open(list(seen)) == list(range(2500, 3000)), "the repair")
+        wait_until(
+            lambda: sum(event.lost for event in gaps(seen)) == hub.counts.lost, "the gap, which comes last"
+        )
         assert hub.counts.reconciliations["loss"] == len(gaps(seen))
         assert any(event.origin == "reconcile" for event in seen)
     finally:

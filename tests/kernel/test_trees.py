@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from support import Actor, Watch, has_mptcp, until
+from support import Actor, Watch, has_mptcp, wait_until
 
 from portwatch import PortWatcher, PortwatchError
 from portwatch.engines.members import MAP_ENTRIES
@@ -22,9 +22,9 @@ class Told(Watch):
     def settle(self):
         self.marker.do("s = listener()")
         inode = self.marker.do("os.fstat(s.fileno()).st_ino")
-        until(lambda: self._count(inode) == 1, "the marker's open")
+        wait_until(lambda: self._count(inode) == 1, "the marker's open")
         self.marker.do("s.close()")
-        until(lambda: self._count(inode) == 2, "the marker's close")
+        wait_until(lambda: self._count(inode) == 2, "the marker's close")
 
     @property
     def recursion_misses(self):
@@ -95,10 +95,10 @@ def test_t03_a_daemon_that_init_adopted_is_in(told_of, root, watch):
     assert watch.kinds(root) == ["open"]
     os.kill(pid, 9)
     if watch.info.has_limit("trees"):
-        until(lambda: watch.kinds(root) == ["open", "close"], "its end")
+        wait_until(lambda: watch.kinds(root) == ["open", "close"], "its end")
         assert told.ports(root) == []
         return
-    until(lambda: told.kinds(root)[-1] == "close", "its end")
+    wait_until(lambda: told.kinds(root)[-1] == "close", "its end")
     assert [(event.kind, event.port, event.pid) for event in told.events(root)] == [
         ("open", 8080, pid),
         ("close", 8080, pid),
@@ -115,9 +115,9 @@ def test_t04_descendants_stay_in_when_the_root_has_ended(told_of, make_actor, ro
     )
     witness = make_actor(f"/proc/{child}/ns/net")
     root.kill()
-    until(lambda: watch.kinds(witness) == ["open"], "the child's open")
+    wait_until(lambda: watch.kinds(witness) == ["open"], "the child's open")
     os.kill(child, 9)
-    until(lambda: watch.kinds(witness) == ["open", "close"], "its end")
+    wait_until(lambda: watch.kinds(witness) == ["open", "close"], "its end")
     if watch.info.has_limit("trees"):
         assert told.ports(witness) == []
         return
@@ -202,7 +202,7 @@ def test_t05_a_tree_that_forks_all_the_time_is_whole_from_the_start(told_of, roo
         begin = time.time_ns()
         assert ("open", "snapshot", 8080) in [(one.kind, one.origin, one.port) for one in told.events(root)]
         if not watch.info.has_limit("trees"):
-            until(lambda told=told: len(told._seen) >= 20, "those who listen")
+            wait_until(lambda told=told: len(told._seen) >= 20, "those who listen")
             heard = opens(told, root, begin)
             assert heard == opens(watch, root, begin)[: len(heard)] or told.skipped
     root.do("[kill(pid) for pid in forkers]")
@@ -259,8 +259,8 @@ def test_a_member_that_there_was_no_room_for_is_found_by_the_next_check(told_of,
     grandchild = root.do("fork(lambda: None)")
     assert kept.get(grandchild)
     os.kill(child, 9)
-    until(lambda: told.kinds(root)[-1] == "close", "its end")
-    until(lambda: not kept.get(child), "its end")
+    wait_until(lambda: told.kinds(root)[-1] == "close", "its end")
+    wait_until(lambda: not kept.get(child), "its end")
 
 
 def test_trees_come_and_go_while_it_runs(told_of, root, make_actor):
@@ -304,7 +304,7 @@ def test_a_tree_that_is_left_out_is_out_and_the_rest_is_in(told_but_of, root, ma
         daemon = root.do("daemon(lambda: made.append(listener(port=8004)))")
         assert told.ports(root) == [("open", 8080)]
         os.kill(daemon, 9)
-        until(lambda: ("close", 8004) in watch.ports(root), "its end")
+        wait_until(lambda: ("close", 8004) in watch.ports(root), "its end")
     root.do(f"kill({child}); before.close()")
     other.do("s.close()")
     root.kill()
@@ -382,7 +382,7 @@ def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, wa
         ):
             before = reads()
             other.do(STORM.format(proto))
-            until(lambda: reads() > before, "somebody who hears of it")
+            wait_until(lambda: reads() > before, "somebody who hears of it")
         other.do("kept = listener(port=8081)")
         other.do("kept.close()")
         assert told.ports(root, other) == [("open", 8080)]
@@ -412,7 +412,7 @@ def test_what_a_tree_held_before_is_closed_for_it_when_all_of_it_is_gone(make_ac
         assert told.kinds(parent) == ["open"] * 3
         parent.do("[one.close() for one in made]")
         os.kill(child, 9)
-        until(lambda: told.kinds(parent) == ["open"] * 3 + ["close"] * 3, "the closes")
+        wait_until(lambda: told.kinds(parent) == ["open"] * 3 + ["close"] * 3, "the closes")
     finally:
         told.stop()
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from journals import event, opened, seqs, written
-from support import until
+from support import wait_until
 
 from portwatch.errors import JournalError
 from portwatch.model import Process
@@ -34,7 +34,7 @@ def test_a_journal_is_only_its_owners_to_read(path):
     with opened(path) as journal:
         journal.start()
         journal.write(event(1))
-        until(lambda: journal.last_seq == 1, "the event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the event on disk")
         files = sorted(path.parent.iterdir())
         assert [one.name for one in files] == [path.name + end for end in ("", "-lock", "-shm", "-wal")]
         assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
@@ -143,7 +143,7 @@ def test_it_is_read_while_it_is_written(path):
             journal.write(event(seq))
             if not seq % 100:
                 time.sleep(0.02)
-        until(lambda: journal.last_seq == 3000, "the last event on disk")
+        wait_until(lambda: journal.last_seq == 3000, "the last event on disk")
         ended.set()
         for reader in readers:
             reader.join()
@@ -158,12 +158,12 @@ def test_a_reader_that_pauses_keeps_nothing_from_being_written_or_deleted(path):
         journal.start()
         for seq in range(1, 1001):
             journal.write(event(seq))
-        until(lambda: journal.last_seq == 1000, "the first thousand on disk")
+        wait_until(lambda: journal.last_seq == 1000, "the first thousand on disk")
         lines = Reader(path).events()
         next(lines)
         for seq in range(1001, 15_001):
             journal.write(event(seq))
-        until(lambda: journal.last_seq == 15_000, "the rest on disk")
+        wait_until(lambda: journal.last_seq == 15_000, "the rest on disk")
         assert bytes_of(path) <= MIN_BYTES
         assert json.loads(list(lines)[-1])["seq"] == 15_000
 
@@ -180,8 +180,8 @@ def test_events_that_are_too_old_go_and_give_their_space_back(path):
     with opened(path, max_age=2 * 3_600, max_bytes=MIN_BYTES) as journal:
         journal.start()
         journal.write(event(5001, time=now - HOUR))
-        until(lambda: seqs(path) == [5001], "the old ones gone")
-        until(lambda: journal.last_seq == 5001, "the new one there")
+        wait_until(lambda: seqs(path) == [5001], "the old ones gone")
+        wait_until(lambda: journal.last_seq == 5001, "the new one there")
     assert bytes_of(path) < before / 2
 
 
@@ -192,7 +192,9 @@ def test_the_oldest_go_when_there_are_too_many(path):
         for last in range(3_000, 30_001, 3_000):
             for seq in range(last - 2_999, last + 1):
                 journal.write(event(seq))
-            until(lambda last=last: sizes.append(bytes_of(path)) or journal.last_seq == last, "them on disk")
+            wait_until(
+                lambda last=last: sizes.append(bytes_of(path)) or journal.last_seq == last, "them on disk"
+            )
         assert journal.lost == 0
     kept = seqs(path)
     assert kept == list(range(kept[0], 30_001))
@@ -207,7 +209,7 @@ def test_a_journal_that_may_be_smaller_from_now_on_shrinks(path):
     with opened(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         journal.write(event(25_001))
-        until(lambda: bytes_of(path) <= MIN_BYTES, "the file small enough")
+        wait_until(lambda: bytes_of(path) <= MIN_BYTES, "the file small enough")
     kept = seqs(path)
     assert kept == list(range(kept[0], 25_002))
     assert len(kept) > 5000
@@ -219,7 +221,7 @@ def test_what_is_written_waits_neither_for_the_disk_nor_for_its_thread(path):
             journal.write(event(seq))
         assert journal.last_seq is None
         journal.start()
-        until(lambda: journal.last_seq == 100, "them on disk")
+        wait_until(lambda: journal.last_seq == 100, "them on disk")
 
 
 def test_what_cannot_wait_is_counted(path, monkeypatch):

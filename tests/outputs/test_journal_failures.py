@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from journals import A_CENTURY, event, opened, seqs, written
-from support import PATIENCE, ROOT, until
+from support import PATIENCE, ROOT, wait_until
 
 from portwatch.errors import JournalError
 from portwatch.outputs.journal import Journal, Reader, writer
@@ -148,7 +148,7 @@ def test_damage_that_is_met_while_it_runs_costs_no_new_event(path):
         assert journal.last_seq == 5000
         journal.start()
         journal.write(event(5001))
-        until(lambda: journal.last_seq == 5001, "the new event on disk")
+        wait_until(lambda: journal.last_seq == 5001, "the new event on disk")
         assert journal.trouble is None
     assert seqs(path) == [5001]
     (broken,) = path.parent.glob("journal.db.broken-*")
@@ -296,11 +296,11 @@ def test_a_journal_that_is_deleted_while_it_runs_is_begun_again(path):
     with opened(path) as journal:
         journal.start()
         journal.write(event(1))
-        until(lambda: journal.last_seq == 1, "the first event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the first event on disk")
         for one in path.parent.iterdir():
             one.unlink()
         journal.write(event(2))
-        until(lambda: journal.last_seq == 2, "the second event on disk")
+        wait_until(lambda: journal.last_seq == 2, "the second event on disk")
         assert seqs(path) == [2]
         with pytest.raises(JournalError, match="another portwatch writes"):
             opened(path)
@@ -312,9 +312,9 @@ def test_a_program_that_locks_the_journal_delays_it_only_as_long_as_it_does(path
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             journal.write(event(1))
-            until(lambda: journal.trouble == "database is locked", "trouble")
+            wait_until(lambda: journal.trouble == "database is locked", "trouble")
             journal.write(event(2))
-        until(lambda: journal.last_seq == 2, "both on disk")
+        wait_until(lambda: journal.last_seq == 2, "both on disk")
         assert journal.trouble is None
     assert seqs(path) == [1, 2]
 
@@ -328,12 +328,14 @@ def test_a_program_that_reads_without_end_is_named_before_the_disk_is_full(path)
             for last in range(2_500, CAPACITY, 2_500):
                 for seq in range(last - 2_499, last + 1):
                     journal.write(event(seq))
-                until(lambda last=last: journal.trouble or journal.last_seq == last, "them on disk, or trouble")
+                wait_until(
+                    lambda last=last: journal.trouble or journal.last_seq == last, "them on disk, or trouble"
+                )
                 if journal.trouble:
                     break
             assert journal.trouble == "a program that has read it for long keeps it from shrinking"
-        until(lambda: journal.trouble is None, "it to go on")
-        until(lambda: bytes_of(path) <= MIN_BYTES, "it to shrink")
+        wait_until(lambda: journal.trouble is None, "it to go on")
+        wait_until(lambda: bytes_of(path) <= MIN_BYTES, "it to shrink")
 
 
 def bytes_of(path):
@@ -379,11 +381,11 @@ def test_a_full_disk_is_said_loses_only_what_cannot_wait_and_is_over_when_it_is_
     with opened(path) as journal:
         journal.start()
         journal.write(event(1))
-        until(lambda: journal.last_seq == 1, "the first event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the first event on disk")
         filler = fill(small_disk)
         for seq in range(2, 2_001):
             journal.write(event(seq))
-        until(lambda: journal.trouble == THE_DISK_IS_FULL, "trouble")
+        wait_until(lambda: journal.trouble == THE_DISK_IS_FULL, "trouble")
         for seq in range(2_001, total + 1):
             journal.write(event(seq))
         lost = journal.lost
@@ -391,10 +393,10 @@ def test_a_full_disk_is_said_loses_only_what_cannot_wait_and_is_over_when_it_is_
         assert total - durable - CAPACITY - 500 <= lost <= total - durable - CAPACITY
         assert seqs(path) == list(range(1, durable + 1))
         filler.unlink()
-        until(lambda: journal.last_seq == total - lost, "all that waited on disk")
-        until(lambda: journal.trouble is None, "no trouble")
+        wait_until(lambda: journal.last_seq == total - lost, "all that waited on disk")
+        wait_until(lambda: journal.trouble is None, "no trouble")
         journal.write(event(total + 1))
-        until(lambda: journal.last_seq == total + 1, "what comes next on disk")
+        wait_until(lambda: journal.last_seq == total + 1, "what comes next on disk")
         assert journal.lost == lost
     assert seqs(path) == [*range(1, total - lost + 1), total + 1]
 
@@ -411,7 +413,7 @@ def test_a_disk_that_is_full_from_the_start_is_trouble_and_no_obstacle(small_dis
         journal.start()
         journal.write(event(2))
         filler.unlink()
-        until(lambda: journal.last_seq == 2, "the event on disk")
+        wait_until(lambda: journal.last_seq == 2, "the event on disk")
         assert journal.trouble is None
     assert seqs(path) == ([1, 2] if is_begun else [2])
     assert {one.name for one in small_disk.iterdir()} == {path.name, path.name + "-lock"}
@@ -429,7 +431,7 @@ def test_a_disk_with_space_and_no_room_for_another_file_is_trouble_and_no_obstac
         journal.write(event(1))
         for number in range(20):
             (small_disk / str(number)).unlink()
-        until(lambda: journal.last_seq == 1, "the event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the event on disk")
     assert seqs(path) == [1]
 
 
@@ -441,7 +443,7 @@ def test_closing_on_a_full_disk_counts_what_it_leaves(small_disk):
         fill(small_disk)
         for seq in range(1, 2_001):
             journal.write(event(seq))
-        until(lambda: journal.trouble == THE_DISK_IS_FULL, "trouble")
+        wait_until(lambda: journal.trouble == THE_DISK_IS_FULL, "trouble")
     assert journal.lost == 2_000 - (journal.last_seq or 0)
     assert seqs(path) == list(range(1, (journal.last_seq or 0) + 1))
 
@@ -494,13 +496,13 @@ def test_a_disk_that_hangs_is_said_and_holds_nobody_up(frozen, monkeypatch):
     with opened(frozen.path) as journal:
         journal.start()
         journal.write(event(1))
-        until(lambda: journal.last_seq == 1, "the first event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the first event on disk")
         frozen.freeze()
         journal.write(event(2))
-        until(lambda: (journal.trouble or "").startswith("the disk has not answered for"), "trouble")
+        wait_until(lambda: (journal.trouble or "").startswith("the disk has not answered for"), "trouble")
         journal.write(event(3))
         frozen.thaw()
-        until(lambda: journal.last_seq == 3, "all on disk")
+        wait_until(lambda: journal.last_seq == 3, "all on disk")
         assert journal.trouble is None
         assert journal.lost == 0
 
@@ -511,7 +513,7 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(frozen):
     journal.start()
     frozen.freeze()
     journal.write(event(1))
-    until(lambda: journal._busy_since, "the writer at the disk")
+    wait_until(lambda: journal._busy_since, "the writer at the disk")
     journal.close()  # the disk is frozen all this time
     assert journal.lost == 1
     frozen.thaw()
@@ -533,9 +535,9 @@ def test_an_error_that_nobody_thought_of_is_trouble_and_stops_nothing(path, monk
     with opened(path) as journal:
         journal.start()
         journal.write(event(1))
-        until(lambda: journal.trouble == "nobody thought of this", "trouble")
+        wait_until(lambda: journal.trouble == "nobody thought of this", "trouble")
         assert seqs(path) == []
         broken.clear()
-        until(lambda: journal.last_seq == 1, "the event on disk")
+        wait_until(lambda: journal.last_seq == 1, "the event on disk")
         assert journal.trouble is None
     assert seqs(path) == [1]

@@ -15,7 +15,7 @@ from fake_engine import PROCESS, opening
 from fake_engine import socket as a_socket
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from support import until
+from support import wait_until
 
 from portwatch.engines.protocol import Options
 from portwatch.event import Event, Listener
@@ -278,7 +278,7 @@ def test_events_that_a_subscriber_was_too_slow_for_are_counted(engine):
     hub.start()
     subscription = subscribing.wait()
     engine.push(*(opening(number, 8000 + number) for number in (1, 2, 3)))
-    until(lambda: len(list(hub.listeners(subscription, look=False))) == 3, "the opens")
+    wait_until(lambda: len(list(hub.listeners(subscription, look=False))) == 3, "the opens")
     assert [subscription.get().kind for _ in range(2)] == ["open", "gap"]
     hub.stop()
     assert (hub.counts.subscriber_drops, hub.counts.lost) == (2, 0)
@@ -317,11 +317,11 @@ def ports_up(daemon):
 
 def test_the_daemon_shows_a_port_while_it_is_open(port):
     with serving("--metrics-ephemeral", "--metrics-pid") as daemon:
-        until(lambda: str(port) in ports_up(daemon), "the port")
+        wait_until(lambda: str(port) in ports_up(daemon), "the port")
         with socket.create_server(("127.0.0.1", 0)) as another:
             number = str(another.getsockname()[1])
-            until(lambda: number in ports_up(daemon), "another")
-        until(lambda: number not in ports_up(daemon), "that it has gone")
+            wait_until(lambda: number in ports_up(daemon), "another")
+        wait_until(lambda: number not in ports_up(daemon), "that it has gone")
         assert b'portwatch_opens_total{proto="tcp"} 0.0' not in scrape(daemon)[1]
         assert str(port) in ports_up(daemon)
 
@@ -356,7 +356,7 @@ def test_a_journal_that_cannot_be_written_is_a_degradation(tmp_path):
     with serving("--journal", str(journal)) as daemon, contextlib.closing(sqlite3.connect(journal)) as db:
         db.execute("BEGIN EXCLUSIVE")
         with socket.create_server(("127.0.0.1", 0)):  # something to be written
-            until(lambda: b'degraded="journal,' in scrape(daemon)[1], "trouble")
+            wait_until(lambda: b'degraded="journal,' in scrape(daemon)[1], "trouble")
         assert b'portwatch_events_lost_total{where="journal"} 0.0' in scrape(daemon)[1]
 
 
@@ -364,15 +364,15 @@ def test_a_reload_changes_what_is_expected_shown_and_seen(tmp_path, port):
     config = tmp_path / "portwatch.toml"
     config.write_text("metrics-ephemeral = true\n")
     with serving("--config", str(config)) as daemon:
-        until(lambda: str(port) in ports_up(daemon), "the port")
+        wait_until(lambda: str(port) in ports_up(daemon), "the port")
         assert b"portwatch_expected_port_up{" not in scrape(daemon)[1]
         config.write_text(f'expect = ["tcp/{port}", "tcp/1"]\nmetrics-pid = true\nproto = ["tcp"]\n')
         daemon.process.send_signal(signal.SIGHUP)
-        until(
+        wait_until(
             lambda: b'portwatch_expected_port_up{port="1",proto="tcp"} 0.0' in scrape(daemon)[1], "the reload"
         )
         assert f'portwatch_expected_port_up{{port="{port}",proto="tcp"}} 1.0'.encode() in scrape(daemon)[1]
         assert ports_up(daemon)[str(port)]["pid"]
         config.write_text("metrics-ephemeral = true\nproto = ['udp']\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: ports_up(daemon) == {}, "the other scope")
+        wait_until(lambda: ports_up(daemon) == {}, "the other scope")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 from http_server import HttpServerThread
-from support import PATIENCE, until
+from support import PATIENCE, wait_until
 
 from portwatch import PortwatchError
 from portwatch.outputs.metrics import Tally
@@ -69,7 +69,7 @@ def test_an_answer_of_which_nobody_takes_anything_is_given_up(serve, monkeypatch
     with running.ask(small=True) as client:
         assert client.recv(1)
         assert running.connections == 1
-        until(lambda: not running.connections, "its end")
+        wait_until(lambda: not running.connections, "its end")
 
 
 def test_scrapes_are_made_one_at_a_time_also_when_scrapers_hang_up():
@@ -87,7 +87,7 @@ def test_scrapes_are_made_one_at_a_time_also_when_scrapers_hang_up():
     for _ in range(5):
         running.ask("/metrics").close()
     last = running.ask("/metrics")
-    until(lambda: at_once["now"], "the first")
+    wait_until(lambda: at_once["now"], "the first")
     go_on.set()
     assert answer_to(last)[0] == 503
     assert max(most) == 1

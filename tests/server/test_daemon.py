@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from daemon import PATIENCE, POLL, free_port, serving
-from support import EVENT_FIELDS, ROOT, until
+from support import EVENT_FIELDS, ROOT, wait_until
 
 from portwatch.server import middleware
 
@@ -44,7 +44,7 @@ def port():
 
 
 def test_a_port_is_listed_in_the_shape_that_editors_know(daemon, port):
-    (found,) = until(lambda: daemon.ports(f"?port={port}"), "the port")
+    (found,) = wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     assert (found["network"], found["port"]) == ("tcp", port)
     assert found["process_name"] == found["process"]
     assert found["pid"] == os.getpid()
@@ -68,7 +68,7 @@ def test_a_port_is_listed_in_the_shape_that_editors_know(daemon, port):
     ],
 )
 def test_a_listing_is_narrowed_by_the_names_of_the_options(daemon, port, query, is_in):
-    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     query = query.format(port=port, above=port + 1)
     assert (port in {one["port"] for one in daemon.ports(f"?{query}")}) == is_in
 
@@ -94,7 +94,7 @@ def test_a_wrong_question_is_refused_with_what_would_be_right(daemon, path, said
 
 @pytest.mark.parametrize("path", ["listening-ports?", "who?port={port}&"])
 def test_a_pid_narrows_to_what_its_tree_holds_and_not_pid_takes_that_away(daemon, port, path):
-    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     path = "/api/v0/" + path.format(port=port)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert port in {one["port"] for one in daemon.ask(f"{path}pid={os.getpid()}")[2]["ports"]}
@@ -113,7 +113,7 @@ def test_a_namespace_is_no_path_for_us_to_open(daemon, name):
 
 
 def test_who_tells_how_a_holder_was_called_and_whom_it_descends_from(daemon, port):
-    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     (found,) = daemon.ask(f"/api/v0/who?port={port}")[2]["ports"]
     assert found["ancestry"][-1]["pid"] == os.getpid()
     assert found["holders"][0]["command"][0]
@@ -122,7 +122,7 @@ def test_who_tells_how_a_holder_was_called_and_whom_it_descends_from(daemon, por
 def test_who_names_who_holds_a_port_by_now(daemon):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         heir = subprocess.Popen(
             [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[server.fileno()]
         )
@@ -177,8 +177,8 @@ def test_who_comes_back_is_told_what_happened_meanwhile(daemon):
     seq = daemon.ask("/api/v0/listening-ports")[2]["seq"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
-    until(lambda: not daemon.ports(f"?port={port}"), "its end")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
     for headers, query in (({"Last_Event_ID": str(seq)}, ""), ({}, f"?after={seq}")):
         with daemon.subscribe(query, **headers) as events:
             told = [next(events) for _ in range(2)]
@@ -188,7 +188,7 @@ def test_who_comes_back_is_told_what_happened_meanwhile(daemon):
 
 
 def test_all_that_is_kept_is_told_again(daemon, port):
-    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     listing = daemon.ask("/api/v0/listening-ports")[2]
     with daemon.subscribe(f"?after={listing['kept_after']}") as events:
         assert next(data for _, _, data in events if data["port"] == daemon.port)["origin"] == "snapshot"
@@ -209,7 +209,7 @@ def test_who_comes_back_with_an_id_that_is_not_known_is_told_of_a_gap_and_goes_o
 def test_a_subscriber_is_told_of_its_scope_only(daemon):
     with socket.create_server(("127.0.0.1", 0)) as first:
         unwanted = first.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={unwanted}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={unwanted}"), "the port")
         with daemon.subscribe(f"?not_port={unwanted}") as events:
             first.close()
             with socket.create_server(("127.0.0.1", 0)) as second:
@@ -221,8 +221,8 @@ def open_and_close(daemon, count):
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         ports = [server.getsockname()[1] for server in servers]
-        until(lambda: daemon.ports(f"?port={ports[-1]}"), "the last port")
-    until(lambda: not daemon.ports(f"?port={ports[-1]}"), "its end")
+        wait_until(lambda: daemon.ports(f"?port={ports[-1]}"), "the last port")
+    wait_until(lambda: not daemon.ports(f"?port={ports[-1]}"), "its end")
     return ports
 
 
@@ -357,8 +357,8 @@ def test_each_change_is_a_line_of_its_log():
     with serving("--log", "json") as daemon:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            until(lambda: daemon.ports(f"?port={port}"), "the port")
-        until(lambda: not daemon.ports(f"?port={port}"), "its end")
+            wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
         _, output, _ = daemon.end()
     changes = [one for one in map(json.loads, output.splitlines()) if one["port"] == port]
     assert [one["kind"] for one in changes] == ["open", "close"]
@@ -408,14 +408,14 @@ def test_a_reload_takes_over_without_losing_an_event(tmp_path):
             while not is_over.is_set():
                 with socket.create_server(("127.0.0.1", 0)) as server:
                     ports.append(server.getsockname()[1])
-                    until(lambda: daemon.ports(f"?port={ports[-1]}"), "the port")
+                    wait_until(lambda: daemon.ports(f"?port={ports[-1]}"), "the port")
 
         storming = threading.Thread(target=storm)
         storming.start()
-        until(lambda: len(ports) > 2, "some ports")
+        wait_until(lambda: len(ports) > 2, "some ports")
         config.write_text("not-port = [1, 2]\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: len(ports) > 20, "some more")
+        wait_until(lambda: len(ports) > 20, "some more")
         is_over.set()
         storming.join()
         with socket.create_server(("127.0.0.1", 0)) as last:
@@ -474,7 +474,7 @@ def test_a_reload_that_cannot_be_changes_nothing_and_says_why(tmp_path, port, co
         daemon.process.send_signal(signal.SIGHUP)
         line = daemon.process.stderr.readline()
         assert said.format(config=config) in line
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         config.write_text(f"not-port = {port}\n")
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.process.stderr.readline() == "portwatch: reloaded\n"
@@ -531,8 +531,8 @@ def flash(daemon):
     """A port that was open, and of which the daemon has told."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
-    until(lambda: not daemon.ports(f"?port={port}"), "its end")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
     return port
 
 
@@ -543,7 +543,7 @@ def history(daemon, query=""):
 def test_history_is_the_journals_a_page_at_a_time(tmp_path):
     with serving("--journal", str(tmp_path / "journal")) as daemon:
         port = flash(daemon)
-        until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "the journal")
+        wait_until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "the journal")
         first = history(daemon, f"?port={port}&limit=1")
         second = history(daemon, f"?port={port}&limit=1&before={first['next']}")
         assert [page["events"][0]["kind"] for page in (first, second)] == ["close", "open"]
@@ -579,7 +579,7 @@ def test_a_killed_daemon_goes_on_with_higher_numbers(tmp_path):
         daemon.end(signal.SIGKILL)
     with serving("--journal", journal) as daemon:
         assert daemon.ask("/api/v0/listening-ports")[2]["seq"] > before
-        until(lambda: history(daemon, "?kind=gap")["events"], "the journal")
+        wait_until(lambda: history(daemon, "?kind=gap")["events"], "the journal")
         numbers = [one["seq"] for one in history(daemon)["events"]]
         assert numbers == sorted(set(numbers), reverse=True)
 
@@ -594,13 +594,13 @@ def test_a_full_disk_is_said_and_stops_nothing(tmp_path):
                 while True:
                     ballast.write(b"x" * 4096)
             port = flash(daemon)
-            until(lambda: daemon.ask("/readyz")[2]["degraded"], "the trouble")
+            wait_until(lambda: daemon.ask("/readyz")[2]["degraded"], "the trouble")
             status, _, state = daemon.ask("/readyz")
             assert (status, len(state["degraded"])) == (200, 1)
             assert "the journal is not written: " in state["degraded"][0]
             (tmp_path / "ballast").unlink()
-            until(lambda: not daemon.ask("/readyz")[2]["degraded"], "the recovery")
-            until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "what had waited")
+            wait_until(lambda: not daemon.ask("/readyz")[2]["degraded"], "the recovery")
+            wait_until(lambda: len(history(daemon, f"?port={port}")["events"]) == 2, "what had waited")
             daemon.end()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
@@ -640,7 +640,7 @@ def test_in_a_container_it_serves_as_it_does_outside(tmp_path, port):
 
 
 def test_who_asks_by_way_of_a_proxy_is_not_shown_arguments(daemon, port):
-    until(lambda: daemon.ports(f"?port={port}"), "the port")
+    wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
     for header in ("Forwarded", "X_Forwarded_For", "Via"):
         (found,) = daemon.ask(f"/api/v0/who?port={port}", **{header: "203.0.113.1"})[2]["ports"]
         assert found["ancestry"]

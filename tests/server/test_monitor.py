@@ -3,7 +3,7 @@ import threading
 
 import pytest
 from fake_engine import closing, held, opening
-from support import PATIENCE, until
+from support import PATIENCE, wait_until
 
 from portwatch import PortwatchError
 from portwatch.filters.filter import Filter
@@ -50,23 +50,25 @@ def test_every_output_gets_every_event_also_beside_one_that_fails(start, engine,
 
     start(outputs=[fail, heard])
     engine.push(opening(), closing())
-    until(lambda: heard == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
+    wait_until(lambda: heard == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
 
 
 def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard):
     engine.held.append(held())
     start(resumes=True)
-    until(lambda: heard == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and what is open")
+    wait_until(
+        lambda: heard == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and what is open"
+    )
 
 
 def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine, heard):
     engine.held += [held(1, 8080), held(2, 9090)]
     monitor = start(port(8080))
-    until(lambda: len(heard) == 1, "the one")
+    wait_until(lambda: len(heard) == 1, "the one")
     monitor.change(Settings(engine="fake", scope=port(9090)))
     assert [one.socket.port for one in monitor.listeners()] == [9090]
     engine.push(closing(1, 8080), closing(2, 9090))
-    until(lambda: len(heard) == 4, "the other")
+    wait_until(lambda: len(heard) == 4, "the other")
     assert heard[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
 
 

@@ -14,7 +14,7 @@ from daemon import free_port, serving
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from support import PATIENCE, until
+from support import PATIENCE, wait_until
 
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 NAME = HOSTILE[:15]
@@ -59,7 +59,7 @@ class Browser:
         self.wait_for("live")
 
     def wait_for(self, state, patience=PATIENCE):
-        until(lambda: self.find("#state").get_attribute("data-state") == state, f"to be {state}", patience)
+        wait_until(lambda: self.find("#state").get_attribute("data-state") == state, f"to be {state}", patience)
 
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
@@ -132,62 +132,62 @@ def process_called(name):
 def test_what_opens_comes_into_the_table_and_what_closes_goes(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: port in page.ports(), "the port")
+        wait_until(lambda: port in page.ports(), "the port")
         row = next(row for row in page.rows() if row[0] == str(port))
         assert row[1:5] == ["tcp", "127.0.0.1", "loopback", row[4]]
         assert f"({os.getpid()})" in row[4]
         assert page.run("return document.querySelectorAll('tr.fresh').length") >= 1
-    until(lambda: port not in page.ports(), "its end")
-    until(lambda: len([one for one in page.changes() if f":{port} " in one]) == 2, "both changes")
+    wait_until(lambda: port not in page.ports(), "its end")
+    wait_until(lambda: len([one for one in page.changes() if f":{port} " in one]) == 2, "both changes")
 
 
 def test_what_was_open_before_is_there(page, daemon):
-    until(lambda: daemon.port in page.ports(), "the daemon's own port")
+    wait_until(lambda: daemon.port in page.ports(), "the daemon's own port")
 
 
 def test_a_name_that_looks_like_a_tag_stays_text(browser, daemon):
     with process_called(HOSTILE) as port:
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         browser.open(daemon.port)
-        until(lambda: port in browser.ports(), "the port")
+        wait_until(lambda: port in browser.ports(), "the port")
         row = next(row for row in browser.rows() if row[0] == str(port))
         assert NAME in row[4]
         browser.find("#search").send_keys(str(port), Keys.ARROW_DOWN, Keys.ENTER)
-        until(lambda: HOSTILE in browser.find("#details").text, "the details")
+        wait_until(lambda: HOSTILE in browser.find("#details").text, "the details")
         browser.press(Keys.ESCAPE)
-    until(lambda: any("close" in one and NAME in one for one in browser.changes()), "the close")
+    wait_until(lambda: any("close" in one and NAME in one for one in browser.changes()), "the close")
     assert browser.run("return document.images.length") == 0
     assert browser.driver.title == "portwatch"
     assert browser.complaints() == []
 
 
 def test_only_what_is_searched_for_is_shown_and_can_be_sent_to_a_colleague(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
-    until(lambda: page.ports() == [listener], "the one")
+    wait_until(lambda: page.ports() == [listener], "the one")
     link = page.run("return location.hash")
     page.press(Keys.ESCAPE)
-    until(lambda: len(page.ports()) > 1, "all of them")
+    wait_until(lambda: len(page.ports()) > 1, "all of them")
     page.run("location.hash = arguments[0]", link)
-    until(lambda: page.ports() == [listener], "the one again")
+    wait_until(lambda: page.ports() == [listener], "the one again")
     page.run("location.hash = '#q=nosuchthing'")
-    until(lambda: "fits" in page.find("#empty").text, "that none fits")
+    wait_until(lambda: "fits" in page.find("#empty").text, "that none fits")
 
 
 def test_chips_narrow_by_reach_and_protocol(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     chips = {chip.text.rsplit(None, 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
     chips["udp"].click()
-    until(lambda: listener not in page.ports(), "it to be left out")
+    wait_until(lambda: listener not in page.ports(), "it to be left out")
     chips["udp"].click()
     chips["loopback"].click()
-    until(lambda: listener in page.ports(), "it to be back")
+    wait_until(lambda: listener in page.ports(), "it to be back")
     assert {row[3] for row in page.rows()} == {"loopback"}
 
 
 def test_a_head_sorts_by_its_column_both_ways(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     head = page.find("th.of-port")
     assert head.get_attribute("aria-sort") == "ascending"
     assert page.ports() == sorted(page.ports())
@@ -197,14 +197,14 @@ def test_a_head_sorts_by_its_column_both_ways(page, listener):
 
 
 def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
-    until(lambda: page.ports() == [listener], "the one")
+    wait_until(lambda: page.ports() == [listener], "the one")
     page.press(Keys.ARROW_DOWN)
     page.press(Keys.ENTER)
     details = page.find("#details")
-    until(lambda: "held by" in details.text, "the details")
+    wait_until(lambda: "held by" in details.text, "the details")
     assert f"127.0.0.1:{listener}" in details.text
     assert " > " in details.text
     assert "pytest" in details.text
@@ -213,9 +213,9 @@ def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
 
 
 def test_a_click_on_a_row_shows_its_details(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     page.find(f"#rows tr:nth-child({page.ports().index(listener) + 1}) td.of-process").click()
-    until(lambda: "held by" in page.find("#details").text, "the details")
+    wait_until(lambda: "held by" in page.find("#details").text, "the details")
     assert f"127.0.0.1:{listener}" in page.find("#details h2").text
     page.find("#details .shut").click()
     assert page.find("#details").get_attribute("open") is None
@@ -225,7 +225,7 @@ def test_the_newest_change_is_at_the_top(page):
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            until(lambda: any(f":{port} " in one for one in page.changes()), "the open")  # noqa: B023
+            wait_until(lambda: any(f":{port} " in one for one in page.changes()), "the open")  # noqa: B023
             assert f":{port} " in page.changes()[0]
     assert page.run("return document.querySelectorAll('#timeline rect').length") > 1
 
@@ -236,13 +236,13 @@ def test_a_bind_that_fails_is_told_with_who_holds_the_port(browser, listener):
         browser.open(daemon.port)
         with socket.socket() as refused, pytest.raises(OSError, match="in use"):
             refused.bind(("127.0.0.1", listener))
-        until(lambda: any("bind failed" in one for one in browser.changes()), "the failure")
+        wait_until(lambda: any("bind failed" in one for one in browser.changes()), "the failure")
         (failure,) = [one for one in browser.changes() if "bind failed" in one]
         assert "EADDRINUSE" in failure
         assert f"({os.getpid()}) is listening" in failure
         with socket.create_server(("127.0.0.1", 0)) as server:
             opened = f":{server.getsockname()[1]} "
-            until(lambda: any(opened in one for one in browser.changes()), "an open besides")
+            wait_until(lambda: any(opened in one for one in browser.changes()), "an open besides")
         browser.find("#failures").click()
         assert browser.changes() == [failure]
 
@@ -250,13 +250,13 @@ def test_a_bind_that_fails_is_told_with_who_holds_the_port(browser, listener):
 def test_a_search_narrows_the_changes_too(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: any(f":{port} " in one for one in page.changes()), "the open")
+        wait_until(lambda: any(f":{port} " in one for one in page.changes()), "the open")
     page.press("/", str(port))
-    until(lambda: page.ports() == [], "the close")
-    until(lambda: len(page.changes()) == 2, "both changes")
+    wait_until(lambda: page.ports() == [], "the close")
+    wait_until(lambda: len(page.changes()) == 2, "both changes")
     assert all(f":{port} " in one for one in page.changes())
     page.press("x")
-    until(lambda: "fits" in page.find("#quiet").text, "that none fits")
+    wait_until(lambda: "fits" in page.find("#quiet").text, "that none fits")
 
 
 def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
@@ -265,15 +265,15 @@ def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
         closes, stays = closing.getsockname()[1], staying.getsockname()[1]
         with serving(port=port):
             browser.open(port)
-            until(lambda: {closes, stays} <= set(browser.ports()), "both ports")
+            wait_until(lambda: {closes, stays} <= set(browser.ports()), "both ports")
         browser.wait_for("lost")
         assert "connection lost" in browser.find("#state").text
         closing.close()
         with socket.create_server(("127.0.0.1", 0)) as opening, serving(port=port):
             opened = opening.getsockname()[1]
             browser.wait_for("live")
-            until(lambda: {opened, stays} <= set(browser.ports()), "what is open now")
-            until(lambda: closes not in browser.ports(), "what has closed to be gone")
+            wait_until(lambda: {opened, stays} <= set(browser.ports()), "what is open now")
+            wait_until(lambda: closes not in browser.ports(), "what has closed to be gone")
 
 
 HOLD_THE_LISTING = """
@@ -304,17 +304,17 @@ def reloading(tmp_path):
 def test_what_changes_while_a_gap_is_made_good_is_neither_lost_nor_kept(browser, reloading):
     with socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
-        until(lambda: reloading.ports(f"?port={closes}"), "the port")
+        wait_until(lambda: reloading.ports(f"?port={closes}"), "the port")
         browser.open(reloading.port)
         browser.run(HOLD_THE_LISTING)
         reloading.reload()
-        until(lambda: browser.run("return window.release !== undefined"), "the listing")
+        wait_until(lambda: browser.run("return window.release !== undefined"), "the listing")
     with socket.create_server(("127.0.0.1", 0)) as opening:
         opens = opening.getsockname()[1]
-        until(lambda: reloading.ports(f"?port={opens}"), "the open")
-        until(lambda: not reloading.ports(f"?port={closes}"), "the close")
+        wait_until(lambda: reloading.ports(f"?port={opens}"), "the open")
+        wait_until(lambda: not reloading.ports(f"?port={closes}"), "the close")
         browser.run("window.release()")
-        until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+        wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
         assert f"close tcp 127.0.0.1:{closes} " in "\n".join(browser.changes())
         browser.wait_for("live")
 
@@ -331,14 +331,14 @@ def test_a_listing_that_fails_after_a_gap_is_asked_for_again(browser, reloading)
         """
     )
     reloading.reload()
-    until(lambda: browser.run("return window.wasLost"), "the failure to be said")
+    wait_until(lambda: browser.run("return window.wasLost"), "the failure to be said")
     browser.wait_for("live")
 
 
 def test_a_connection_that_dies_silently_is_said_and_the_truth_comes_back_by_itself(browser):
     with serving() as daemon, socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={closes}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={closes}"), "the port")
         browser.open(daemon.port)
         daemon.process.send_signal(signal.SIGSTOP)
         browser.wait_for("lost", patience=3 * PATIENCE)
@@ -347,17 +347,17 @@ def test_a_connection_that_dies_silently_is_said_and_the_truth_comes_back_by_its
             opens = opening.getsockname()[1]
             daemon.process.send_signal(signal.SIGCONT)
             browser.wait_for("live", patience=3 * PATIENCE)
-            until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+            wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
 
 
 def test_a_stream_that_says_nothing_while_the_daemon_has_more_to_tell_is_begun_anew(page, daemon):
     page.run("source.close()")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         for _ in range(2):
             page.run("return poll()")
-        until(lambda: port in page.ports(), "the port")
+        wait_until(lambda: port in page.ports(), "the port")
         page.wait_for("live")
 
 
@@ -368,7 +368,7 @@ def test_pages_that_nobody_looks_at_keep_no_connection(browser, daemon):
     for other in browser.driver.window_handles[:-1]:
         browser.driver.switch_to.window(other)
         browser.wait_for("live")
-        until(lambda: browser.run("return source.readyState") == 1, "the stream")
+        wait_until(lambda: browser.run("return source.readyState") == 1, "the stream")
     for other in browser.driver.window_handles[1:]:
         browser.driver.switch_to.window(other)
         browser.driver.close()
@@ -379,12 +379,14 @@ def test_who_opens_the_page_is_shown_what_happened_before(browser):
     with serving() as daemon:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            until(lambda: daemon.ports(f"?port={port}"), "the port")
-        until(lambda: not daemon.ports(f"?port={port}"), "its end")
+            wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
+        wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
         browser.open(daemon.port)
-        until(lambda: len([one for one in browser.changes() if f":{port} " in one]) == 2, "both changes")
+        wait_until(lambda: len([one for one in browser.changes() if f":{port} " in one]) == 2, "both changes")
         bars = browser.find("#timeline")
-        until(lambda: re.search("[1-9] opened, .*[1-9] closed", bars.get_attribute("aria-label")), "the bars")
+        wait_until(
+            lambda: re.search("[1-9] opened, .*[1-9] closed", bars.get_attribute("aria-label")), "the bars"
+        )
         assert port not in browser.ports()
         assert browser.find("#unknown").is_displayed()
 
@@ -412,7 +414,7 @@ def test_it_is_dark_or_light_as_it_is_told(page):
 
 
 def test_on_a_small_screen_nothing_hangs_over_the_edge(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True},
@@ -428,7 +430,7 @@ def test_nothing_is_asked_of_anybody_else(page, daemon):
 
 
 def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
-    until(lambda: listener in page.ports(), "the port")
+    wait_until(lambda: listener in page.ports(), "the port")
     page.run(
         """
         const one = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
@@ -437,5 +439,5 @@ def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
         drawSoon();
         """
     )
-    until(lambda: len(page.ports()) == 1000, "the first of them")
+    wait_until(lambda: len(page.ports()) == 1000, "the first of them")
     assert "The first 1000 of 50" in page.find("#empty").text

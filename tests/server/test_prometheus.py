@@ -16,10 +16,10 @@ from functools import partial
 import pytest
 from daemon import POLL, free_port, serving
 from support import ENGINES, ROOT
-from support import until as until_within
+from support import wait_until as wait_until_within
 
 # Three programs start, on a machine that may have other things to do.
-until = partial(until_within, patience=90)
+wait_until = partial(wait_until_within, patience=90)
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "portwatch.rules.yml"
@@ -114,7 +114,7 @@ class Monitoring:
                 "--cluster.listen-address=",
             )
         )
-        until(lambda: answers(f"http://127.0.0.1:{alertmanager}/-/ready"), "Alertmanager")
+        wait_until(lambda: answers(f"http://127.0.0.1:{alertmanager}/-/ready"), "Alertmanager")
         stack.enter_context(
             running(
                 folder / "prometheus.log",
@@ -124,7 +124,7 @@ class Monitoring:
                 f"--web.listen-address=127.0.0.1:{prometheus}",
             )
         )
-        until(lambda: answers(f"{self.url}/-/ready"), "Prometheus")
+        wait_until(lambda: answers(f"{self.url}/-/ready"), "Prometheus")
 
     def _alertmanager(self, folder):
         route = {"receiver": "test", "group_wait": "10ms", "group_interval": "100ms", "group_by": ["..."]}
@@ -184,7 +184,7 @@ def monitoring(request, tmp_path_factory):
 
 def test_promtool_finds_nothing_to_say_of_our_metrics(monitoring):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        until(
+        wait_until(
             lambda: b'port="%d"' % server.getsockname()[1] in monitoring.daemon.ask("/metrics")[2], "the port"
         )
         result = promtool("check", "metrics", given=monitoring.daemon.ask("/metrics")[2].decode())
@@ -192,22 +192,22 @@ def test_promtool_finds_nothing_to_say_of_our_metrics(monitoring):
 
 
 def test_a_port_is_there_after_a_scrape_and_gone_after_one(monitoring):
-    until(lambda: monitoring.value('up{job="portwatch"}') == 1, "a scrape")
+    wait_until(lambda: monitoring.value('up{job="portwatch"}') == 1, "a scrape")
     with socket.create_server(("127.0.0.1", 0)) as server:
         series = f'portwatch_listening_port{{proto="tcp", port="{server.getsockname()[1]}"}}'
-        (found,) = until(lambda: monitoring.query(series), "the port")
+        (found,) = wait_until(lambda: monitoring.query(series), "the port")
         assert found["metric"]["address"] == "127.0.0.1"
         assert found["metric"]["process"]
-    until(lambda: not monitoring.query(series), "that it has gone")
+    wait_until(lambda: not monitoring.query(series), "that it has gone")
 
 
 def test_an_expected_port_that_closes_is_told_of_and_that_it_is_back(monitoring):
     port = monitoring.expected
     labels = {"proto": "tcp", "port": str(port), "severity": "critical"}
-    until(lambda: monitoring.receiver.told_of("ExpectedPortDown", **labels)[:1] == ["firing"], "the alert")
+    wait_until(lambda: monitoring.receiver.told_of("ExpectedPortDown", **labels)[:1] == ["firing"], "the alert")
     with socket.create_server(("127.0.0.1", port)):
-        until(lambda: monitoring.value(f'portwatch_expected_port_up{{port="{port}"}}') == 1, "the port")
-        until(
+        wait_until(lambda: monitoring.value(f'portwatch_expected_port_up{{port="{port}"}}') == 1, "the port")
+        wait_until(
             lambda: monitoring.receiver.told_of("ExpectedPortDown", **labels)[-1] == "resolved",
             "that it has resolved",
         )
@@ -226,12 +226,12 @@ def test_a_query_of_the_dashboard_finds_something(monitoring, expression):
     for name, value in {"$job": ".*", "$instance": ".*", "$__rate_interval": "5s"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression
-    until(lambda: monitoring.query(expression), expression)
+    wait_until(lambda: monitoring.query(expression), expression)
 
 
 @pytest.mark.parametrize("rule", re.findall(r"alert: (\w+)", RULES.read_text()))
 def test_prometheus_has_each_rule_and_no_trouble_with_it(monitoring, rule):
-    groups = until(
+    groups = wait_until(
         lambda: [
             one
             for one in ask(f"{monitoring.url}/api/v1/rules")["data"]["groups"]

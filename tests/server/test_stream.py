@@ -10,7 +10,7 @@ import pytest
 from http_server import HttpServerThread
 from hypothesis import given
 from hypothesis import strategies as st
-from support import PATIENCE, until
+from support import PATIENCE, wait_until
 
 from portwatch.event import Event
 from portwatch.server import stream
@@ -98,7 +98,7 @@ def subscribe(serving, query="", small=False):
     lines = client.makefile("rb")
     while lines.readline() != b"retry: 1000\n":
         pass
-    until(lambda: serving.stream.subscribers > others, "the subscription")
+    wait_until(lambda: serving.stream.subscribers > others, "the subscription")
     return client, lines
 
 
@@ -155,7 +155,7 @@ def test_those_who_are_behind_are_looked_after_by_one_timer_however_many_events_
     slow, slow_lines = subscribe(serving, small=True)
     for seq in range(1, 20_000):
         serving.stream.publish(event(seq))
-    until(lambda: timers(serving), "the timer for the one that is behind")
+    wait_until(lambda: timers(serving), "the timer for the one that is behind")
     for seq in range(20_000, 20_100):
         serving.stream.publish(event(seq))
         assert timers(serving) <= 1
@@ -175,7 +175,7 @@ def test_who_reads_nothing_at_all_is_let_go(serving, monkeypatch):
         serving.stream.publish(event(serving.stream.last_seq + 1))
         return serving.stream.subscribers < 2
 
-    until(is_let_go, "the end of the one that does not read")
+    wait_until(is_let_go, "the end of the one that does not read")
     while client.recv(1 << 20):  # to its end
         pass
     for one in (client, lines, quick, quick_lines):
@@ -186,7 +186,7 @@ def test_a_subscriber_that_leaves_is_forgotten_at_once(serving):
     client, lines = subscribe(serving)
     lines.close()
     client.close()
-    until(lambda: not serving.stream.subscribers, "its end")
+    wait_until(lambda: not serving.stream.subscribers, "its end")
 
 
 def test_no_more_subscribers_are_taken_than_there_is_room_for(serving, monkeypatch):
@@ -212,8 +212,8 @@ def test_who_is_sent_what_it_missed_is_a_subscriber_already_and_let_go_if_it_rea
     monkeypatch.setattr(stream, "_PATIENCE", 0.2)
     serving = Serving(first_seq=10**9, journal=Endless())
     client = serving.ask(f"{EVENTS}?after=1", small=True)
-    until(lambda: serving.stream.subscribers, "the subscription")
-    until(lambda: not serving.stream.subscribers, "its end")
+    wait_until(lambda: serving.stream.subscribers, "the subscription")
+    wait_until(lambda: not serving.stream.subscribers, "its end")
     client.close()
     serving.stop()
 
@@ -239,7 +239,7 @@ def test_of_what_a_scope_may_not_have_admitted_a_gap_tells_no_number(serving, mo
     client, lines = subscribe(serving, "?not_port=1", small=True)
     for seq in range(1, 40_000):
         serving.stream.publish(event(seq))
-    until(lambda: serving.stream.last_seq == 39_999, "the last")
+    wait_until(lambda: serving.stream.last_seq == 39_999, "the last")
     assert next(data["lost"] for _, kind, data in told(lines) if kind == "gap") is None
     assert serving.stream.missed == 0
     lines.close()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fake_engine import closing, held, opening
-from support import until
+from support import wait_until
 
 from portwatch import PortwatchError
 from portwatch.engines.choice import Choice
@@ -37,7 +37,7 @@ def test_what_the_check_at_the_start_finds_is_counted_and_logged(hub, monkeypatc
     with caplog.at_level(logging.DEBUG, "portwatch"):
         hub.start()
         assert summary([subscribing.wait().get(20)]) == [("open", "snapshot", 80)]
-        until(lambda: "found open: tcp port 80" in caplog.text, "it to be logged")
+        wait_until(lambda: "found open: tcp port 80" in caplog.text, "it to be logged")
     assert hub.counts.drift == {"open": 1}
 
 
@@ -58,7 +58,7 @@ def test_stop_tells_what_has_happened_before_it(hub, engine):
     subscribing = hub.subscribe(everything)
     hub.start()
     subscription = subscribing.wait()
-    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     for number in range(500):
         engine.push(opening(number, 1000 + number))
     hub.stop()
@@ -70,7 +70,7 @@ def test_who_takes_anothers_place_goes_on_where_that_one_ends(hub, engine):
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)])
     hub.start()
     first = subscribing.wait()
-    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     engine.held = [replace(held(1, 80), trees=3), replace(held(2, 81), trees=3)]
     second = hub.subscribe(everything, roots=[Identity(2, 2)], instead_of=first).wait()
     engine.push(closing(1, 80))
@@ -91,7 +91,7 @@ def test_where_nobody_can_take_its_place_one_goes_on(hub, engine, monkeypatch):
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)])
     hub.start()
     first = subscribing.wait()
-    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
 
     def ended(*_):
         raise PortwatchError("process 2 has ended")
@@ -109,7 +109,7 @@ def test_what_a_member_received_is_told_to_who_wants_no_snapshot_whoever_asks_fo
     engine.held = [held(1, 80)]
     hub.start()
     subscription = subscribing.wait()
-    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     engine.held = [replace(held(1, 80), trees=1)]
     hub.subscribe(everything, roots=[Identity(2, 2)]).wait()
     engine.push(closing(1, 80))
@@ -122,7 +122,7 @@ def test_what_a_member_received_is_told_to_who_wants_no_snapshot_whoever_asks_fo
 def test_records_are_read_while_proc_is_looked_at_and_told_behind_it(hub, engine, monkeypatch):
     def look():
         engine.push(opening(1, 80))
-        until(engine._records.empty, "the engine's buffer to be emptied")
+        wait_until(engine._records.empty, "the engine's buffer to be emptied")
         return [held(2, 90).socket]
 
     monkeypatch.setattr(proc_net, "read_all", look)
@@ -138,13 +138,13 @@ def test_what_waits_unread_when_a_tree_is_asked_for_is_told_by_whose_it_is(hub, 
     if is_ready:
         hub.subscribe(everything)
         hub.start()
-        until(lambda: hub.counts.reconciliations, "the look at what is open")
+        wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     engine.during_snapshot = [opening(1, 80), opening(2, 81)]  # from before the kernel knew the tree
     engine.held = [replace(held(1, 80), trees=1), held(2, 81)]
     subscribing = hub.subscribe(everything, **{asked: [Identity(1, 1)]})
     if not is_ready:
         hub.start()
-        until(lambda: hub.counts.reconciliations, "the look at what is open")
+        wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     subscription = subscribing.wait()
     hub.stop()
     assert [event.port for event in iter(subscription.get, None)] == told
@@ -154,7 +154,7 @@ def test_a_tree_that_is_left_out_leaves_nothing_out_for_others(hub, engine):
     subscribing = [hub.subscribe(everything), hub.subscribe(everything, excluded_roots=[Identity(1, 1)])]
     hub.start()
     one, other = (each.wait() for each in subscribing)
-    until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
     assert engine.kernel_filter == UNRESTRICTED
     engine.push(replace(opening(1, 80), trees=1), opening(2, 81))
     hub.stop()

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 from fake_engine import closing, held, opening
-from support import until
+from support import wait_until
 
 import portwatch.engines
 import portwatch.watch.hub
@@ -31,7 +31,7 @@ def test_what_is_open_comes_first_then_each_change_in_order(engine):
     with watching(seen.append):
         engine.push(opening(2, 81), closing(2, 81))
         engine.push(closing(1, 80))
-        until(lambda: len(seen) == 4, "four events")
+        wait_until(lambda: len(seen) == 4, "four events")
     assert summary(seen) == [
         ("open", "snapshot", 80),
         ("open", "event", 81),
@@ -58,7 +58,7 @@ def test_without_snapshot_only_changes_are_told(engine):
     with watching(seen.append, snapshot=False) as watcher:
         watcher.listeners()
         engine.push(closing(1, 80))
-        until(lambda: seen, "an event")
+        wait_until(lambda: seen, "an event")
     assert summary(seen) == [("close", "event", 80)]
 
 
@@ -66,7 +66,7 @@ def test_stop_delivers_what_happened_before_it(engine):
     seen = []
     watcher = watching(seen.append)
     watcher.start()
-    until(lambda: watcher.counts.reconciliations, "the look at what is open")
+    wait_until(lambda: watcher.counts.reconciliations, "the look at what is open")
     for number in range(500):
         engine.push(opening(number, 1000 + number))
     watcher.stop()
@@ -95,7 +95,7 @@ def test_callbacks_run_off_the_callers_thread_one_at_a_time(engine):
         for number in range(300):
             engine.push(opening(number, number))
         engine.held = [held(number, number) for number in range(300)]
-        until(lambda: len(overlaps) == 300, "300 events")
+        wait_until(lambda: len(overlaps) == 300, "300 events")
         watcher.listeners()
     assert threading.current_thread() not in threads
     assert not any(overlaps)
@@ -111,7 +111,7 @@ def test_a_callback_that_raises_is_logged_and_the_rest_is_told(engine, caplog):
 
     with caplog.at_level(logging.ERROR, "portwatch"), watching(callback):
         engine.push(opening(1), closing(1))
-        until(lambda: len(seen) == 2, "the event after the exception")
+        wait_until(lambda: len(seen) == 2, "the event after the exception")
     assert "a callback raised" in caplog.text
     assert "no thanks" in caplog.text
 
@@ -129,7 +129,7 @@ def test_a_slow_callback_delays_nobody_else(engine):
         assert blocked.wait(20)
         engine.push(opening(2, 81))
         engine.held = [held(1, 80), held(2, 81)]
-        until(lambda: len(quick) == 2, "the quick one to be told")
+        wait_until(lambda: len(quick) == 2, "the quick one to be told")
         assert len(other.listeners()) == 2
         release.set()
 
@@ -146,7 +146,7 @@ def test_watchers_that_ask_the_same_share_an_engine(engine):
     first, second = [], []
     with watching(first.append), watching(second.append):
         engine.push(opening(1))
-        until(lambda: first and second, "both to be told")
+        wait_until(lambda: first and second, "both to be told")
     assert first == second
     assert (engine.attached, engine.detached) == (1, 1)
 
@@ -156,9 +156,9 @@ def test_who_comes_later_is_told_what_is_open(engine):
     with watching(early.append):
         engine.push(opening(1, 80))
         engine.held = [held(1, 80)]
-        until(lambda: early, "the open")
+        wait_until(lambda: early, "the open")
         with watching(late.append):
-            until(lambda: late, "the replay")
+            wait_until(lambda: late, "the replay")
     assert summary(late) == [("open", "snapshot", 80)]
     assert late[0].seq > early[0].seq
 
@@ -167,7 +167,7 @@ def test_a_scope_narrows_what_is_told(engine):
     seen = []
     with watching(seen.append, scope=Scope(port=Filter(include=((80, 90),), exclude=((85, 85),)))):
         engine.push(opening(1, 79), opening(2, 80), opening(3, 85), opening(4, 90))
-        until(lambda: len(seen) == 2, "the two in scope")
+        wait_until(lambda: len(seen) == 2, "the two in scope")
     assert [event.port for event in seen] == [80, 90]
 
 
@@ -213,7 +213,7 @@ def test_async_iteration_that_was_left_harms_nobody(engine):
         assert asyncio.run(first(left)).kind == "open"
         assert left._on_event is None
         engine.push(closing(1), opening(2), closing(2))
-        until(lambda: len(seen) == 4, "what happened since")
+        wait_until(lambda: len(seen) == 4, "what happened since")
 
 
 def test_a_reader_that_cannot_be_told_harms_nobody(engine, caplog):
@@ -224,7 +224,7 @@ def test_a_reader_that_cannot_be_told_harms_nobody(engine, caplog):
     with watching(seen.append) as watcher:
         watcher._hub.subscribe(lambda _: True, on_event=closed).wait()
         engine.push(opening(1), closing(1))
-        until(lambda: len(seen) == 2, "both events")
+        wait_until(lambda: len(seen) == 2, "both events")
     assert caplog.text.count("a reader cannot be notified of events any more") == 1
 
 
@@ -232,10 +232,10 @@ def test_a_loss_is_one_gap_after_the_table_was_put_right(engine):
     seen = []
     with watching(seen.append) as watcher:
         engine.push(opening(1, 80))
-        until(lambda: seen, "the open")
+        wait_until(lambda: seen, "the open")
         engine.held = [held(2, 81)]
         engine.lose(7)
-        until(lambda: len(seen) == 4, "the repair")
+        wait_until(lambda: len(seen) == 4, "the repair")
         assert summary(seen[1:]) == [
             ("open", "reconcile", 81),
             ("close", "reconcile", 80),
@@ -253,11 +253,11 @@ def test_where_the_kernel_left_a_program_out_a_check_follows_and_nothing_is_said
     seen = []
     with watching(seen.append) as watcher:
         engine.push(opening(1, 80))
-        until(lambda: seen, "the open")
+        wait_until(lambda: seen, "the open")
         engine.miss()
-        until(lambda: len(seen) == 2, "the close that was missed")
+        wait_until(lambda: len(seen) == 2, "the close that was missed")
         assert summary(seen[1:]) == [("close", "reconcile", 80)]
-        until(lambda: watcher.counts.recursion_misses == 1, "the count")
+        wait_until(lambda: watcher.counts.recursion_misses == 1, "the count")
         assert watcher.counts.reconciliations["loss"] == 1
 
 
@@ -268,7 +268,7 @@ def test_what_changes_during_a_check_is_told_by_its_record(engine):
         engine.held = [held(1, 80)]
         engine.during_snapshot = [opening(1, 80, time=9)]
         watcher.listeners()
-        until(lambda: seen, "the open")
+        wait_until(lambda: seen, "the open")
     assert summary(seen) == [("open", "event", 80)]
 
 
@@ -279,7 +279,7 @@ def test_a_new_backlog_during_a_check_does_not_hide_an_open_that_was_lost(engine
         engine.held = [held(1, 80)]
         engine.during_snapshot = [replace(opening(1, 80, time=9), kind="backlog")]
         watcher.listeners()
-        until(lambda: seen, "the open")
+        wait_until(lambda: seen, "the open")
     assert summary(seen) == [("open", "reconcile", 80)]
 
 
@@ -294,7 +294,7 @@ def test_a_subscriber_that_falls_behind_gets_a_gap_where_it_arose(engine):
     numbers = count(1)
     for _ in range(5):
         engine.push(opening(next(numbers)))
-    until(lambda: len(list(hub._table.listeners())) == 5, "five to be open")
+    wait_until(lambda: len(list(hub._table.listeners())) == 5, "five to be open")
     hub.listeners(subscription)  # closes them all again, as the fake kernel has none open: 5 more
     assert [subscription.get().kind for _ in range(3)] == ["open"] * 3
     gap = subscription.get()
@@ -318,7 +318,7 @@ def test_an_engine_that_fails_is_logged_and_lets_a_callback_watcher_stop(engine,
     watcher = watching(lambda _: None)
     watcher.start()
     engine.fail(RuntimeError("the ring is gone"))
-    until(lambda: watcher._hub.failure, "the failure")
+    wait_until(lambda: watcher._hub.failure, "the failure")
     watcher.stop()
     assert engine.detached == 1
     assert "no more events are read" in caplog.text
@@ -329,7 +329,7 @@ def test_an_engine_that_failed_is_not_given_to_who_comes_later(engine):
     failed = watching()
     failed.start()
     engine.fail(RuntimeError("the ring is gone"))
-    until(lambda: failed._hub.failure, "the failure")
+    wait_until(lambda: failed._hub.failure, "the failure")
     with watching() as later:
         failed.stop()
         engine.push(opening(1))
@@ -340,9 +340,9 @@ def test_an_engine_that_failed_is_not_given_to_who_comes_later(engine):
 def test_a_check_that_fails_is_logged_and_comes_again(engine, monkeypatch, caplog):
     monkeypatch.setattr(portwatch.watch.hub, "_RETRY_AFTER", 0.01)
     with watching(reconcile_interval=0.01) as watcher:
-        until(lambda: watcher.counts.reconciliations["interval"], "a check")
+        wait_until(lambda: watcher.counts.reconciliations["interval"], "a check")
         engine.blind = OSError(24, "Too many open files")
-        until(lambda: "Too many open files" in caplog.text, "a check to fail")
+        wait_until(lambda: "Too many open files" in caplog.text, "a check to fail")
         engine.push(opening(1, 80))
         assert watcher.get(20).port == 80
         engine.held, engine.blind = [held(2, 81)], None
@@ -355,7 +355,7 @@ def test_a_check_that_fails_is_logged_and_comes_again(engine, monkeypatch, caplo
 def test_a_repair_that_fails_comes_again(engine, monkeypatch):
     monkeypatch.setattr(portwatch.watch.hub, "_RETRY_AFTER", 0.01)
     with watching() as watcher:
-        until(lambda: watcher.counts.reconciliations, "the look at what is open")
+        wait_until(lambda: watcher.counts.reconciliations, "the look at what is open")
         engine.blind = OSError(24, "Too many open files")
         engine.held = [held(1, 80)]
         engine.lose(3)
@@ -385,7 +385,7 @@ def test_a_thread_that_served_a_callback_ends_with_it(engine):
             with watching(lambda _: None):
                 pass
         engine.push(opening(1))
-        until(lambda: len(lasting._hub._workers) == 1, "one thread to be left")
+        wait_until(lambda: len(lasting._hub._workers) == 1, "one thread to be left")
         assert lasting.get(20).kind == "open"
 
 
