@@ -1,6 +1,7 @@
 """tail and list, on the real sockets of other processes."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from support import ENGINE_NAMES, PATIENCE
 
+from portwatch import list_listeners
 from portwatch.engines.poll import PollEngine
 
 PORTWATCH = [sys.executable, "-m", "portwatch"]
@@ -98,6 +100,17 @@ def test_what_trees_hold_is_listed_or_left_out(family, engine):
     assert listed(family[0], "--pid", one, "--pid", other, *engine) == {8000, 8001, 8080}
     assert listed(family[0], "--not-pid", one, *engine) == {8001, 8002}
     assert listed(family[0], "--pid", one, "--pid", other, "--not-pid", one, *engine) == {8001}
+
+
+def test_a_listing_of_a_tree_is_what_it_holds(actor, make_actor, engine):
+    other = make_actor(actor.namespace)
+    actor.do("s = listener(port=8080); child = fork(lambda: globals().update(t=listener(port=8081)))")
+    other.do("s = listener(port=8082)")
+    for pid, ports in ((actor.pid, {8080, 8081}), (actor.do("child"), {8080, 8081}), (other.pid, {8082})):
+        found = list_listeners(pid, engine=engine[1])
+        assert {one.socket.port for one in found} == ports
+    but_for_another = list_listeners(os.getpid(), not_pids=[actor.pid], engine=engine[1])
+    assert {one.socket.port for one in but_for_another if one.socket.netns == actor.netns} == {8082}
 
 
 @pytest.mark.parametrize(
