@@ -1,1 +1,1 @@
-"""Questions about one port: who has it, wait for it, free it."""
+"""Questions about one port: look it up, wait for it, signal its holders."""

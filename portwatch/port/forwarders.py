@@ -1,4 +1,4 @@
-"""Programs that hold a port for somebody else, and whom that is for."""
+"""Programs that hold a port only to forward its traffic, such as docker-proxy."""
 
 from __future__ import annotations
 
@@ -17,85 +17,92 @@ from portwatch.model import Process
 
 @dataclass(frozen=True, slots=True)
 class Forwarder:
-    """Where a port leads whose holder only forwards."""
+    """The target of a port whose holder only forwards, as far as it is known."""
 
     advice: str
     """What to do instead of ending the forwarder."""
     target: str | None = None
+    """Address and port."""
     container: str | None = None
     listeners: tuple[Process, ...] = ()
-    """Who listens there."""
+    """The processes that listen on the target."""
 
 
 def forwarder_of(
     process: Process, command: tuple[str, ...] | None, listeners: Iterable[Listener]
 ) -> Forwarder | None:
-    """Where the port leads that a process holds, if it is one that is known to forward.
+    """Return what a process forwards to; None if it is not a known forwarder.
 
-    `listeners` are those of the whole machine: who is behind it is looked for among them.
+    The target is looked for among `listeners`, which should be those of the whole machine.
     """
-    called = PurePath(command[0]).name if command else process.process
-    find = _FORWARDERS.get(called) or _FORWARDERS.get(process.process)
-    return find(command or (), listeners) if find else None
+    program = PurePath(command[0]).name if command else process.process
+    describe = _FORWARDERS.get(program) or _FORWARDERS.get(process.process)
+    return describe(command or (), listeners) if describe else None
 
 
 def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarder:
     options = dict(pairwise(command))
     address, port = options.get("-container-ip"), options.get("-container-port")
     if not address or not port or not port.isdecimal():
-        return Forwarder("docker ps shows the containers with their ports; docker stop NAME ends one")
+        return Forwarder("docker ps shows the containers and their ports, docker stop NAME stops one")
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     proto = options.get("-proto", "tcp")
-    listening = [one for one in listeners if (one.socket.port, one.socket.proto) == (int(port), proto)]
-    inside = _namespace_of(address, {one.socket.netns for one in listening})
-    behind = tuple(
-        holder for one in listening if inside and one.socket.netns == inside.inode for holder in one.holders
+    candidates = [one for one in listeners if (one.socket.port, one.socket.proto) == (int(port), proto)]
+    namespace = _namespace_of(address, {one.socket.netns for one in candidates})
+    holders = tuple(
+        holder
+        for one in candidates
+        if namespace and one.socket.netns == namespace.inode
+        for holder in one.holders
     )
-    container = next((one.container for one in behind if one.container), None)
-    if not container and inside and inside.pid:
-        container = _container(inside.pid)
+    container = next((holder.container for holder in holders if holder.container), None)
+    if not container and namespace and namespace.pid:
+        container = _container_of(namespace.pid)
     advice = (
         f"docker stop {container[:12]}"
         if container
-        else "docker ps shows which container has the port; docker stop NAME"
+        else "docker ps shows which container has the port, docker stop NAME stops it"
     )
-    return Forwarder(advice, target, container, behind)
+    return Forwarder(advice, target, container, holders)
 
 
 def _namespace_of(address: str, listening: Set[int | None]) -> netns.Namespace | None:
-    """The one network namespace that has an address, or the one of several where somebody listens.
+    """Return the network namespace with an address.
 
-    Addresses repeat: docker within docker gives the same ones again.
+    Several may have it, as Docker within Docker uses the same addresses again: then return the only one of them
+    in `listening`, the namespaces with a matching listener. Return None if that leaves it open.
     """
     own = netns.own().inode
-    found = [one for one in netns.all_namespaces() if one.inode != own and one.pid and _has(one.pid, address)]
-    if len(found) > 1:
-        found = [one for one in found if one.inode in listening]
-    return found[0] if len(found) == 1 else None
+    namespaces = [
+        one for one in netns.all_namespaces() if one.inode != own and one.pid and _has_address(one.pid, address)
+    ]
+    if len(namespaces) > 1:
+        namespaces = [one for one in namespaces if one.inode in listening]
+    return namespaces[0] if len(namespaces) == 1 else None
 
 
-def _has(pid: int, address: str) -> bool:
+def _has_address(pid: int, address: str) -> bool:
     try:
-        return address in _addresses(pid)
+        return address in _addresses_of(pid)
     except OSError:
-        return False  # it ended meanwhile, or is not ours to see
+        return False  # it has ended, or this user may not look
 
 
-def _addresses(pid: int) -> set[str]:
-    """The addresses of a process's network namespace, without entering it."""
-    found, leaf = set(), ""
+def _addresses_of(pid: int) -> set[str]:
+    """Return the addresses in a process's network namespace, read without entering it."""
+    addresses, leaf = set(), ""
     for line in procfs.read(pid, "net/fib_trie").decode("ascii", "replace").splitlines():
         if "|-- " in line:
             leaf = line.rpartition(" ")[2]
         elif "/32 host LOCAL" in line:
-            found.add(leaf)
-    with suppress(FileNotFoundError):  # without IPv6
+            addresses.add(leaf)
+    with suppress(FileNotFoundError):  # a kernel without IPv6
         for row in procfs.read(pid, "net/if_inet6").splitlines():
-            found.add(inet_ntop(AF_INET6, bytes.fromhex(row[:32].decode("ascii"))))
-    return found
+            addresses.add(inet_ntop(AF_INET6, bytes.fromhex(row[:32].decode("ascii"))))
+    return addresses
 
 
-def _container(pid: int) -> str | None:
+def _container_of(pid: int) -> str | None:
     try:
         return of_process(pid).container
     except procfs.UNREADABLE:
@@ -106,21 +113,21 @@ def _advise(advice: str) -> Callable[[tuple[str, ...], Iterable[Listener]], Forw
     return lambda _command, _listeners: Forwarder(advice)
 
 
-_PODMAN = _advise("podman ps shows the containers with their ports; podman stop NAME ends one")
+_PODMAN = _advise("podman ps shows the containers and their ports, podman stop NAME stops one")
 
 _FORWARDERS = {
     "docker-proxy": _docker,
     "rootlesskit-docker-proxy": _docker,
     "rootlesskit": _advise(
-        "a whole rootless dockerd, or the like, runs in it: ending it ends every container; "
-        "docker ps shows which has the port; docker stop NAME"
+        "a whole rootless container engine runs in it, so ending it ends every container: "
+        "docker ps shows which container has the port, docker stop NAME stops it"
     ),
     "rootlessport": _PODMAN,
     "slirp4netns": _PODMAN,
     "pasta": _PODMAN,
     "pasta.avx2": _PODMAN,
-    "kubectl": _advise("ending it ends the way into the cluster, and nothing in the cluster"),
-    "ssh": _advise("ending it ends the whole connection, and nothing on the other side"),
-    "socat": _advise("its command line says where to; ending it ends nothing there"),
+    "kubectl": _advise("ending it closes the tunnel and stops nothing in the cluster"),
+    "ssh": _advise("ending it ends the whole SSH connection and stops nothing on the other side"),
+    "socat": _advise("its command line shows the target, which goes on without it"),
 }
-"""By what they are called."""
+"""By the name of the program."""

@@ -1,4 +1,4 @@
-"""Ending who holds a port: the very processes that were shown, or nobody."""
+"""Signal the holders of a port: exactly the processes that the user was shown, or none."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from portwatch.watch.watcher import PortWatcher
 
 
 def require_signal_pids(engine: str) -> None:
-    """Raises PortwatchError where an engine knows processes by other pids than signals go by."""
+    """Raise PortwatchError if an engine's pids are not those that kill(2) takes here."""
     if not procfs.shows_signal_pids(kernels=engine != "poll"):
         raise PortwatchError(
-            "in a pid namespace of its own, signals go by other pids than who holds a port is known by: nobody "
-            "was signalled; run it with the host's (docker run --pid=host, hostPID: true), or by the pids "
-            "of this namespace alone (--engine poll, without --procfs)"
+            "portwatch runs in a private pid namespace, where signals go by other pids than those it found: "
+            "no process was signalled; run it in the host's (docker run --pid=host, hostPID: true), or for the "
+            "processes of this namespace alone (--engine poll, without --procfs)"
         )
 
 
 def why_not_signalled(process: Process) -> str | None:
-    """Why a process is not to be signalled, whoever asks for it; None for all but two."""
+    """Return why a process must never be signalled; None if it may be."""
     if process.pid == os.getpid():
-        return "that is portwatch itself, which was started with the port open"
+        return "it is portwatch itself, which inherited the port"
     if process.pid == 1 and procfs.shows_kernel_pids():
         return (
-            "without it the machine ends; if it is systemd, `systemctl list-sockets` names the unit that "
+            "the machine cannot run without it; if it is systemd, `systemctl list-sockets` shows the unit that "
             "has the port, and `systemctl stop NAME.socket` closes it"
         )
     return None
@@ -40,72 +40,73 @@ def why_not_signalled(process: Process) -> str | None:
 def signal_holders(
     query: PortQuery, shown: tuple[Process, ...], number: signal.Signals, watcher: PortWatcher
 ) -> None:
-    """Sends a signal to these processes, if each is still the one that was shown, and holds the port.
+    """Send a signal to these processes.
 
-    Raises PortwatchError, and has signalled nobody, if one of them is not, or is not ours to signal.
+    Raise PortwatchError, and signal none, if one of them has ended or has let go of the port, or if this user
+    may not signal it.
     """
-    with _pinned(shown) as descriptors:
-        holding = holders_of(query.select(watcher.listeners()))
+    with _pidfds_of(shown) as pidfds:
+        holders = holders_of(query.select(watcher.listeners()))
         for process in shown:
-            if not any(map(process.is_same_as, holding)):
-                raise _changed(process)
-        for process, descriptor in descriptors:
-            _assert_allowed(process, descriptor)
-        for _, descriptor in descriptors:
-            with suppress(ProcessLookupError):  # it ended by itself, just now
-                signal.pidfd_send_signal(descriptor, number)
+            if not any(map(process.is_same_as, holders)):
+                raise _changed_error(process)
+        for process, pidfd in pidfds:
+            _require_permission(process, pidfd)
+        for _, pidfd in pidfds:
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                signal.pidfd_send_signal(pidfd, number)
 
 
 @contextmanager
-def _pinned(processes: tuple[Process, ...]) -> Iterator[list[tuple[Process, int]]]:
-    """Descriptors by which signals reach these processes and no later ones of the same pids."""
+def _pidfds_of(processes: tuple[Process, ...]) -> Iterator[list[tuple[Process, int]]]:
+    """Open a pidfd of each process: a signal through it cannot reach a later process with the same pid."""
     with ExitStack() as stack:
-        descriptors = []
+        pidfds = []
         for process in processes:
-            descriptor = _open(process)
-            stack.callback(os.close, descriptor)
-            descriptors.append((process, descriptor))
-        yield descriptors
+            pidfd = _pidfd_of(process)
+            stack.callback(os.close, pidfd)
+            pidfds.append((process, pidfd))
+        yield pidfds
 
 
-def _open(process: Process) -> int:
+def _pidfd_of(process: Process) -> int:
     try:
-        descriptor = os.pidfd_open(process.pid)
+        pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
-        raise _changed(process) from None
+        raise _changed_error(process) from None
     except OSError as error:
         if error.errno != ENOSYS:
             raise
         raise PortwatchError(
-            "this kernel has no pidfd (5.3 and later have it), without which a signal might reach "
-            f"another process: nobody was signalled; to do it all the same: kill {process.pid}"
+            "this kernel has no pidfds (5.3 and later do), so a signal could reach a later process of this "
+            f"pid: no process was signalled; to take that risk: kill {process.pid}"
         ) from None
     try:
-        # After the opening: whose pid it is now had it then, or it would have started later. What the
-        # watcher lists is no such proof, as it may be of a moment before. By our own pids, as signals go.
+        # Checked after the open: a process that has the pid now, with this start time, had it then too. The
+        # watcher's listing does not prove that, as it is a moment old. Signals go by the pids of our own /proc.
         is_same = procfs.own_start(process.pid) == process.start_time
     except procfs.UNREADABLE:
         is_same = False
     if not is_same:
-        os.close(descriptor)
-        raise _changed(process)
-    return descriptor
+        os.close(pidfd)
+        raise _changed_error(process)
+    return pidfd
 
 
-def _assert_allowed(process: Process, descriptor: int) -> None:
+def _require_permission(process: Process, pidfd: int) -> None:
     try:
-        signal.pidfd_send_signal(descriptor, 0)
+        signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
         return
     except PermissionError:
         raise NotPermitted(
-            f"{process.process} ({process.pid}) is another user's, whom to signal takes CAP_KILL: "
-            "nobody was signalled; run it as root (sudo portwatch kill)"
+            f"{process.process} ({process.pid}) belongs to another user, so signalling it takes CAP_KILL: "
+            "no process was signalled; run this as root (sudo portwatch kill)"
         ) from None
 
 
-def _changed(process: Process) -> PortwatchError:
+def _changed_error(process: Process) -> PortwatchError:
     return PortwatchError(
-        f"{process.process} ({process.pid}) has ended, or does not hold the port any more, since it was shown: "
-        "nobody was signalled; look again, who has it now (portwatch who)"
+        f"{process.process} ({process.pid}) has ended or let go of the port since it was shown: "
+        "no process was signalled; see who holds it now (portwatch who)"
     )

@@ -1,4 +1,4 @@
-"""One port, and all that the kernel tells of it: who listens, or else who is in the way."""
+"""Look up one port: its listeners, or what else keeps it from being bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from portwatch.watch.trees import tree_predicate
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A number, and the protocols of which it may be."""
+    """A port number, and the protocols to look at."""
 
     number: int
     protos: tuple[str, ...]
@@ -30,16 +30,19 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class PortQuery:
-    """Which sockets are meant: those of a port that a scope admits, of some process trees or of anybody."""
+    """Selects sockets: those on a port that pass a scope and a filter by process tree."""
 
     port: Port
     scope: Scope
     pids: Filter[int] = field(default_factory=Filter)
-    """The roots of the trees."""
+    """The roots of process trees."""
 
     @property
     def socket_scope(self) -> Scope:
-        """Of a socket this admits all that happens, or nothing: whatever processes it went through."""
+        """The part of the query that is about the socket alone.
+
+        It passes all events of a socket or none, whichever processes hold the socket over time.
+        """
         return Scope(
             port=Filter(((self.port.number, self.port.number),)),
             proto=Filter(self.port.protos),
@@ -48,57 +51,55 @@ class PortQuery:
         )
 
     def admits(self, event: Event) -> bool:
-        """Whether an event is about such a socket."""
+        """Return True if an event passes, process trees aside."""
         return self.socket_scope.admits(event) and self.scope.admits(event)
 
     def select(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-        """Those that are such sockets, of whatever tree."""
-        return tuple(
-            one
-            for one in listeners
-            if self.socket_scope.admits_listener(one) and self.scope.admits_listener(one)
-        )
+        """Return the listeners that pass, process trees aside."""
+        scopes = (self.socket_scope, self.scope)
+        return tuple(one for one in listeners if all(scope.admits_listener(one) for scope in scopes))
 
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What is known of a port now."""
+    """The state of a port at one moment."""
 
     choice: Choice
+    """The engine that was used."""
     listeners: tuple[Listener, ...]
-    """Those that are meant."""
+    """The listeners that match the query."""
     matching_holders: tuple[Process, ...]
-    """Who of their holders is meant, too: others may share a socket with these."""
+    """The holders of `listeners` that match the query themselves. A socket may have others too."""
     all_listeners: tuple[Listener, ...]
-    """Of every port: what is behind one that forwards is among them."""
+    """The listeners of all ports: a forwarder's target is among them."""
     blockers: tuple[Holder, ...] = ()
-    """Where nobody listens: who keeps others from it all the same."""
+    """If there are no listeners: processes that keep the port from being bound."""
 
 
 def look_up(query: PortQuery, engine: str, options: Options) -> LookupResult:
-    """Asks the kernel. Raises EngineUnavailable, and PortwatchError where a process of `pids` is not there."""
+    """Return the state of a port. Raise EngineUnavailable, and PortwatchError if a root in `pids` has ended."""
     with listing(engine, options) as (choice, all_listeners):
-        is_of_trees = tree_predicate(query.pids, choice.engine.name)
-        listeners = tuple(one for one in query.select(all_listeners) if is_of_trees(*one.holders))
+        passes_trees = tree_predicate(query.pids, choice.engine.name)
+        listeners = tuple(one for one in query.select(all_listeners) if passes_trees(*one.holders))
         matching_holders = tuple(
-            one for one in holders_of(listeners) if is_of_trees(one) and query.scope.admits_process(one)
+            one for one in holders_of(listeners) if passes_trees(one) and query.scope.admits_process(one)
         )
-        blockers = () if listeners else _in_the_way(query, choice.engine)
+        blockers = () if listeners else _blockers_of(query, choice.engine)
         return LookupResult(choice, listeners, matching_holders, tuple(all_listeners), blockers)
 
 
 def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
-    """Every process that holds one of these, once, the oldest first."""
-    found = {(holder.pid, holder.start_time): holder for one in listeners for holder in one.holders}
-    return tuple(sorted(found.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
+    """Return the processes that hold these listeners, each once, the oldest first."""
+    holders = {(holder.pid, holder.start_time): holder for one in listeners for holder in one.holders}
+    return tuple(sorted(holders.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
 
 
-def _in_the_way(query: PortQuery, engine: Engine) -> tuple[Holder, ...]:
-    # In the way of a socket for both families and every address is whoever has the port at all.
-    anyone = [
+def _blockers_of(query: PortQuery, engine: Engine) -> tuple[Holder, ...]:
+    # A dual-stack socket on every address conflicts with any other socket on the port.
+    candidates = [
         Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], query.port.number, v6only=False)
         for namespace in query.scope.netns.include or (netns.own().inode,)
         for proto in query.port.protos
     ]
-    found = dict.fromkeys(holder for socket in anyone for holder in engine.port_users(socket))
-    return tuple(holder for holder in found if holder.why != "unknown")
+    holders = dict.fromkeys(holder for socket in candidates for holder in engine.port_users(socket))
+    return tuple(holder for holder in holders if holder.why != "unknown")

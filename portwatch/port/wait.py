@@ -1,4 +1,4 @@
-"""Waiting for a port to be listened on, or to be gone: told by events, not by asking again."""
+"""Wait until a port is open, or until it is closed. Events end the wait: there is no polling."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from portwatch.event import Event, Listener
 from portwatch.port.lookup import PortQuery
 from portwatch.watch.watcher import PortWatcher
 
-SocketName = tuple[object, ...]
+SocketKey = tuple[object, ...]
 
 
 def watch_port(query: PortQuery, engine: str, options: Options) -> PortWatcher:
-    """A watcher, not yet started, of the place that a question is about. Raises PortwatchError."""
+    """Return a watcher for the sockets of a query, not yet started.
+
+    Raise PortwatchError if a root has ended.
+    """
     watcher = PortWatcher(
         scope=query.socket_scope,
         not_pids=query.pids.exclude,
@@ -29,53 +32,53 @@ def watch_port(query: PortQuery, engine: str, options: Options) -> PortWatcher:
 
 
 class PortWait:
-    """Which of the sockets that are meant are open, by what a watcher of their place tells."""
+    """Follows which sockets of a query are open, by a watcher's events."""
 
     def __init__(self, query: PortQuery, watcher: PortWatcher, shown: Iterable[Listener] = ()) -> None:
-        """`watcher` is one for this question, started, and nobody else takes its events.
+        """`watcher` is from `watch_port` for the same query, is started, and has no other reader.
 
-        The sockets that were `shown` are meant whoever holds them by now.
+        The sockets in `shown` count even if they no longer match the query because other processes hold them.
         """
-        self._question = query
-        self._shown = {one.socket.inode for one in shown} - {None}
+        self._query = query
+        self._shown = {listener.socket.inode for listener in shown} - {None}
         self._watcher = watcher
-        self._open: set[SocketName] = set()
+        self._open: set[SocketKey] = set()
 
     def until_open(self, timeout: float | None) -> bool:
-        """Waits until somebody listens; False if nobody does when `timeout` seconds are over."""
-        return self._wait(lambda: bool(self._open), timeout) or bool(self._settled())
+        """Wait until a socket is open. Return False if none is after `timeout` seconds."""
+        return self._wait(lambda: bool(self._open), timeout) or bool(self._open_now())
 
     def until_gone(self, timeout: float | None) -> bool:
-        """Waits until nobody listens; False if somebody still does when `timeout` seconds are over."""
-        return not self._settled() or self._wait(lambda: not self._open, timeout) or not self._settled()
+        """Wait until no socket is open. Return False if one still is after `timeout` seconds."""
+        return not self._open_now() or self._wait(lambda: not self._open, timeout) or not self._open_now()
 
     def remaining(self) -> tuple[Listener, ...]:
-        """What of it is open, as the kernel has it now."""
+        """Return the sockets that are open now."""
         return tuple(
-            one
-            for one in self._watcher.listeners()
-            if one.socket.inode in self._shown or self._question.select((one,))
+            listener
+            for listener in self._watcher.listeners()
+            if listener.socket.inode in self._shown or self._query.select((listener,))
         )
 
-    def _wait(self, is_so: Callable[[], bool], timeout: float | None) -> bool:
+    def _wait(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not is_so():
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+        while not is_done():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self._note(self._watcher.get(remaining))
+                self._note(self._watcher.get(left))
             except TimeoutError:
                 return False
         return True
 
-    def _settled(self) -> set[SocketName]:
-        """What is open as the kernel has it now."""
-        self._watcher.listeners()  # which tells us first whatever had not been noticed
+    def _open_now(self) -> set[SocketKey]:
+        """Return what is open, after a check against the kernel."""
+        self._watcher.listeners()  # makes the watcher check, and queue events for what it had missed
         self._wait(lambda: False, 0)
         return self._open
 
     def _note(self, event: Event) -> None:
-        name = (event.cookie, event.inode, event.netns, event.proto, event.address, event.port)
+        key = (event.cookie, event.inode, event.netns, event.proto, event.address, event.port)
         if event.kind == "close":
-            self._open.discard(name)  # whoever closed it: that it was meant was settled when it opened
-        elif event.kind == "open" and (event.inode in self._shown or self._question.admits(event)):
-            self._open.add(name)
+            self._open.discard(key)  # any process may close it: the open decided that it counts
+        elif event.kind == "open" and (event.inode in self._shown or self._query.admits(event)):
+            self._open.add(key)

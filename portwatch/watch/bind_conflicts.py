@@ -1,4 +1,4 @@
-"""Who has an address that somebody was refused: by the table, if that is so still, else by the kernel."""
+"""Who has an address that a bind was refused (EADDRINUSE)."""
 
 from __future__ import annotations
 
@@ -16,91 +16,99 @@ from portwatch.watch.table import Table, socket_ids
 
 log = logging.getLogger("portwatch")
 
-QUESTIONS_IN_A_BATCH = 4
-_FIRST_FDS = 128
-"""Among which listeners are. Looking at 5,000 takes 60 ms, where asking the kernel about all takes 2 to 12."""
+LOOKUPS_PER_BATCH = 4
+_FDS_READ = 128
+"""Descriptors of a known holder to look at, lowest first, where listeners mostly are. 5,000 would take 60 ms:
+the engine takes 2 to 12 ms for all processes."""
 
 
 class BindConflicts:
-    """Those of one batch of records.
+    """Finds the holders for the refused binds in one batch of records.
 
-    Each is looked into once, and a few of them: programs that fail in a loop must not keep us from reading.
+    Each conflict is looked up once, and only a few are: a program that fails in a loop must not keep the reader
+    from reading.
     """
 
     def __init__(self, engine: Engine, table: Table, batch: deque[Record]) -> None:
-        """`batch` is what the table has yet to apply: what happens meanwhile is added to it."""
+        """`batch` has the records that the table has yet to apply. Records read here are appended to it."""
         self._engine = engine
         self._table = table
         self._batch = batch
-        self._answers: dict[Hashable, tuple[Holder, ...]] = {}
+        self._holders: dict[Hashable, tuple[Holder, ...]] = {}
 
-    def held_by(self, refused: Socket) -> tuple[Holder, ...] | None:
-        """Who is in the way of a socket; None if that cannot be looked into any more."""
-        known = self._table.blockers_of(refused)
-        question = (refused.endpoint, *(held.socket.inode for held in known))
-        if question not in self._answers:
-            if len(self._answers) >= QUESTIONS_IN_A_BATCH:
-                return _holders(known, _name_now) or None
-            self._answers[question] = self._look(refused, known)
-        return self._answers[question]
+    def holders_for(self, refused: Socket) -> tuple[Holder, ...] | None:
+        """Return the holders of a refused socket's address; None if this batch has had too many lookups."""
+        blockers = self._table.blockers_of(refused)
+        conflict = (refused.endpoint, *(blocker.socket.inode for blocker in blockers))
+        if conflict not in self._holders:
+            if len(self._holders) >= LOOKUPS_PER_BATCH:
+                return _holders_of(blockers, _current_name) or None
+            self._holders[conflict] = self._look_up(refused, blockers)
+        return self._holders[conflict]
 
-    def _look(self, refused: Socket, known: list[OpenSocket]) -> tuple[Holder, ...]:
-        # First what costs little: a pass over all open files takes longer the more there are, and while
-        # it holds a file, nobody else's close is the last.
-        if found := _holders(known, _name_if_open):
-            return found
-        if known and (found := self._let_go(known)):
-            return found
+    def _look_up(self, refused: Socket, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
+        # The engine comes last: its pass over all open files takes longer the more there are. While it has a
+        # reference to a file, a close by another process is not the last one, and the real one runs here.
+        if holders := _holders_of(blockers, _name_if_open):
+            return holders
+        if blockers and (holders := self._closers_of(blockers)):
+            return holders
         try:
-            found = self._engine.port_users(refused)
+            holders = self._engine.port_users(refused)
         except (OSError, PortwatchError) as error:
-            log.error("nobody can be asked who is in the way: %s", error)
-            found = UNKNOWN_HOLDER
-        return found if found != UNKNOWN_HOLDER else _holders(known, _name_now) or UNKNOWN_HOLDER
+            log.error("cannot look up which process holds a port: %s", error)
+            holders = UNKNOWN_HOLDER
+        if holders == UNKNOWN_HOLDER:
+            return _holders_of(blockers, _current_name) or UNKNOWN_HOLDER
+        return holders
 
-    def _let_go(self, known: list[OpenSocket]) -> tuple[Holder, ...]:
-        """Who had it until just now: its close has come already."""
+    def _closers_of(self, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
+        """Return the processes that have closed these sockets since, by records that are not applied yet."""
         self._batch += self._engine.read_up_to_now()
         closers = {
-            name: record.actor
+            socket_id: record.actor
             for record in self._batch
             if record.kind == "close"
-            for name in socket_ids(record.socket)
+            for socket_id in socket_ids(record.socket)
         }
-        gone: list[OpenSocket] = []
-        for held in known:
-            if name := next((name for name in socket_ids(held.socket) if name in closers), None):
-                closer = closers[name]
-                gone.append(replace(held, holders=(closer,)) if closer else held)
-        return _holders(gone, lambda process, _: process.process)
+        closed: list[OpenSocket] = []
+        for blocker in blockers:
+            ids = socket_ids(blocker.socket)
+            if socket_id := next((one for one in ids if one in closers), None):
+                closer = closers[socket_id]
+                closed.append(replace(blocker, holders=(closer,)) if closer else blocker)
+        return _holders_of(closed, lambda process, _: process.process)
 
 
-def _holders(
-    known: Iterable[OpenSocket], name_of: Callable[[Process, set[int | None]], str | None]
+def _holders_of(
+    open_sockets: Iterable[OpenSocket], name_of: Callable[[Process, set[int | None]], str | None]
 ) -> tuple[Holder, ...]:
-    """Those of the known holders who have a name, given the inodes of what they hold."""
+    """Return the processes that hold these sockets and for which `name_of` returns a name.
+
+    It is called with each process and the inodes of the sockets that it holds.
+    """
     inodes: dict[Process, set[int | None]] = {}
     why: Why = "bound"
-    for held in known:
-        why = "listening" if held.socket.proto == "tcp" else "bound"
-        for process in held.holders:
-            inodes.setdefault(process, set()).add(held.socket.inode)
-    named = ((process, name_of(process, sockets)) for process, sockets in inodes.items())
+    for one in open_sockets:
+        why = "listening" if one.socket.proto == "tcp" else "bound"
+        for process in one.holders:
+            inodes.setdefault(process, set()).add(one.socket.inode)
+    named = ((process, name_of(process, held)) for process, held in inodes.items())
     return tuple(Holder(process.pid, name, process.container, why) for process, name in named if name)
 
 
 def _name_if_open(process: Process, inodes: set[int | None]) -> str | None:
-    """What a process is called that has one of these sockets open."""
+    """Return the current name of a process if it has one of these sockets open."""
     try:
-        if procfs.shows_kernel_pids() and not inodes.isdisjoint(procfs.socket_inodes(process.pid, _FIRST_FDS)):
-            return _name_now(process)
+        if procfs.shows_kernel_pids() and not inodes.isdisjoint(procfs.socket_inodes(process.pid, _FDS_READ)):
+            return _current_name(process)
     except procfs.UNREADABLE:
-        pass
+        pass  # it has ended, or this user may not look
     return None
 
 
-def _name_now(process: Process, _: object = None) -> str | None:
-    """What a process is called by now; None if it has ended."""
+def _current_name(process: Process, _: object = None) -> str | None:
+    """Return the current name of a process; None if it has ended."""
     if not procfs.shows_kernel_pids():
         return process.process
     try:

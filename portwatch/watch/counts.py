@@ -1,4 +1,4 @@
-"""What a hub had to repair."""
+"""Counters of losses and repairs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Counts:
-    """What had to be repaired, for whoever wants to know how far to trust the rest."""
+    """How often events were lost, and how often the table had to be checked or corrected."""
 
     lost: int = 0
+    """Records that the engine dropped."""
     recursion_misses: int = 0
-    """Times that the kernel left a program out, of which each may have been about something, or not."""
+    """Times that the kernel skipped one of the BPF programs. Not every skip lost a record."""
     subscriber_drops: int = 0
-    """Events that subscribers were too slow for, and were told the number of."""
+    """Events that slow subscribers missed. Each got a gap with the number."""
     reconciliations: Counter[str] = field(default_factory=Counter)
+    """Checks of the table against the kernel, by reason."""
     drift: Counter[str] = field(default_factory=Counter)
-    """Ports that a check found open, or closed, and no record had told of."""
+    """Opens and closes that only a check found, by kind of event."""

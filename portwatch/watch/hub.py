@@ -1,4 +1,4 @@
-"""One engine and one table for all the watchers of a process, and the thread that reads them."""
+"""Hub: one engine and one table, shared by all subscribers of a process, and the threads that serve them."""
 
 from __future__ import annotations
 
@@ -32,39 +32,41 @@ from portwatch.watch.trees import TreeBits
 log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
+"""Seconds between two checks of the table against the kernel."""
 _RETRY_AFTER = 5.0
+"""Seconds after which a check that failed is repeated."""
 _CHECK_AFTER_MISSES = 5.0
-"""Seconds between two checks, where something may have been missed: mostly that was nothing."""
+"""Seconds from one check to the next if BPF programs were skipped. Most skips lost nothing: do not hurry."""
 _MISSES_INTERVAL = 1.0
-"""Seconds. To count them takes 20 µs and more, and who reads needs the number each time."""
+"""Seconds for which the number of skips is cached: counting takes at least 20 µs, and every read needs it."""
 _READ_TIMEOUT = 1.0
-"""Seconds that a read waits, at the most, while another thread looks at /proc."""
+"""Seconds that a read may block while another thread reads /proc/net."""
 
 
 T = TypeVar("T")
 
 
 class Request(Generic[T]):
-    """Something for the worker that reads, to which engine and table belong."""
+    """Work for the reader, which alone may use the engine and the table. Its caller may wait for the result."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._outcome: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
 
     def run(self) -> None:
-        """Does it."""
+        """Do the work. An exception goes to the caller."""
         try:
             self._outcome.put((self._work(), None))
-        except Exception as error:  # whoever waits is told, and reading goes on
-            log.debug("an request failed", exc_info=True)
+        except Exception as error:  # belongs to the caller: the reader goes on
+            log.debug("a request failed", exc_info=True)
             self.refuse(error)
 
     def refuse(self, error: Exception) -> None:
-        """Has whoever waits raise this."""
+        """Make `wait` raise this exception."""
         self._outcome.put((None, error))
 
     def wait(self) -> T:
-        """What came of it."""
+        """Wait until the work is done. Return its result, or raise what it raised."""
         result, error = self._outcome.get()
         if error:
             raise error
@@ -72,11 +74,25 @@ class Request(Generic[T]):
 
 
 class Hub:
-    """Reads an engine, keeps the table, and hands each event to every subscriber.
+    """Reads an engine, keeps the table, and offers every event to every subscription.
 
-    Its threads are leader and followers: the one that reads an event delivers it, while
-    another takes over the reading. Handing each event to a thread of its own instead cost
-    50 of the 150 µs from the listen to the callback (bench/bench_latency.py).
+    Its threads are workers in a leader/followers pattern: the worker that read an event also calls a callback
+    with it, and another worker takes over reading. Handing each event to a thread of its own took 50 of the
+    150 µs from listen() to the callback (bench/bench_latency.py).
+
+    Invariants:
+
+    - At most one worker reads. It sets `_has_reader` under `_condition`, and clears it when it is done.
+    - The reader owns the engine, the table, the list of subscriptions and everything about trees and filters.
+      Other threads send it a `Request`. Two methods are exempt: `Engine.wake` and `Table.gap`. When `stop` has
+      joined the workers, its caller owns them.
+    - A subscription is scheduled at most once, so its callback never runs twice at the same time:
+      `is_scheduled` is True from when it is queued in `_scheduled` until its delivery has returned.
+    - There are enough workers for every callback to block and one to read: `_workers_needed`.
+    - `_condition` guards `_workers`, `_workers_needed`, `_has_reader`, `_scheduled`, and `is_scheduled` of
+      every subscription.
+    - Every request is run or refused. `_stopping` never becomes False again: `_enqueue` reads it after
+      appending, and the thread that sets it refuses what is queued.
     """
 
     def __init__(
@@ -85,31 +101,36 @@ class Hub:
         self.choice = choice
         self.counts = Counts()
         self.failure: Exception | None = None
-        """Why reading ended, if it did not end by `stop`."""
+        """Why reading ended, if `stop` did not end it."""
         self._engine: Engine = choice.engine
         self._table = Table(self._engine.name, first_seq)
         self._interval = reconcile_interval
         self._next_check = 0.0
+        """When the next check is due, by time.monotonic, as for the three below."""
         self._next_repair = 0.0
+        """The earliest time for the next repair after a loss."""
         self._retry_at = 0.0
+        """The earliest time for the next check of any kind, after one failed."""
         self._misses_due = 0.0
+        """When the cached `_recursion_misses` expires."""
         self._recursion_misses = 0
         self._subscriptions: list[Subscription] = []
         self._requests: deque[Request[Any]] = deque()
         self._trees = TreeBits()
         self._filter = UNRESTRICTED
-        """What the engine tells of, which holds whatever anybody wants."""
+        """The filter that the engine applies. It passes everything that a subscriber wants."""
         self._workers: list[threading.Thread] = []
-        self._needed_workers = 0
-        """One that reads, and one for each callback, which may take its time."""
+        self._workers_needed = 0
+        """One to read, and one for each callback."""
         self._condition = threading.Condition()
         self._has_reader = False
-        """Whether a worker is reading: to that one, engine and table belong."""
-        self._due: deque[Subscription] = deque()
+        self._scheduled: deque[Subscription] = deque()
+        """Subscriptions whose callback has events to deliver."""
         self._stopping = False
         self._read_error: Exception | None = None
-        """What reading failed with while another thread looked at /proc."""
+        """An error of a read within `_run_while_reading`. The next read raises it."""
         self._ready = threading.Event()
+        """Set when the table has the first snapshot, or when nothing will be read any more."""
 
     @classmethod
     def open(
@@ -119,16 +140,16 @@ class Hub:
         reconcile_interval: float = RECONCILE_INTERVAL,
         first_seq: int = 1,
     ) -> Hub:
-        """A hub whose engine is attached. Raises EngineUnavailable."""
+        """Return a hub whose engine is attached. Raise EngineUnavailable."""
         choice = choose(engine, options, prove=lambda candidate: candidate.attach())
         return cls(choice, reconcile_interval, first_seq)
 
     def start(self) -> None:
-        """Starts to read."""
+        """Start reading."""
         self._add_worker()
 
     def stop(self) -> None:
-        """Ends the workers, takes the programs out of the kernel, and closes every subscription."""
+        """Stop the workers, offer the last events, close every subscription, and detach the engine."""
         self._stopping = True
         self._engine.wake()
         with self._condition:
@@ -141,18 +162,18 @@ class Hub:
         if self._subscriptions and not self.failure:
             try:
                 self._drain()
-            except Exception:  # it ends all the same
+            except Exception:  # must not keep the subscriptions open and the engine attached
                 log.exception("the last events could not be read")
         self._close_subscriptions()
         self._ready.set()
         self._engine.detach()
 
     def is_worker(self) -> bool:
-        """Whether the caller is in a callback."""
+        """Return True if the current thread is one of the workers, as in a callback."""
         return threading.current_thread() in self._workers
 
     def wait_ready(self) -> None:
-        """Waits until the table holds what was open at the start, or nothing more is read."""
+        """Wait until the table has the first snapshot, or until reading has ended."""
         self._ready.wait()
 
     def subscribe(
@@ -169,16 +190,17 @@ class Hub:
         resumes: bool = False,
         instead_of: Subscription | None = None,
     ) -> Request[Subscription]:
-        """Every event that is wanted from here on; with `snapshot`, first of all what is open.
+        """Subscribe to the events that pass `admits`. Return a request: wait for it to get the subscription.
 
-        `kernel_filter` passes all that is wanted. With `roots`, of their trees only, never of `excluded_roots`:
-        waiting for it raises PortwatchError if one of these has ended. For a reader that `resumes`, and has
-        heard of other things before, it begins with a gap. `instead_of` another it takes over where that one
-        ends, without an event between them, or one that both have.
+        With `snapshot`, what is open comes first. `kernel_filter` must pass everything that `admits` does.
+        `roots` restricts the subscription to these process trees, `excluded_roots` leaves trees out; waiting
+        raises PortwatchError if one of the roots has ended. With `resumes`, the first event is a gap, for a
+        reader that followed an earlier run. `instead_of` is a subscription that this one replaces: the old
+        one ends where the new one begins, and no event is missed or delivered twice between them.
         """
         subscription = Subscription(
             self._subscriber_gap,
-            admits if snapshot else lambda event: not _was_open(event) and admits(event),
+            admits if snapshot else lambda event: not _is_snapshot_open(event) and admits(event),
             callback=callback,
             on_event=on_event,
             capacity=capacity,
@@ -214,7 +236,7 @@ class Hub:
         return request
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a subscription."""
+        """Offer what has happened so far to a subscription, then close it. Do not wait for that."""
 
         def close() -> None:
             subscription.close()
@@ -222,15 +244,18 @@ class Hub:
                 self._schedule([subscription])
 
         def end() -> None:
-            with ExitStack() as last:  # whatever becomes of the engine, whoever stops waits for its last event
-                last.callback(close)
-                last.callback(self._end, subscription)
+            with ExitStack() as stack:  # close it even if the engine fails: a caller may wait for its end
+                stack.callback(close)
+                stack.callback(self._end, subscription)
                 self._drain()
 
         self._enqueue(Request(end))
 
     def watch(self, subscription: Subscription, root: Identity) -> None:
-        """Has a subscription hear of a tree, first of what it has open. Raises PortwatchError if it ended."""
+        """Add a tree to a subscription, which first gets what the tree has open.
+
+        Raise PortwatchError if the root has ended.
+        """
 
         def watch() -> None:
             if root not in subscription.roots:
@@ -240,13 +265,13 @@ class Hub:
         self._call(watch)
 
     def unwatch(self, subscription: Subscription, root: Identity) -> None:
-        """Has a subscription hear no more of a tree."""
+        """Remove a tree from a subscription."""
         self._call(lambda: self._unwatch_tree(subscription.roots, root))
 
     def listeners(self, subscription: Subscription, *, look: bool = True) -> Iterator[Listener]:
-        """What is open and would be told to a subscription.
+        """Return the open sockets that pass the subscription's filter by tree.
 
-        Its holders are as the kernel has them now, or, without a `look`, as of the last check.
+        With `look`, check the table against the kernel first. Without, the holders are those of the last check.
         """
 
         def listing() -> Iterator[Listener]:
@@ -257,59 +282,61 @@ class Hub:
         return self._call(listing)
 
     def _enqueue(self, request: Request[Any]) -> None:
-        """Has the worker that reads do something."""
+        """Pass a request to the reader, or refuse it if there is none any more."""
         self._requests.append(request)
         if self._stopping:
             self._refuse_requests()
         else:
             self._engine.wake()
 
-    def _subscriber_gap(self, lost: int) -> Event:
-        self.counts.subscriber_drops += lost
-        return self._table.gap(lost, time.time_ns())
-
     def _call(self, work: Callable[[], T]) -> T:
-        """The same, and waits for what comes of it."""
+        """Let the reader do something, and wait for the result."""
         request = Request(work)
         self._enqueue(request)
         return request.wait()
 
     def _refuse_requests(self) -> None:
-        with suppress(IndexError):  # whoever comes too late refuses his own, too
+        with suppress(IndexError):  # another thread may have taken the last one
             while True:
                 self._requests.popleft().refuse(
                     PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
                 )
 
+    def _subscriber_gap(self, lost: int) -> Event:
+        """Return a gap for a slow subscriber. Called in the subscriber's thread."""
+        self.counts.subscriber_drops += lost
+        return self._table.gap(lost, time.time_ns())
+
     def _end(self, subscription: Subscription) -> None:
         self._subscriptions = [one for one in self._subscriptions if one is not subscription]
-        for taken in (subscription.roots, subscription.excluded_roots):
-            for root in tuple(taken):
-                self._unwatch_tree(taken, root)
+        for roots in (subscription.roots, subscription.excluded_roots):
+            for root in tuple(roots):
+                self._unwatch_tree(roots, root)
         if self._subscriptions:
             self._set_kernel_filter(self._subscriptions)
 
     def _watch_trees(
         self, subscription: Subscription, roots: Iterable[Identity], excluded_roots: Iterable[Identity] = ()
     ) -> None:
-        """Has a subscription ask for trees from here on. Raises PortwatchError if one of these ended."""
-        for taken, asked in ((subscription.roots, roots), (subscription.excluded_roots, excluded_roots)):
-            for root in dict.fromkeys(asked):
-                taken[root] = self._acquire_tree(root)
+        """Add trees to a subscription. Raise PortwatchError if a root has ended."""
+        for bits, added in ((subscription.roots, roots), (subscription.excluded_roots, excluded_roots)):
+            for root in dict.fromkeys(added):
+                bits[root] = self._acquire_tree(root)
         if excluded_roots or (roots and self._ready.is_set()):
-            # What waits to be read may be of these trees and not say so: the kernel did not know them yet.
+            # Records that wait to be read may be from before the kernel knew the trees, and lack their bits.
+            # Apply them before the subscription starts.
             self._drain()
 
     def _report_open_in_trees(self, subscription: Subscription) -> None:
-        """Tells a subscription what the trees that it has taken have open."""
+        """Offer a subscription the open sockets of its trees."""
         if self._ready.is_set():
             self._reconcile("asked", "snapshot", subscription)
 
     def _acquire_tree(self, root: Identity) -> int:
-        """Has the engine tell of a tree, if it does not yet."""
-        tree, is_new = self._trees.acquire(root)
+        """Return the bit of a tree. Its first user makes the engine watch it."""
+        tree, is_first = self._trees.acquire(root)
         try:
-            if is_new:
+            if is_first:
                 self._engine.watch(root, tree)
         except PortwatchError:
             self._trees.release(root)
@@ -317,17 +344,20 @@ class Hub:
             raise
         return tree
 
-    def _unwatch_tree(self, taken: dict[Identity, int], root: Identity) -> None:
-        del taken[root]
+    def _unwatch_tree(self, roots: dict[Identity, int], root: Identity) -> None:
+        del roots[root]
         tree, is_last = self._trees.release(root)
         if is_last:
             self._engine.unwatch(tree)
-            self._table.forget(tree)
+            self._table.clear_trees(tree)
 
     def _set_kernel_filter(
-        self, subscriptions: list[Subscription], asked_by: Subscription | None = None
+        self, subscriptions: list[Subscription], requester: Subscription | None = None
     ) -> None:
-        """Has the kernel tell of no more than these want between them."""
+        """Set the engine's filter to the union of these subscriptions' filters.
+
+        If it now passes more, look up what is open: the table has none of what the old filter kept out.
+        """
         wanted = reduce(or_, (one.kernel_filter for one in subscriptions))
         if wanted == self._filter:
             return
@@ -335,13 +365,13 @@ class Hub:
         self._filter = self._engine.set_filter(wanted)
         self._table.keep_only(self._filter.passes)
         if before | self._filter != before and self._ready.is_set():
-            self._reconcile("asked", "snapshot", asked_by)
+            self._reconcile("asked", "snapshot", requester)
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="portwatch", daemon=True)
         with self._condition:
             self._workers.append(worker)
-            self._needed_workers += 1
+            self._workers_needed += 1
         worker.start()
 
     def _work(self) -> None:
@@ -349,16 +379,17 @@ class Hub:
             task()
 
     def _next_task(self) -> Callable[[], None] | None:
+        """Wait for a delivery, or for the role of the reader. Return None if this worker must end."""
         with self._condition:
             while True:
-                if self._due:
-                    return partial(self._deliver, self._due.popleft())
+                if self._scheduled:
+                    return partial(self._deliver, self._scheduled.popleft())
                 if self._stopping:
                     return None
                 if not self._has_reader:
                     self._has_reader = True
                     return self._read
-                if len(self._workers) > self._needed_workers:
+                if len(self._workers) > self._workers_needed:
                     self._workers.remove(threading.current_thread())
                     return None
                 self._condition.wait()
@@ -368,19 +399,20 @@ class Hub:
         with self._condition:
             subscription.is_scheduled = False
             if subscription.ended.is_set():
-                self._needed_workers -= 1
-            self._schedule([subscription])
+                self._workers_needed -= 1
+            self._schedule([subscription])  # again, for events that came after its last look
 
     def _schedule(self, subscriptions: Iterable[Subscription]) -> None:
+        """Queue subscriptions for delivery. The caller holds `_condition`."""
         for subscription in subscriptions:
             if subscription.callback and not subscription.is_scheduled and subscription.has_events:
                 subscription.is_scheduled = True
-                self._due.append(subscription)
+                self._scheduled.append(subscription)
 
     def _read(self) -> None:
         try:
             self._read_once()
-        except Exception as error:  # told to whoever waits for events, who must not wait for ever
+        except Exception as error:  # without an end, subscribers would wait for ever
             log.exception("no more events are read")
             self.failure = error
             self._stopping = True
@@ -390,7 +422,7 @@ class Hub:
         with self._condition:
             self._has_reader = False
             self._schedule(self._subscriptions)
-            self._condition.notify(len(self._workers) if self._stopping else max(1, len(self._due)))
+            self._condition.notify(len(self._workers) if self._stopping else max(1, len(self._scheduled)))
 
     def _read_once(self) -> None:
         if self._read_error:
@@ -400,13 +432,13 @@ class Hub:
                 self._requests.popleft().run()
         elif not self._ready.is_set():
             self._take_first_snapshot()
-        elif (left := self._next_check_due() - time.monotonic()) > 0:
+        elif (left := self._check_due() - time.monotonic()) > 0:
             self._apply(self._engine.read(left))
         else:
             self._check()
 
-    def _next_check_due(self) -> float:
-        """When the kernel is to be asked next what is open."""
+    def _check_due(self) -> float:
+        """Return when the table must be checked next."""
         due = self._next_check
         if self._engine.lost > self.counts.lost:
             due = min(due, self._next_repair)
@@ -415,6 +447,7 @@ class Hub:
         return max(due, self._retry_at)
 
     def _may_have_missed(self) -> bool:
+        """Return True if BPF programs were skipped since the last check."""
         if (now := time.monotonic()) >= self._misses_due:
             self._misses_due = now + _MISSES_INTERVAL
             self._recursion_misses = self._engine.recursion_misses
@@ -431,17 +464,17 @@ class Hub:
                 self._reconcile("interval" if is_due else "loss", "reconcile")
         except (OSError, PortwatchError) as error:
             self._retry_at = time.monotonic() + _RETRY_AFTER
-            log.error("what is open cannot be checked, and is again in %d s: %s", _RETRY_AFTER, error)
+            log.error("the check of open ports failed, next attempt in %d s: %s", _RETRY_AFTER, error)
 
     def _drain(self) -> None:
-        """Tells everything that has happened so far."""
+        """Apply every record of what has happened so far."""
         if not self._ready.is_set():
             self._take_first_snapshot()
         self._apply(self._engine.read_up_to_now())
 
     def _take_first_snapshot(self) -> None:
-        # What is held is known in tens of milliseconds; /proc/net, which takes as long for a few
-        # namespaces, is looked at next, when everybody has been told.
+        # The engine's snapshot takes tens of milliseconds. Reading /proc/net takes as long again: the check at
+        # the start does that, after subscribers have the snapshot.
         self._merge(self._engine.snapshot().sockets, "snapshot")
         self._ready.set()
 
@@ -450,52 +483,56 @@ class Hub:
             subscription.close()
 
     def _apply(self, records: list[Record]) -> None:
+        """Apply records to the table, and publish the events."""
         batch = deque(records)
-        refusals = BindConflicts(self._engine, self._table, batch)
+        conflicts = BindConflicts(self._engine, self._table, batch)
         while batch:
             record = batch.popleft()
             for event in self._table.apply(record):
-                is_taken = event.errno == "EADDRINUSE"
-                self._publish(replace(event, held_by=refusals.held_by(record.socket)) if is_taken else event)
+                is_conflict = event.errno == "EADDRINUSE"
+                self._publish(
+                    replace(event, held_by=conflicts.holders_for(record.socket)) if is_conflict else event
+                )
 
     def _repair(self) -> None:
+        """Correct the table after a loss, then publish a gap."""
         lost = self._engine.lost
         newly_lost = lost - self.counts.lost
-        log.warning("%d records were lost; the table is put right", newly_lost)
+        log.warning("%d records were lost; correcting the table", newly_lost)
         begin = time.monotonic()
-        # First what came before the loss: a record that waits must not speak for its socket, whose
-        # next one may be what was lost.
+        # Apply the records that wait to be read before the merge. In it they would be pending and settle their
+        # sockets, whose next records may be among the lost ones.
         self._apply(self._engine.read_up_to_now())
         self._reconcile("loss", "reconcile")
         self.counts.lost = lost
-        # Who loses all the time must not only look: two thirds of it are for reading.
+        # Under constant loss, spend at most a third of the time on repairs and the rest on reading.
         self._next_repair = time.monotonic() + 2 * (time.monotonic() - begin)
         self._publish(self._table.gap(newly_lost, time.time_ns()))
 
-    def _reconcile(self, reason: str, origin: Origin, asked_by: Subscription | None = None) -> None:
-        """Makes the table equal to what the kernel says, whatever happens meanwhile."""
+    def _reconcile(self, reason: str, origin: Origin, requester: Subscription | None = None) -> None:
+        """Make the table equal to what the kernel has, and publish the differences."""
         meanwhile: list[Record] = []
         misses = self._engine.recursion_misses
         try:
-            held = cross_checked(
+            open_sockets = cross_checked(
                 self._engine.snapshot, lambda: self._run_while_reading(proc_net.read_all, meanwhile)
             )
         except (OSError, PortwatchError):
             self._apply(meanwhile)
             raise
-        events = self._merge(held, origin, asked_by, meanwhile)
+        events = self._merge(open_sockets, origin, requester, meanwhile)
         self.counts.reconciliations[reason] += 1
         self.counts.recursion_misses = misses
         self._next_check = time.monotonic() + self._interval
         if reason == "start" or origin == "reconcile":
             for event in events:
                 self.counts.drift[event.kind] += 1
-                log.debug("found %s: %s port %s", event.kind, event.proto, event.port)
+                log.debug("a check found %s port %s: %s", event.proto, event.port, event.kind)
 
     def _run_while_reading(self, work: Callable[[], T], meanwhile: list[Record]) -> T:
-        """Has another thread do what takes long where there is much, and adds to `meanwhile` what happens.
+        """Run something slow in another thread, and add the records that arrive until then to `meanwhile`.
 
-        All of /proc takes 50 ms and more, and in a storm much longer, in which the kernel's buffer fills.
+        Reading all of /proc/net takes 50 ms and more, and much longer in a storm, while records pile up.
         """
         request, is_done = Request(work), threading.Event()
 
@@ -508,32 +545,38 @@ class Hub:
         while not is_done.is_set() and not self._read_error:
             try:
                 meanwhile += self._engine.read(_READ_TIMEOUT)
-            except Exception as error:  # it ends the reading, behind this, and no check that could come again
+            except Exception as error:  # must end reading: raised here, it would pass for a failed check
                 self._read_error = error
         return request.wait()
 
     def _merge(
         self,
-        held: Iterable[OpenSocket],
+        snapshot: Iterable[OpenSocket],
         origin: Origin,
-        asked_by: Subscription | None = None,
+        requester: Subscription | None = None,
         meanwhile: Sequence[Record] = (),
     ) -> list[Event]:
-        """The changes that a snapshot shows, told; then those that happened while it was taken."""
+        """Merge a snapshot into the table and publish the changes, then those that happened meanwhile.
+
+        `requester` is the subscription whose start caused this, if any.
+        """
         records = [*meanwhile, *self._engine.read_up_to_now()]
-        # Only an open or a close settles whether its socket is open.
+        # Other kinds of record do not tell whether the socket is open.
         pending = {
-            name for record in records if record.kind in ("open", "close") for name in socket_ids(record.socket)
+            socket_id
+            for record in records
+            if record.kind in ("open", "close")
+            for socket_id in socket_ids(record.socket)
         }
-        events = self._table.merge(held, time.time_ns(), origin, pending)
+        events = self._table.merge(snapshot, time.time_ns(), origin, pending)
         for subscription in self._subscriptions:
-            # What was open when somebody began to listen is news to whoever listened already.
-            told_as: Origin = origin if asked_by in (None, subscription) else "reconcile"
+            # To the requester these ports were open before it started. The others should have got them earlier.
+            origin_here: Origin = origin if requester in (None, subscription) else "reconcile"
             for event in events:
-                subscription.offer(event if told_as == origin else replace(event, origin=told_as))
-            # What was open already, and was found to have come into a tree.
+                subscription.offer(event if origin_here == origin else replace(event, origin=origin_here))
+            # Sockets that were open before and have come into one of its trees, as by a passed descriptor.
             if subscription.filters_by_tree:
-                for event in self._table.replay(time.time_ns(), told_as, subscription.misses):
+                for event in self._table.replay(time.time_ns(), origin_here, subscription.misses):
                     subscription.offer(event)
         self._apply(records)
         return events
@@ -543,6 +586,6 @@ class Hub:
             subscription.offer(event)
 
 
-def _was_open(event: Event) -> bool:
-    """Whether an event tells of what was open before somebody began to listen; its close is news."""
+def _is_snapshot_open(event: Event) -> bool:
+    """Return True for an open from before the subscription. Its close is wanted even without a snapshot."""
     return event.kind == "open" and event.origin == "snapshot"

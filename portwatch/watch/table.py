@@ -1,4 +1,4 @@
-"""What is open, as records and snapshots tell it: every change becomes one event. Pure."""
+"""The table of open sockets. It turns records and snapshots into events."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from itertools import count
 from portwatch.event import Event, EventKind, Listener, Origin
 from portwatch.model import Endpoint, OpenSocket, Process, Record, Socket, oldest
 
-Keeps = Callable[[Socket, int, Collection[Process]], bool]
-"""Whether a socket is kept, for itself, for its trees or for the processes that it concerns."""
+SocketFilter = Callable[[Socket, int, Collection[Process]], bool]
+"""Tells whether a socket passes, given its trees and the processes involved: see KernelFilter.passes."""
+
+Predicate = Callable[[Socket, int], bool]
+"""Tells whether an open socket is selected, given its trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,108 +27,130 @@ class _Entry:
     opener: Process | None
     holders: tuple[Process, ...]
     trees: int
-    """Of whoever opened it, or was found to hold it: it stays theirs when they pass it on."""
+    """The trees of its opener, and of every holder that a snapshot found. Passing it on clears none."""
 
     def processes(self) -> tuple[Process, ...]:
-        """Who opened it, and who holds it."""
+        """Return the holders and the opener."""
         return (*self.holders, self.opener) if self.opener else self.holders
 
-    def last_known_holder(self) -> Process | None:
-        """Who let go, when only the holders of a while ago are known: the one, or nobody we could name."""
+    def only_holder(self) -> Process | None:
+        """Return the holder if there is exactly one. It must be the one that closed the socket."""
         return self.holders[0] if len(self.holders) == 1 else None
 
 
 class Table:
-    """Keyed by socket, never by process: a close runs in whoever lets go last."""
+    """Every open socket. Pure: it does no I/O and reads no clock.
+
+    It is keyed by socket, never by process: a close runs in whichever process drops the last reference.
+
+    Laws, which the tests check over random histories:
+
+    - There is no close without an open.
+    - There are never two opens of one socket in a row.
+    - After a merge, the table equals the snapshot, apart from `pending` sockets and those that `keep_only`
+      filters out.
+    - Loss followed by a merge converges: the table is again what the kernel has.
+
+    Not thread-safe, except `gap`.
+    """
 
     def __init__(self, engine: str | None = None, first_seq: int = 1) -> None:
         self._engine = engine
         self._sequence = count(first_seq)
         self._entries: dict[Hashable, _Entry] = {}
+        """Each open socket under the first of its `socket_ids` when it was opened."""
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Endpoint] = Counter()
         self._on_port: dict[Hashable, dict[Hashable, None]] = {}
-        self._keeps: Keeps = lambda *_: True
+        """The keys of the sockets on each port. The inner dict serves as an ordered set."""
+        self._passes: SocketFilter = lambda *_: True
 
     def apply(self, record: Record) -> list[Event]:
-        """The events that a record makes: none for a close of what was never open, nor for what is not kept."""
-        if record.kind not in _ABOUT_WHAT_IS_KEPT:
+        """Return the events that a record causes.
+
+        There are none for the close of an unknown socket, or for a socket that is filtered out.
+        """
+        if record.kind not in _UNFILTERED_KINDS:
             actors = (record.actor,) if record.actor else ()
-            if not self._keeps(record.socket, record.trees, actors):
+            if not self._passes(record.socket, record.trees, actors):
                 return []
         return _APPLY[record.kind](self, record)
 
     def merge(
         self,
-        held: Iterable[OpenSocket],
+        snapshot: Iterable[OpenSocket],
         time: int,
         origin: Origin,
         pending: Set[Hashable] = frozenset(),
     ) -> list[Event]:
-        """Makes the table equal to a snapshot, and says what that changed.
+        """Make the table equal to a snapshot, and return the changes as events.
 
-        Sockets in `pending` have opens or closes that the table has yet to apply, and are left to
-        these: so no socket that changed while the snapshot was taken is lost, or becomes a ghost.
+        `pending` has the ids of sockets with an open or a close that is still to be applied. They are left as
+        they are: the snapshot may be older or newer than the record. Their records settle them, so a socket
+        that changes during a snapshot is neither lost nor left behind as a ghost.
         """
+
+        def is_pending(socket: Socket) -> bool:
+            return bool(pending) and not pending.isdisjoint(socket_ids(socket))
+
         events: list[Event] = []
-        found: set[Hashable] = set()
-        for one in held:
-            key = self._find(one.socket)
-            if not pending or pending.isdisjoint(socket_ids(one.socket)):
-                if key is not None and self._moved(key, one.socket):
+        seen: set[Hashable] = set()
+        for found in snapshot:
+            key = self._find(found.socket)
+            if not is_pending(found.socket):
+                if key is not None and self._has_moved(key, found.socket):
                     events += self._close(key, time, origin, None)
                     key = None
-                if key is None:
-                    if not self._keeps(one.socket, one.trees, one.holders):
-                        continue
-                    opener = oldest(one.holders)
-                    events += self._open(one.socket, time, None, origin, opener, one.holders, one.trees)
-                    key = self._find(one.socket)
-                else:
-                    self._refresh(key, one)
+                if key is not None:
+                    self._refresh(key, found)
+                elif self._passes(found.socket, found.trees, found.holders):
+                    opener = oldest(found.holders)
+                    events += self._open(found.socket, time, None, origin, opener, found.holders, found.trees)
+                    key = self._find(found.socket)
             if key is not None:
-                found.add(key)
-        for key in [key for key in self._entries if key not in found]:
-            if not pending or pending.isdisjoint(socket_ids(self._entries[key].socket)):
+                seen.add(key)
+        for key in [key for key in self._entries if key not in seen]:
+            if not is_pending(self._entries[key].socket):
                 events += self._close(key, time, origin, None)
         return events
 
     def gap(self, lost: int | None, time: int) -> Event:
-        """An event that says that records were lost, and that the table was put right."""
+        """Return a gap: events were lost here, as many as `lost` says, or an unknown number.
+
+        May be called from any thread: it only takes the next sequence number, which is atomic.
+        """
         return Event(next(self._sequence), time, "gap", "reconcile", lost=lost, engine=self._engine)
 
-    def replay(
-        self, time: int, origin: Origin, wants: Callable[[Socket, int], bool] = lambda *_: True
-    ) -> list[Event]:
-        """What is open, as events: for somebody who comes later, and `wants` sockets by their trees."""
+    def replay(self, time: int, origin: Origin, predicate: Predicate = lambda *_: True) -> list[Event]:
+        """Return an open for every selected socket, for a subscriber that did not get it when it happened."""
         return [
             self._event(time, "open", origin, entry, entry.opener)
             for entry in self._entries.values()
-            if wants(entry.socket, entry.trees)
+            if predicate(entry.socket, entry.trees)
         ]
 
-    def keep_only(self, keeps: Keeps) -> None:
-        """Forgets, and takes no more, what is not to be kept."""
-        self._keeps = keeps
+    def keep_only(self, passes: SocketFilter) -> None:
+        """Drop the sockets that do not pass, without events, and ignore such sockets from now on."""
+        self._passes = passes
         for key, entry in list(self._entries.items()):
-            if not keeps(entry.socket, entry.trees, entry.processes()):
+            if not passes(entry.socket, entry.trees, entry.processes()):
                 self._remove(key)
 
-    def forget(self, trees: int) -> None:
-        """Forgets what belonged to trees, and keeps it."""
+    def clear_trees(self, trees: int) -> None:
+        """Clear these bits in every entry. The sockets stay."""
         for key, entry in self._entries.items():
             if entry.trees & trees:
                 self._entries[key] = replace(entry, trees=entry.trees & ~trees)
 
-    def listeners(self, wants: Callable[[Socket, int], bool] | None = None) -> Iterator[Listener]:
-        """What is open now; for somebody who `wants` sockets by their trees, if that is said.
+    def listeners(self, predicate: Predicate | None = None) -> Iterator[Listener]:
+        """Return the open sockets that are selected, as they are at the time of the call.
 
-        Each is made when it is come to, in whichever thread: to make 10,000 takes 10 ms, for which nobody
-        who has records to apply should wait.
+        The listeners are built while they are iterated, in the caller's thread: building 10,000 takes 10 ms,
+        during which the thread that owns the table could not apply records.
         """
         entries, sockets_at = list(self._entries.values()), dict(self._sockets_at)
-        if wants:
-            entries = [one for one in entries if wants(one.socket, one.trees)]
+        if predicate:
+            entries = [entry for entry in entries if predicate(entry.socket, entry.trees)]
         return (
             Listener(
                 entry.origin,
@@ -140,7 +165,7 @@ class Table:
         )
 
     def blockers_of(self, refused: Socket) -> list[OpenSocket]:
-        """The sockets on whose account an address was refused to another, with the holders of a while ago."""
+        """Return the sockets that can be why a bind was refused. Their holders may be out of date."""
         entries = (self._entries[key] for key in self._on_port.get(_port_of(refused), ()))
         return [
             OpenSocket(entry.socket, entry.holders, entry.trees)
@@ -152,7 +177,7 @@ class Table:
         events: list[Event] = []
         key = self._find(record.socket)
         if key is not None:
-            if not self._moved(key, record.socket):
+            if not self._has_moved(key, record.socket):
                 return []
             events = self._close(key, record.time, "event", None)
         holders = (record.actor,) if record.actor else ()
@@ -164,7 +189,7 @@ class Table:
         key = self._find(record.socket)
         if key is None:
             return []
-        actor = record.actor or self._entries[key].last_known_holder()
+        actor = record.actor or self._entries[key].only_holder()
         return self._close(key, record.time, "event", actor)
 
     def _apply_backlog(self, record: Record) -> list[Event]:
@@ -212,8 +237,7 @@ class Table:
         return [self._event(time, "open", origin, entry, opener)]
 
     def _close(self, key: Hashable, time: int, origin: Origin, actor: Process | None) -> list[Event]:
-        entry = self._remove(key)
-        return [self._event(time, "close", origin, entry, actor)]
+        return [self._event(time, "close", origin, self._remove(key), actor)]
 
     def _remove(self, key: Hashable) -> _Entry:
         entry = self._entries.pop(key)
@@ -228,19 +252,21 @@ class Table:
             del self._on_port[port]
         return entry
 
-    def _refresh(self, key: Hashable, one: OpenSocket) -> None:
+    def _refresh(self, key: Hashable, found: OpenSocket) -> None:
         entry = self._entries[key]
         socket = entry.socket
-        if one.socket.backlog is not None and one.socket.backlog != socket.backlog:
-            socket = replace(socket, backlog=one.socket.backlog)
-        self._entries[key] = replace(entry, socket=socket, holders=one.holders, trees=entry.trees | one.trees)
+        if found.socket.backlog is not None and found.socket.backlog != socket.backlog:
+            socket = replace(socket, backlog=found.socket.backlog)
+        self._entries[key] = replace(
+            entry, socket=socket, holders=found.holders, trees=entry.trees | found.trees
+        )
 
     def _find(self, socket: Socket) -> Hashable | None:
-        for name in socket_ids(socket):
-            if name in self._entries:
-                return name
-        # MPTCP shows one cookie to whoever looks at the file and another, the subflow's,
-        # to the hooks; /proc/net shows none. The inode is the same for all of them.
+        for socket_id in socket_ids(socket):
+            if socket_id in self._entries:
+                return socket_id
+        # The hooks report an MPTCP socket with its subflow's cookie, its file has another one, and /proc/net
+        # shows none. All three have the same inode.
         key = self._by_inode.get(socket.inode) if socket.inode is not None else None
         if key is not None:
             known = self._entries[key].socket
@@ -248,7 +274,8 @@ class Table:
                 return key
         return None
 
-    def _moved(self, key: Hashable, socket: Socket) -> bool:
+    def _has_moved(self, key: Hashable, socket: Socket) -> bool:
+        """Return True if a socket that was shut down listens again, with the same cookie on another port."""
         return self._entries[key].socket.port != socket.port
 
     def _event(self, time: int, kind: EventKind, origin: Origin, entry: _Entry, actor: Process | None) -> Event:
@@ -266,7 +293,8 @@ class Table:
         )
 
 
-_ABOUT_WHAT_IS_KEPT = ("close", "backlog")
+_UNFILTERED_KINDS = ("close", "backlog")
+"""Kinds that only change a socket that is in the table, which has passed the filter."""
 
 _APPLY = {
     "open": Table._apply_open,
@@ -282,12 +310,12 @@ def _port_of(socket: Socket) -> Hashable:
 
 
 def socket_ids(socket: Socket) -> tuple[Hashable, ...]:
-    """What a socket can be recognised by, the best first."""
-    found: list[Hashable] = []
+    """Return the ids by which a socket can be recognised, the most reliable first."""
+    ids: list[Hashable] = []
     if socket.cookie is not None:
-        found.append(socket.cookie)
+        ids.append(socket.cookie)
     if socket.sock is not None:
-        found.append(("sock", socket.sock))
+        ids.append(("sock", socket.sock))
     if socket.inode is not None:
-        found.append(("inode", socket.inode))
-    return tuple(found) or (socket.endpoint,)
+        ids.append(("inode", socket.inode))
+    return tuple(ids) or (socket.endpoint,)

@@ -1,4 +1,4 @@
-"""PortWatcher: what programs that embed portwatch use."""
+"""PortWatcher, the class that programs embed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from portwatch.watch.subscription import Subscription
 
 
 class _SharedHubs:
-    """The hubs of this process: watchers that ask the same of an engine share it."""
+    """The hubs of this process. Watchers with the same engine and options share one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,7 +28,7 @@ class _SharedHubs:
         self._users: Counter[Hub] = Counter()
 
     def acquire(self, key: tuple[str, Options, float]) -> tuple[Hub, bool]:
-        """The hub for what is asked, and whether it is new (then the caller starts it)."""
+        """Return the hub for these options, and whether it is new: then the caller must start it."""
         with self._lock:
             hub = self._hubs.get(key)
             is_new = hub is None or hub.failure is not None
@@ -38,13 +38,13 @@ class _SharedHubs:
             return hub, is_new
 
     def release(self, hub: Hub) -> None:
-        """Ends a hub when its last user has gone."""
+        """Give a hub back. Stop it if this was its last user."""
         with self._lock:
             self._users[hub] -= 1
             if self._users[hub]:
                 return
             del self._users[hub]
-            self._hubs = {key: one for key, one in self._hubs.items() if one is not hub}
+            self._hubs = {key: other for key, other in self._hubs.items() if other is not hub}
         hub.stop()
 
 
@@ -52,16 +52,29 @@ _shared_hubs = _SharedHubs()
 
 
 class PortWatcher:
-    """Every port that opens and closes, as it happens: of `pid` and what descends from it, or of all.
+    """Reports every port that opens or closes, as it happens.
 
-    What `not_pids` and their descendants open or hold is left out; what was told before it came into the hands
-    of these is told until it closes.
+    Without `pid`, it watches the whole machine. With `pid`, it watches that process and its descendants. The
+    descendants of `not_pids`, and these processes themselves, are left out; a socket that was reported before
+    one of them got it is reported until it closes. `scope` filters further.
 
-    With `callback`, events are handed to it in order, one at a time, in a thread of
-    its own: one that raises is logged, one that is slow gets a `gap`. Without, iterate
-    over the watcher (`for` or `async for`). What is open at the start comes first, as
-    events with origin "snapshot", unless `snapshot` is False. Watchers in one program share an engine
-    where `engine` and all that follows `snapshot` are the same; else each attaches its own.
+    With `callback`, each event is passed to it, in order and one at a time, in a background thread, though not
+    always the same one. An exception is logged, and the next event follows. Without, iterate over the watcher
+    (`for` or `async for`), or call `get`. A reader or a callback that falls too far behind gets one event of
+    kind "gap" in place of those that it missed.
+
+    What is open at the start comes first, as events with origin "snapshot", unless `snapshot` is False.
+
+    Other options:
+
+    - `engine`: "core", "bcc", "poll", or "auto" for the best that works here.
+    - `failures`: also report binds and listens that fail.
+    - `ephemeral`: also report UDP ports that the kernel chose.
+    - `interval`: seconds between two polls of the poll engine.
+    - `hooks`: the hooks of the core engine: "fentry", "stable" or "auto".
+    - `reconcile_interval`: seconds between two checks against the kernel.
+
+    Watchers of one program for which all of these are equal share one engine.
     """
 
     def __init__(
@@ -80,7 +93,7 @@ class PortWatcher:
         reconcile_interval: float = RECONCILE_INTERVAL,
     ) -> None:
         self._roots: list[Identity] | None = None if pid is None else [root_at(pid)]
-        self._excluded_roots = [root_at(one) for one in not_pids]
+        self._excluded_roots = [root_at(excluded) for excluded in not_pids]
         self._callback = callback
         self._scope = scope or Scope()
         self._snapshot = snapshot
@@ -91,18 +104,21 @@ class PortWatcher:
 
     @property
     def choice(self) -> Choice:
-        """The engine that was taken, and why better ones were not."""
+        """The engine in use, and why better ones are not."""
         return self._running().choice
 
     @property
     def counts(self) -> Counts:
-        """What was lost, checked, and put right so far."""
+        """Losses, checks and corrections so far."""
         return self._running().counts
 
     def start(self) -> None:
-        """Attaches; nothing that happens after this is missed. Raises EngineUnavailable."""
+        """Attach the engine. Everything that happens after this returns is reported.
+
+        Raise EngineUnavailable, with the reason, if no engine works here.
+        """
         if self._hub:
-            raise PortwatchError("this PortWatcher is started already")
+            raise PortwatchError("this PortWatcher is already started")
         hub, is_new = _shared_hubs.acquire(self._key)
         self._hub = hub
         try:
@@ -124,7 +140,10 @@ class PortWatcher:
             raise
 
     def stop(self) -> None:
-        """Ends it, when every event so far has been delivered."""
+        """Stop, after the callback has had every event so far. It may be called from the callback.
+
+        Do nothing if the watcher is not started.
+        """
         hub, self._hub = self._hub, None
         if not hub or not self._subscription:
             return
@@ -134,20 +153,25 @@ class PortWatcher:
         _shared_hubs.release(hub)
 
     def listeners(self) -> list[Listener]:
-        """What is open now, with its holders."""
+        """Return what is open now, with every holder."""
         hub = self._running()
         assert self._subscription
-        return [one for one in hub.listeners(self._subscription) if self._scope.admits_listener(one)]
+        return [
+            listener for listener in hub.listeners(self._subscription) if self._scope.admits_listener(listener)
+        ]
 
     def add_pid(self, pid: int) -> None:
-        """Takes in a process and all that descends from it, first what these have open.
+        """Watch a process and its descendants too. What they have open is reported first.
 
-        From the first one on, nothing else is told. Raises PortwatchError if there is no such process,
-        or if this watcher was started without any.
+        Before `start`, this makes the watcher report process trees only. Raise PortwatchError if there is no
+        such process, or if the watcher was started without a pid: it watches the whole machine.
         """
         if self._roots is None:
             if self._hub:
-                raise PortwatchError("this PortWatcher hears of everything: make one with PortWatcher(pid)")
+                raise PortwatchError(
+                    "this PortWatcher watches the whole machine: to watch process trees, create one with "
+                    "PortWatcher(pid)"
+                )
             self._roots = []
         root = root_at(pid)
         if self._hub and self._subscription:
@@ -156,17 +180,17 @@ class PortWatcher:
             self._roots.append(root)
 
     def remove_pid(self, pid: int) -> None:
-        """Leaves the tree of a process out again; with none left, nothing is told."""
-        for root in [one for one in self._roots or () if one.pid == pid]:
+        """Stop watching a process and its descendants. With no process left, nothing is reported."""
+        for root in [root for root in self._roots or () if root.pid == pid]:
             if self._hub and self._subscription:
                 self._hub.unwatch(self._subscription, root)
             assert self._roots
             self._roots.remove(root)
 
     def get(self, timeout: float | None = None) -> Event:
-        """The next event, without a callback; waits for it, and raises TimeoutError after `timeout` seconds.
+        """Wait for the next event and return it, for a watcher without a callback.
 
-        Raises PortwatchError when no more will come.
+        Raise TimeoutError after `timeout` seconds, PortwatchError if no more events will come.
         """
         self._running()
         assert self._subscription
@@ -189,6 +213,7 @@ class PortWatcher:
         self.stop()
 
     def __iter__(self) -> Iterator[Event]:
+        """Yield events until the watcher is stopped. Start and stop it here if it is not started."""
         with nullcontext() if self._hub else self:
             assert self._subscription
             while (event := self._subscription.get()) is not None:
@@ -196,7 +221,8 @@ class PortWatcher:
             self._raise_failure()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        import asyncio  # 21 ms, which only those pay who have it already
+        """Yield events until the watcher is stopped. Start and stop it here if it is not started."""
+        import asyncio  # takes 21 ms; a program with an event loop has imported it
 
         arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
