@@ -1,4 +1,4 @@
-"""What people write for ports, protocols and the like, wherever they write it."""
+"""Parsers for values of options, configuration and HTTP parameters. All raise ValueError."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import re
 import time
 from collections.abc import Callable
 
+from portwatch.addresses import EXPOSURES
 from portwatch.filters.scope import PortRange
+from portwatch.model import PROTOCOLS
 
-PROTOCOLS = ("tcp", "udp")
-EXPOSURES = ("loopback", "private", "public", "all")
+__all__ = ["EXPOSURES", "PROTOCOLS", "moment", "one_of", "port_range"]
 
 
 def port_range(text: str) -> PortRange:
-    """`80` or `8000-8999`. Raises ValueError."""
+    """Parse a port or a range of ports: `80` or `8000-8999`."""
     first, dash, last = text.partition("-")
     try:
         bounds = int(first), int(last if dash else first)
     except ValueError:
-        raise ValueError(f"{text!r} is no port and no range such as 8000-8999") from None
-    if not 0 < bounds[0] <= bounds[1] <= 65_535:
-        raise ValueError(f"{text!r} is outside 1-65535, or upside down")
+        raise ValueError(f"{text!r} is not a port or a range of ports: try 8080 or 8000-8999") from None
+    if not all(0 < port <= 65_535 for port in bounds):
+        raise ValueError(f"{text!r} is outside 1-65535")
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{text!r} is reversed: write the lower port first")
     return bounds
 
 
 def one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    """Accepts these. What it returns raises ValueError."""
+    """Return a parser that accepts only these values."""
 
     def check(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"{text!r} is none of {', '.join(allowed)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(allowed)}")
         return text
 
     return check
@@ -37,39 +40,40 @@ def one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _AGO = re.compile(r"([0-9]+)([smhd])")
-_OF_THE_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _FRACTION = re.compile(r"\.([0-9]{1,9})")
 _SECOND = 1_000_000_000
 
 
 def moment(text: str, now: int) -> int:
-    """`10m` before `now`, the last `14:30`, or a time as ISO 8601 writes it: nanoseconds since the epoch.
+    """Parse a point in time. Return nanoseconds since the epoch.
 
-    Local time, unless the text names another zone. Raises ValueError.
+    `10m` is that long before `now`, `14:30` the most recent such time of day; else ISO 8601. Times without
+    a zone are local.
     """
     if ago := _AGO.fullmatch(text):
         return now - int(ago[1]) * _UNITS[ago[2]] * _SECOND
-    if of_the_day := _OF_THE_DAY.fullmatch(text):
-        return _last(int(of_the_day[1]), int(of_the_day[2]), now)
-    from datetime import datetime  # 2 ms, for those who write a date
+    if time_of_day := _TIME_OF_DAY.fullmatch(text):
+        return _most_recent(int(time_of_day[1]), int(time_of_day[2]), now)
+    from datetime import datetime  # 2 ms to import, needed only for dates
 
     fraction = _FRACTION.search(text)
-    # Python 3.10 knows neither Z nor nanoseconds, and events tell their time by both.
+    # Python 3.10 parses neither Z nor nanoseconds, which the times of events have.
     whole = _FRACTION.sub("", text, count=1).replace("Z", "+00:00")
     try:
         seconds = int(datetime.fromisoformat(whole).timestamp())
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is no time: try 10m, 2h, 3d, 14:30, 2026-11-21 or 2026-11-21T03:57:02Z"
+            f"{text!r} is not a time: try 10m, 2h, 3d, 14:30, 2026-11-21 or 2026-11-21T03:57:02Z"
         ) from None
     return seconds * _SECOND + (int(fraction[1].ljust(9, "0")) if fraction else 0)
 
 
-def _last(hour: int, minute: int, now: int) -> int:
+def _most_recent(hour: int, minute: int, now: int) -> int:
     today = time.localtime(now // _SECOND)
     for days in (0, 1):
-        day = today.tm_mday - days  # mktime goes on from a month to the one before
-        found = int(time.mktime((today.tm_year, today.tm_mon, day, hour, minute, 0, 0, 0, -1))) * _SECOND
-        if found <= now:
+        day = today.tm_mday - days  # mktime takes day 0 for the last of the month before
+        result = int(time.mktime((today.tm_year, today.tm_mon, day, hour, minute, 0, 0, 0, -1))) * _SECOND
+        if result <= now:
             break
-    return found
+    return result

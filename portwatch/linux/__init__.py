@@ -1,1 +1,1 @@
-"""Facts about this machine, as the kernel shows them: no BPF, and nothing that portwatch itself keeps."""
+"""Facts about this machine that the kernel shows without BPF."""

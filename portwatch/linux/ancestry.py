@@ -1,4 +1,4 @@
-"""What /proc adds to a process that is known: how it was called, and whom it descends from."""
+"""Command line and ancestors of a process, from /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from portwatch.model import Process
 
 
 class Ancestor(NamedTuple):
-    """A process of a line of descent, by what it is called now."""
+    """A process or one of its ancestors, with its current name."""
 
     pid: int
     process: str
@@ -19,45 +19,45 @@ class Ancestor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProcessDetails:
-    """Where a process comes from."""
+    """The command line and the ancestors of a process."""
 
     command: tuple[str, ...] | None
-    """Its arguments, as it shows them itself; None if it has ended or is not ours to see."""
+    """The arguments, which a process can overwrite. None if it has ended or this user may not see them."""
     ancestry: tuple[Ancestor, ...]
-    """From pid 1 down to the process itself; where the line cannot be followed up, from there."""
+    """From pid 1 down to the process itself. Starts further down if an ancestor cannot be read."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {
             "command": None if self.command is None else [*self.command],
-            "ancestry": [one._asdict() for one in self.ancestry],
+            "ancestry": [ancestor._asdict() for ancestor in self.ancestry],
         }
 
 
 def details_of(process: Process) -> ProcessDetails:
-    """Where a process comes from, as of now; nothing of a later process of the same pid."""
-    line = [
+    """Return the current details of a process. They are empty if it has ended, also if its pid was reused."""
+    upwards = [
         Ancestor(pid, comm.decode("utf-8", "backslashreplace"))
         for pid, comm, _ in procfs.ancestors_of(process.pid, process.start_time)
     ]
-    return ProcessDetails(_command(process), tuple(reversed(line)))
+    return ProcessDetails(_command(process), tuple(reversed(upwards)))
 
 
 def listener_with_details(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
-    """The JSON form of a listener, with the background of its owner and of every holder.
+    """Return the JSON form of a listener, with the details of its owner and of every holder.
 
-    Without `commands`, none shows its arguments.
+    Unless `commands` is set, `command` is null.
     """
 
-    def of(process: Process) -> dict[str, Any]:
-        found = details_of(process).as_dict()
-        return found if commands else {**found, "command": None}
+    def details(process: Process) -> dict[str, Any]:
+        fields = details_of(process).as_dict()
+        return fields if commands else {**fields, "command": None}
 
     fields = listener.as_dict()
-    for holder, shown in zip(listener.holders, fields["holders"], strict=True):
-        shown.update(of(holder))
+    for holder, holder_fields in zip(listener.holders, fields["holders"], strict=True):
+        holder_fields.update(details(holder))
     owner = listener.owner
-    fields.update(of(owner) if owner else {"command": None, "ancestry": []})
+    fields.update(details(owner) if owner else {"command": None, "ancestry": []})
     return fields
 
 
@@ -68,6 +68,6 @@ def _command(process: Process) -> tuple[str, ...] | None:
             return None
     except procfs.UNREADABLE:
         return None
-    # Programs that write a title of their own leave the rest of the room as NULs or spaces.
+    # A program that sets its own title pads what is left of its arguments with NULs or spaces.
     title = content.rstrip(b"\0 ")
     return tuple(part.decode("utf-8", "backslashreplace") for part in title.split(b"\0")) if title else ()

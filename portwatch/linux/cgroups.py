@@ -1,4 +1,4 @@
-"""Cgroups, by the id that a record carries and by the path that a person types."""
+"""Lookup of cgroups, by id (as in records) and by path (as in options)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INIT_NAMESPACE = 0xEFFFFFFB
 
 
 def path_of(cgroup_id: int) -> str | None:
-    """Where the v2 cgroup of an id is, from the true root; None if it has gone or is not ours to see."""
+    """Return the path of a v2 cgroup from the true root. None if it is gone or this process may not look."""
     try:
         return _path_of(cgroup_id)
     except (OSError, EngineUnavailable):
@@ -27,64 +27,68 @@ def path_of(cgroup_id: int) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _path_of(cgroup_id: int) -> str:
-    """An id is never given to another cgroup, so what was found once stays true; what was not, need not."""
+    # Ids are not reused and cgroups do not move, so a path can be cached. Failures are raised, so not cached.
     with _true_root() as root:
         handle = _HANDLE.pack(8, _FILEID_KERNFS, cgroup_id)
-        # It may have gone, or CAP_DAC_READ_SEARCH is missing, or the kernel is older than 5.5.
+        # Fails if the cgroup is gone, without CAP_DAC_READ_SEARCH, and on kernels before 5.5.
         cgroup = checked(LIBC.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC))
         try:
-            return os.readlink(f"/proc/self/fd/{cgroup}").removeprefix(_where(root)) or "/"
+            return _path_of_fd(cgroup).removeprefix(_path_of_fd(root)) or "/"
         finally:
             os.close(cgroup)
 
 
 def find(text: str) -> str:
-    """The cgroup that a path means, with or without where it is mounted. Raises PortwatchError."""
+    """Return the path of an existing cgroup from the root. `text` may include the mount point.
+
+    Raise PortwatchError if there is no such cgroup, or if it cannot be seen from here.
+    """
     if not text:
-        raise PortwatchError("a cgroup's path is needed, such as /system.slice")
+        raise PortwatchError("the path of the cgroup is empty: try /system.slice")
     path = os.path.normpath("/" + text.lstrip("/"))
-    mounted = [mount for mount in mounts.mounts() if mount.kind in ("cgroup", "cgroup2")]
-    above = [mount for mount in mounted if f"{path}/".startswith(f"{mount.point}/")]
-    if above:
-        mounted = [max(above, key=lambda mount: len(mount.point))]
-        path = path.removeprefix(mounted[0].point) or "/"
-    for mount in mounted:
+    hierarchies = [mount for mount in mounts.mounts() if mount.kind in ("cgroup", "cgroup2")]
+    containing = [mount for mount in hierarchies if f"{path}/".startswith(f"{mount.point}/")]
+    if containing:
+        hierarchies = [max(containing, key=lambda mount: len(mount.point))]
+        path = path.removeprefix(hierarchies[0].point) or "/"
+    for mount in hierarchies:
         try:
             inode = os.stat(f"{mount.point}{path}/.").st_ino
         except OSError:
             continue
-        found = path_of(inode) if mount.kind == "cgroup2" else None
-        if found or not is_namespaced():
-            return found or path
-    if not above and _is_below_the_true_root(path):
+        path_from_root = path_of(inode) if mount.kind == "cgroup2" else None
+        if path_from_root or not is_namespaced():
+            return path_from_root or path
+    if not containing and _is_below_true_root(path):
         return path
     if is_namespaced():
         raise NotPermitted(
-            f"{text!r} cannot be found from within a private cgroup namespace: run the container with the "
-            "host's (docker run --cgroupns=host --pid=host --privileged)"
+            f"cgroup {text!r} cannot be seen from a private cgroup namespace: run the container in the host's "
+            "(docker run --cgroupns=host --pid=host --privileged)"
         )
     raise PortwatchError(
-        f"there is no cgroup {text!r}, or no more (systemd-cgls lists all, /proc/PID/cgroup has a process' own)"
+        f"there is no cgroup {text!r}, or it was removed: systemd-cgls lists all cgroups, "
+        "/proc/PID/cgroup has that of a process"
     )
 
 
 @cache
 def is_namespaced() -> bool:
-    """Whether /proc shows us cgroups not from the true root on, but from a container's."""
+    """Return True if this process is in a private cgroup namespace: paths in /proc start at its root."""
     try:
         return os.stat("/proc/self/ns/cgroup").st_ino != _INIT_NAMESPACE
     except OSError:
-        return False  # a kernel without these namespaces
+        return False  # a kernel without cgroup namespaces
 
 
 @cache
 def is_v2_only() -> bool:
-    """Whether no hierarchy of v1 says anything that v2 does not."""
+    """Return True if no v1 hierarchy is in use, so that a v2 path is all there is."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="backslashreplace") as file:
         return all(line.startswith("0::") for line in file)
 
 
-def _is_below_the_true_root(path: str) -> bool:
+def _is_below_true_root(path: str) -> bool:
     try:
         with _true_root() as root:
             return os.path.isdir(f"/proc/self/fd/{root}{path}")
@@ -94,17 +98,17 @@ def _is_below_the_true_root(path: str) -> bool:
 
 @contextmanager
 def _true_root() -> Iterator[int]:
-    found = mounts.open_cgroup_root()
+    mount = mounts.open_cgroup_root()
     try:
-        # A detached mount's own descriptor does not serve to open by handle.
-        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+        # open_by_handle_at does not accept the descriptor of a detached mount itself.
+        root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
     finally:
-        os.close(found)
+        os.close(mount)
     try:
         yield root
     finally:
         os.close(root)
 
 
-def _where(fd: int) -> str:
+def _path_of_fd(fd: int) -> str:
     return os.readlink(f"/proc/self/fd/{fd}").rstrip("/")

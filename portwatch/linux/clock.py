@@ -1,4 +1,4 @@
-"""The kernel's clocks, as time of day."""
+"""Conversion of the kernel's clocks to time of day."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from functools import cache
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-
 _STEP_NS = 1_000_000
 _epoch = 0
 
 
 def monotonic_epoch() -> int:
-    """What to add to CLOCK_MONOTONIC for the time of day, in nanoseconds, as of now.
+    """Return the nanoseconds to add to CLOCK_MONOTONIC to get the time of day.
 
-    The same as before while that is right to the millisecond: what happened later is not shown as earlier.
+    The value changes only if it is off by more than a millisecond: while the clock is slewed, events keep
+    their order.
     """
-    global _epoch  # noqa: PLW0603  # one clock for all of a process
+    global _epoch  # noqa: PLW0603  # one epoch per process
     measured = min(map(_measured_epoch, range(3)))[1]
     if abs(measured - _epoch) > _STEP_NS:
         _epoch = measured
@@ -26,16 +26,16 @@ def monotonic_epoch() -> int:
 
 
 def _measured_epoch(_: int) -> tuple[int, int]:
-    """How far it may be off, by an interruption between the clocks, and the epoch."""
+    """Return the possible error (the time between two readings of one clock), and the epoch."""
     before, now, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
     return after - before, now - (before + after) // 2
 
 
 @cache
 def boot_time() -> int:
-    """When the kernel booted, in nanoseconds since the epoch, to the second as the kernel says it.
+    """Return the time of boot in nanoseconds since the epoch, to the second.
 
-    Read once: a clock that is set while we run must not make two processes of one.
+    It is read once: start times identify processes and must not change when the clock is set.
     """
     with open("/proc/stat", "rb") as stat:
         for line in stat:
@@ -45,10 +45,10 @@ def boot_time() -> int:
 
 
 def process_start(ticks: int) -> int:
-    """The start of a process, from clock ticks since boot (field 22 of /proc/PID/stat)."""
+    """Return a process's start time, given in clock ticks since boot (field 22 of /proc/PID/stat)."""
     return boot_time() + ticks * TICK_NS
 
 
 def ticks(start_time: int) -> int:
-    """The same start as the kernel counts it: what `process_start` was given."""
+    """Return a start time in clock ticks since boot: the inverse of `process_start`."""
     return (start_time - boot_time()) // TICK_NS

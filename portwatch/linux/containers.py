@@ -1,4 +1,4 @@
-"""The container and the Kubernetes pod that a cgroup's path names."""
+"""The container and Kubernetes pod of a process, from the path of its cgroup."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CONTAINER = re.compile(
 _LEAF = re.compile(
     r"(?:(?:docker|cri-containerd|crio|nerdctl|libpod|libpod-payload)-)?([0-9a-f]{64})(?:\.scope)?"
 )
-"""The same where only the last component of a path is known."""
+"""Matches the last component of a path, for when the rest is unknown."""
 _CTR = re.compile(r"^/default/([A-Za-z0-9][\w.-]*)")
-"""ctr puts containers into the namespace `default` unless told otherwise, under any name."""
+"""ctr uses the containerd namespace `default` unless told otherwise. Its container ids are free text."""
 _POD = re.compile(
     r"/[^/]*kubepods.*[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?=[/.:]|$)"
 )
@@ -35,7 +35,7 @@ class CgroupInfo(NamedTuple):
 
 
 def from_cgroup_path(path: str) -> CgroupInfo:
-    """Return what a path says: of nested containers and pods, the innermost."""
+    """Return the container and pod that a path names: the innermost ones if they are nested."""
     ids = _CONTAINER.findall(path) or _CTR.findall(path)
     pods = _POD.findall(path)
     return CgroupInfo(path, ids[-1] if ids else None, pods[-1].replace("_", "-") if pods else None)
@@ -43,12 +43,12 @@ def from_cgroup_path(path: str) -> CgroupInfo:
 
 @lru_cache(maxsize=1024)
 def parse_proc_cgroup(content: str) -> CgroupInfo:
-    """Return what the text of /proc/PID/cgroup says.
+    """Return the cgroup, container and pod that the content of /proc/PID/cgroup names.
 
-    On a hybrid host the v2 path is the root for every process: the deepest v1 path is used instead.
+    On a hybrid host the v2 path is often the root: the deepest v1 path is used instead.
     """
     lines = [line.split(":", 2) for line in content.splitlines()]
-    found = [from_cgroup_path(path) for _, _, path in lines]
+    infos = [from_cgroup_path(path) for _, _, path in lines]
     path = next((path for _, controllers, path in lines if not controllers), None)
     if path in (None, "/"):
         path = max(
@@ -56,29 +56,29 @@ def parse_proc_cgroup(content: str) -> CgroupInfo:
         )
     return CgroupInfo(
         path,
-        next((one.container for one in found if one.container), None),
-        next((one.pod for one in found if one.pod), None),
+        next((info.container for info in infos if info.container), None),
+        next((info.pod for info in infos if info.pod), None),
     )
 
 
 def of_process(pid: int) -> CgroupInfo:
-    """Return where a process is now. Raise the errors of procfs.UNREADABLE."""
+    """Return the cgroup, container and pod of a process. Raise the errors of procfs.UNREADABLE."""
     info = parse_proc_cgroup(procfs.read(pid, "cgroup").decode("utf-8", "backslashreplace"))
-    # In a cgroup namespace, /proc shows paths that start at the namespace's root: useless outside of it.
+    # In a private cgroup namespace, paths in /proc start at its root and mean nothing outside.
     return info._replace(cgroup=None) if cgroups.is_namespaced() else info
 
 
 @lru_cache(maxsize=4096)
 def of_recorded_process(pid: int, start_time: int, cgroup_id: int, leaf: str) -> CgroupInfo:
-    """Return where the process of a record was, even if it and its cgroup are gone.
+    """Return what is known of the cgroup, container and pod of a record's process, which may have ended.
 
-    `leaf` is the name of its cgroup at that time: of v1's memory controller where that is in use.
+    `leaf` is the name of its cgroup, recorded by BPF: that of the v1 memory controller where it is in use.
     """
     info = _look_up(pid, start_time, cgroup_id)
     if info.container or (info.cgroup and info.cgroup.endswith(f"/{leaf}")):
         return info
-    found = _LEAF.fullmatch(leaf)
-    return info._replace(container=found[1]) if found else info
+    match = _LEAF.fullmatch(leaf)
+    return info._replace(container=match[1]) if match else info
 
 
 def _look_up(pid: int, start_time: int, cgroup_id: int) -> CgroupInfo:
@@ -91,8 +91,8 @@ def _look_up(pid: int, start_time: int, cgroup_id: int) -> CgroupInfo:
             if procfs.stat(pid)[2] == start_time:
                 return info
         except procfs.UNREADABLE:
-            pass  # it has ended: the path by id is what is left
-    # On a hybrid host "/" only means that v1 would know more.
+            pass  # it has ended: only the path by id is left
+    # On a hybrid host "/" is no answer: the process may be in a v1 cgroup.
     return from_cgroup_path(path) if path and path != "/" else CgroupInfo()
 
 
@@ -104,17 +104,19 @@ def find_container(prefix: str) -> str:
             running.add(of_process(pid).container)
         except procfs.UNREADABLE:
             continue  # it has ended, or this user may not see it
-    found = sorted(one for one in running if one and one.startswith(prefix)) if prefix else []
-    if prefix in found:
+    matches = sorted(one for one in running if one and one.startswith(prefix)) if prefix else []
+    if prefix in matches:
         return prefix
-    if len(found) > 1:
-        shown = " and ".join(one[: max(12, len(prefix) + 4)] for one in found[:3])
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise PortwatchError(f"{prefix!r} is the beginning of several containers: {shown}{more}")
-    if not found:
-        hidden = "" if procfs.shows_kernel_pids() else " (among those that this /proc shows: portwatch doctor)"
+    if len(matches) > 1:
+        shown = ", ".join(one[: max(12, len(prefix) + 4)] for one in matches[:3])
+        more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
         raise PortwatchError(
-            f"no running container{hidden} has an id that starts with {prefix!r}. Only its runtime knows a "
-            f"container by name: docker inspect -f '{{{{.Id}}}}' {prefix or 'NAME'} prints the id"
+            f"{prefix!r} matches several containers: {shown}{more}. Give more characters of the id"
         )
-    return found[0]
+    if not matches:
+        hidden = "" if procfs.shows_kernel_pids() else " (of those that this /proc shows: see portwatch doctor)"
+        raise PortwatchError(
+            f"no running container{hidden} has an id that starts with {prefix!r}. To get the id of a container "
+            f"by its name, ask its runtime: docker inspect -f '{{{{.Id}}}}' {prefix or 'NAME'}"
+        )
+    return matches[0]

@@ -1,4 +1,4 @@
-"""The running kernel: its release, where it describes its types, and what it forbids even to root."""
+"""The running kernel: release, BTF and lockdown mode."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from portwatch.linux import mounts
 
 RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-"""Such as (6, 1), for what neither BTF nor trying tells."""
+"""Such as (6, 1). Only for differences that neither BTF nor a trial can show."""
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
-"""Its BTF."""
+"""The kernel's BTF."""
 
 CONFIDENTIALITY = "confidentiality"
-"""The mode of lockdown in which programs may not read the kernel's memory."""
+"""The lockdown mode in which BPF programs may not read kernel memory."""
 LOCKDOWN_HELP = "boot with lockdown=integrity, or go without BPF (--engine poll)"
 
 
 def lockdown() -> str | None:
-    """The mode that it is in: none, integrity or confidentiality; None where that cannot be known."""
+    """Return the lockdown mode: none, integrity or confidentiality. None if it cannot be read."""
     try:
         directory = mounts.open_file_system("securityfs")
     except OSError:
@@ -27,7 +27,7 @@ def lockdown() -> str | None:
     try:
         file = os.open("lockdown", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
-        return "none"  # it was built without
+        return "none"  # a kernel built without lockdown
     except OSError:
         return None
     finally:

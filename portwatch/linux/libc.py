@@ -1,4 +1,4 @@
-"""Calls that Python does not offer, with errors as Python has them."""
+"""C library and system calls that Python does not wrap, with errors raised as OSError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ATTR_SIZE = 128
 
 
 def checked(result: int) -> int:
-    """What a function of the C library returned. Raises OSError if that is less than 0."""
+    """Return the result of a C library function. Raise OSError if it is negative."""
     if result < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno))
@@ -22,19 +22,19 @@ def checked(result: int) -> int:
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """A system call by its number. Raises OSError."""
+    """Make a system call and return its result. Raise OSError if it fails."""
     return checked(int(LIBC.syscall(number, *arguments)))
 
 
 def syscall_number(name: str, numbers: Mapping[str, int]) -> int:
-    """The number that a system call has on this machine, of those that it has on several."""
+    """Return the number of a system call, given its number on each machine. Raise EngineUnavailable."""
     machine = os.uname().machine
     if machine not in numbers:
-        raise EngineUnavailable(f"{name}'s number on {machine} is not known")
+        raise EngineUnavailable(f"the number of the system call {name} on {machine} is not known")
     return numbers[machine]
 
 
 def bpf(command: int, attr: bytes) -> int:
-    """The system call of that name, with the beginning of its attributes. Raises OSError."""
+    """Make a BPF system call. The rest of `union bpf_attr` after `attr` is zero. Raise OSError if it fails."""
     buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
     return syscall(syscall_number("bpf", _BPF), command, buffer, _ATTR_SIZE)

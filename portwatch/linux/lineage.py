@@ -1,4 +1,4 @@
-"""Process identity, and who descends from whom as /proc shows it."""
+"""Process identity and tree membership, as /proc shows them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from portwatch.errors import PortwatchError, WrongUse
 from portwatch.linux import clock, procfs
 from portwatch.model import Process
 
-_STRANGERS_MAX = 4096
+_NON_MEMBERS_MAX = 4096
 
 
 class Identity(NamedTuple):
-    """A pid together with the start time that tells the process from a later one of the same pid."""
+    """A pid and a start time, which together identify a process: a pid alone may be reused."""
 
     pid: int
     start_time: int
 
 
 def root_at(pid: int) -> Identity:
-    """Return the process with that pid. Raise WrongUse if there is none, or if `pid` is a thread's."""
+    """Return the identity of a tree's root. Raise WrongUse if no such process exists, or `pid` is a thread."""
     try:
         leader = procfs.thread_group(pid)
         if leader != pid:
@@ -37,7 +37,7 @@ def identity_of(process: Process) -> Identity:
 
 
 def identity_at(pid: int) -> Identity | None:
-    """Return the process that has that pid now, or None."""
+    """Return the identity of the process that has this pid now, or None."""
     try:
         return Identity(pid, procfs.stat(pid)[2])
     except procfs.UNREADABLE:
@@ -68,35 +68,37 @@ def with_ancestors(process: Identity) -> Iterator[Identity]:
 class Lineage:
     """Tree membership read from /proc on demand.
 
-    A process's parent at birth never changes, so what was found out once stays true even
-    after the parents have ended.
+    Results are cached: they stay true after the ancestors that proved them have ended.
     """
 
     def __init__(self) -> None:
         self._members: dict[Identity, int] = {}
-        self._strangers: dict[Identity, None] = {}
+        self._non_members: dict[Identity, None] = {}
+        """A set in order of insertion. Beyond _NON_MEMBERS_MAX, the oldest are dropped."""
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Add a process and all its descendants. Raise PortwatchError if it has ended."""
+        """Add a tree: a process and all its descendants. Raise PortwatchError if the process has ended."""
         import psutil  # 31 ms to import, needed only for trees
 
         psutil.PROCFS_PATH = procfs.root()
         require_running(root)
         try:
-            pids = [one.pid for one in psutil.Process(root.pid).children(recursive=True)]
+            pids = [child.pid for child in psutil.Process(root.pid).children(recursive=True)]
         except psutil.Error:
             raise PortwatchError(f"process {root.pid} has ended") from None
-        for one in (root, *filter(None, map(identity_at, pids))):
-            self._members[one] = self._members.get(one, 0) | tree
-        self._strangers.clear()
+        for process in (root, *filter(None, map(identity_at, pids))):
+            self._members[process] = self._members.get(process, 0) | tree
+        self._non_members.clear()
 
     def forget_ended(self) -> None:
-        """Drop members that have ended. Their descendants are members themselves by now."""
-        self._members = {one: trees for one, trees in self._members.items() if identity_at(one.pid) == one}
+        """Drop members that have ended. Descendants of theirs that were looked up stay members."""
+        self._members = {
+            process: trees for process, trees in self._members.items() if identity_at(process.pid) == process
+        }
 
     def unwatch(self, tree: int) -> None:
-        """Drop a tree."""
-        self._members = {one: trees & ~tree for one, trees in self._members.items() if trees & ~tree}
+        """Remove a tree."""
+        self._members = {process: trees & ~tree for process, trees in self._members.items() if trees & ~tree}
 
     def of(self, *processes: Process) -> int:
         """Return the trees that the processes belong to, one bit per tree."""
@@ -107,15 +109,15 @@ class Lineage:
         return trees
 
     def _of(self, process: Identity) -> int:
-        line: list[Identity] = []
-        for one in with_ancestors(process):
-            if one in self._members:
-                self._members.update(dict.fromkeys(line, self._members[one]))
-                return self._members[one]
-            if one in self._strangers:
+        unknown: list[Identity] = []
+        for ancestor in with_ancestors(process):
+            if ancestor in self._members:
+                self._members.update(dict.fromkeys(unknown, self._members[ancestor]))
+                return self._members[ancestor]
+            if ancestor in self._non_members:
                 break
-            line.append(one)
-        while len(self._strangers) >= _STRANGERS_MAX:
-            del self._strangers[next(iter(self._strangers))]
-        self._strangers.update(dict.fromkeys(line))
+            unknown.append(ancestor)
+        while len(self._non_members) >= _NON_MEMBERS_MAX:
+            del self._non_members[next(iter(self._non_members))]
+        self._non_members.update(dict.fromkeys(unknown))
         return 0

@@ -1,4 +1,4 @@
-"""The kernel's file systems, also where nobody has mounted them."""
+"""Mounts, and access to kernel file systems whether they are mounted or not."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from portwatch.errors import EngineUnavailable
 from portwatch.linux import procfs
 from portwatch.linux.libc import syscall
 
-# These numbers are one for all architectures.
+# The same on all architectures.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
 _CLOEXEC = 1
 
 ROOT_INODE = 1
-"""The inode of a cgroup v2 tree's true root; of the root that a cgroup namespace shows it is another."""
+"""The inode of the true cgroup v2 root. The root of a cgroup namespace has another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of a mountinfo."""
+    """A line of /proc/PID/mountinfo."""
 
     root: str
     point: str
     kind: str
     options: str = ""
-    """Of the file system itself, between commas."""
+    """The super block's options, separated by commas."""
 
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
-"""How the kernel writes a space, and what else would end a field or a line."""
+"""How the kernel writes spaces, tabs, newlines and backslashes in a field."""
 
 
 def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
-    """What is mounted where we can see it, or where another process does."""
+    """Yield the mounts of this process's mount namespace, or of another's mountinfo."""
     with open(mountinfo, "rb") as file:
         for line in file:
             fields = line.rstrip(b"\n").split(b" ")
@@ -46,11 +46,11 @@ def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
 
 
 def _unescaped(field: bytes) -> str:
-    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), field))
+    return os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
 def detached_mount(kind: str) -> int:
-    """A mount of a kernel file system that appears in no namespace, as a directory's descriptor."""
+    """Mount a kernel file system in no mount namespace. Return a descriptor of its root. Raise OSError."""
     context = syscall(_FSOPEN, kind.encode(), _CLOEXEC)
     try:
         syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
@@ -60,7 +60,7 @@ def detached_mount(kind: str) -> int:
 
 
 def open_file_system(kind: str) -> int:
-    """The directory of a kernel file system. Raises OSError where it is not to be had."""
+    """Return a descriptor of a kernel file system's root, mounted or not. Raise OSError."""
     for mount in mounts():
         if mount.kind == kind:
             return os.open(mount.point, os.O_RDONLY | os.O_DIRECTORY)
@@ -68,22 +68,21 @@ def open_file_system(kind: str) -> int:
 
 
 def open_cgroup_root() -> int:
-    """The true root of cgroup v2, over every container, as a directory's descriptor.
+    """Return a descriptor of the true cgroup v2 root, above all containers. Raise EngineUnavailable.
 
-    In a cgroup namespace of its own a container is shown its own cgroup as the
-    root: attaching there succeeds and misses every neighbour. So the root's inode
-    is looked at, and the host's mount is looked for behind its pid 1.
+    In a private cgroup namespace, the mounted root is the container's own cgroup. Programs would attach to it
+    without an error and miss every other container.
     """
-    seen = False
+    has_cgroup2 = False
     for candidate in _cgroup_directories():
-        seen = True
+        has_cgroup2 = True
         if os.fstat(candidate).st_ino == ROOT_INODE:
             return candidate
         os.close(candidate)
-    if not seen:
-        raise EngineUnavailable("this kernel offers no cgroup v2, to which the programs would be attached")
+    if not has_cgroup2:
+        raise EngineUnavailable("this kernel has no cgroup v2, which the programs attach to")
     raise EngineUnavailable(
-        "this is a private cgroup namespace: attached here, nothing of the neighbours would be seen; "
+        "this is a private cgroup namespace: programs attached here would not see other containers; "
         "run the container with the host's cgroup namespace (docker run --cgroupns=host), "
         "with the host's processes (--pid=host), or with the host's /sys/fs/cgroup mounted"
     )
@@ -91,10 +90,9 @@ def open_cgroup_root() -> int:
 
 def _cgroup_directories() -> Iterator[int]:
     mounted = [mount.point for mount in mounts() if mount.kind == "cgroup2"]
-    hosts = f"{procfs.root()}/1/root/sys/fs/cgroup"
-    for path in (*mounted, hosts, f"{hosts}/unified"):
-        # A path that is not there or not ours to see is one way less, not an error.
-        with suppress(OSError):
+    host = f"{procfs.root()}/1/root/sys/fs/cgroup"
+    for path in (*mounted, host, f"{host}/unified"):
+        with suppress(OSError):  # missing or not readable: try the next
             yield os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     with suppress(OSError):
         yield detached_mount("cgroup2")

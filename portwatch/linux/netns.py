@@ -1,4 +1,4 @@
-"""Network namespaces: which there are, what they are called, and how one is entered."""
+"""Network namespaces: list them, name them, enter them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from errno import ENOENT
+from itertools import chain
 
 from portwatch.linux import procfs
 from portwatch.linux.libc import LIBC, checked
@@ -17,8 +18,10 @@ from portwatch.linux.mounts import Mount, mounts
 
 CLONE_NEWNET = 0x40000000
 
-_FOLDERS = ("/run/netns", "/var/run/netns")
-"""Where `ip netns` keeps names: these come before any other's."""
+_OWN_MOUNTINFO = "/proc/self/mountinfo"
+
+_IP_NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
+"""Where `ip netns` mounts namespaces. If a namespace has several names, these are preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,135 +31,137 @@ class Namespace:
     inode: int
     path: str
     net: str | None
-    """The /proc/PID/net of a process in it; None where only a mount keeps it."""
+    """The /proc/PID/net of a process in it. None if no process is in it, only a mount keeps it."""
     pid: int | None = None
-    """That process."""
+    """The process that `path` and `net` go through."""
 
 
 def own() -> Namespace:
-    """The network namespace that this thread is in: another may be looking into others."""
-    return Namespace(_inode("thread-self"), "/proc/thread-self/ns/net", "/proc/thread-self/net")
+    """Return the network namespace of this thread. Other threads may have entered others."""
+    return Namespace(_own_inode(), "/proc/thread-self/ns/net", "/proc/thread-self/net")
 
 
 def all_namespaces() -> list[Namespace]:
-    """Our own network namespace and every other that a process or a mount shows us."""
-    here = own()
-    found = {here.inode: here}
+    """Return this thread's network namespace, and each that a visible process is in or a mount keeps."""
+    own_namespace = own()
+    namespaces = {own_namespace.inode: own_namespace}
     for pid in procfs.pids():
         try:
             inode = procfs.namespace(pid, "net")
         except procfs.UNREADABLE:
             continue
-        if inode not in found:
+        if inode not in namespaces:
             folder = f"{procfs.root()}/{pid}"
-            found[inode] = Namespace(inode, f"{folder}/ns/net", f"{folder}/net", pid)
+            namespaces[inode] = Namespace(inode, f"{folder}/ns/net", f"{folder}/net", pid)
     for inode, mount in _mounted():
-        found.setdefault(inode, Namespace(inode, mount.point, None))
-    return list(found.values())
+        namespaces.setdefault(inode, Namespace(inode, mount.point, None))
+    return list(namespaces.values())
 
 
 def name_of(inode: int) -> str | None:
-    """What `ip netns`, docker or whoever keeps a namespace by a mount calls it."""
+    """Return the name under which `ip netns`, docker or another tool mounted a namespace, or None."""
     return _names.of(inode)
 
 
 def named(name: str) -> int | None:
-    """The inode of the namespace of that name."""
+    """Return the inode of the namespace with this name, or None."""
     return _names.inode(name)
 
 
 class _Names:
-    """The names of namespaces, read anew when the kernel says that mounts have changed.
+    """Names of namespaces by inode, read again when the mounts have changed.
 
-    It is asked for each namespace that comes up for the first time, and else every few
-    milliseconds, not for every socket: asking gives up the interpreter's lock.
+    The kernel is asked whether they have changed when an unknown namespace is looked up, and otherwise
+    once per interval: this is called for every socket, and the system call releases the GIL.
     """
 
     _INTERVAL = 0.01
 
     def __init__(self) -> None:
-        self._mountinfo: int | None = None
-        self._file = ""
         self._names: dict[int, str | None] = {}
-        self._due = 0.0
-        self._refreshing = threading.Lock()
+        """Replaced as a whole by `_refresh`. None means that the namespace has no name."""
+        self._next_refresh = 0.0
+        self._lock = threading.Lock()
+        """Held while refreshing. Guards the two below."""
+        self._mountinfo_path = ""
+        self._mountinfo_fd: int | None = None
 
     def of(self, inode: int) -> str | None:
-        if inode not in self._names or time.monotonic() >= self._due:
-            with suppress(OSError):  # names that we are not let see are no reason to see nothing
+        if inode not in self._names or time.monotonic() >= self._next_refresh:
+            with suppress(OSError):  # a namespace without its name is better than none
                 self._refresh()
         return self._names.setdefault(inode, None)
 
     def inode(self, name: str) -> int | None:
         self._refresh()
-        return next((inode for inode, known in self._names.items() if known == name), None)
+        return next((inode for inode, candidate in self._names.items() if candidate == name), None)
 
     def _refresh(self) -> None:
-        with self._refreshing:
-            self._due = time.monotonic() + self._INTERVAL
-            if self._has_changed():
+        with self._lock:
+            self._next_refresh = time.monotonic() + self._INTERVAL
+            if self._have_mounts_changed():
                 names: dict[int, str | None] = {}
                 for inode, mount in _mounted():
                     folder, _, name = mount.point.rpartition("/")
-                    if inode not in names or folder.endswith(_FOLDERS):
+                    if inode not in names or folder.endswith(_IP_NETNS_FOLDERS):
                         names[inode] = name
                 self._names = names
 
-    def _has_changed(self) -> bool:
-        file = _mountinfo()
-        if file != self._file:
-            if self._mountinfo is not None:
-                os.close(self._mountinfo)
-            self._mountinfo, self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC), file
+    def _have_mounts_changed(self) -> bool:
+        path = _mountinfo_path()
+        if path != self._mountinfo_path:
+            if self._mountinfo_fd is not None:
+                os.close(self._mountinfo_fd)
+            self._mountinfo_fd, self._mountinfo_path = os.open(path, os.O_RDONLY | os.O_CLOEXEC), path
             return True
         poller = select.poll()
-        assert self._mountinfo is not None
-        poller.register(self._mountinfo, select.POLLPRI)
+        assert self._mountinfo_fd is not None
+        poller.register(self._mountinfo_fd, select.POLLPRI)
         return bool(poller.poll(0))
 
 
 _names = _Names()
 
 
-def _mountinfo() -> str:
-    """The mounts in which namespaces have their names: with a procfs of the host's, the host's."""
-    hosts = f"{procfs.root()}/1/mountinfo"
-    return hosts if procfs.root() != procfs.OURS and os.access(hosts, os.R_OK) else "/proc/self/mountinfo"
+def _mountinfo_path() -> str:
+    """Return the mountinfo that names namespaces: the host's if its procfs is in use, else our own."""
+    host = f"{procfs.root()}/1/mountinfo"
+    return host if procfs.root() != procfs.OURS and os.access(host, os.R_OK) else _OWN_MOUNTINFO
 
 
 def _mounted() -> Iterator[tuple[int, Mount]]:
-    """The inode of each namespace that a mount keeps, and that mount by a path that leads there from here."""
-    file = _mountinfo()
-    for mount in mounts(file):
+    """Yield the inode and the mount of each namespace that is mounted, with a mount point valid for us."""
+    path = _mountinfo_path()
+    for mount in mounts(path):
         if mount.kind == "nsfs" and mount.root.startswith("net:["):
-            point = mount.point if file == "/proc/self/mountinfo" else f"{procfs.root()}/1/root{mount.point}"
+            point = mount.point if path == _OWN_MOUNTINFO else f"{procfs.root()}/1/root{mount.point}"
             yield int(mount.root[len("net:[") : -1]), replace(mount, point=point)
 
 
 @contextmanager
 def entered(namespace: Namespace) -> Iterator[None]:
-    """Puts this thread, and no other, into a network namespace for a while. Raises OSError."""
-    if namespace.inode == _inode("thread-self"):
-        yield  # to enter even this one would take CAP_SYS_ADMIN
+    """Put this thread into a network namespace for the duration of the block. Raise OSError."""
+    if namespace.inode == _own_inode():
+        yield  # setns needs CAP_SYS_ADMIN even for the current namespace
         return
-    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    previous = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = _open(namespace)
+        target = _open(namespace)
         try:
-            _setns(there)
+            _setns(target)
         finally:
-            os.close(there)
+            os.close(target)
         try:
             yield
         finally:
-            _setns(back)
+            _setns(previous)
     finally:
-        os.close(back)
+        os.close(previous)
 
 
 def _open(namespace: Namespace) -> int:
-    """A descriptor of it. The process that led to it may have ended, and others be in it still."""
-    for candidate in (namespace, *_others_to(namespace)):
+    """Return a descriptor of a namespace. If its path is stale, look for another process or mount."""
+    for candidate in chain((namespace,), _alternatives(namespace)):
         try:
             fd = os.open(candidate.path, os.O_RDONLY | os.O_CLOEXEC)
         except procfs.GONE:
@@ -167,14 +172,15 @@ def _open(namespace: Namespace) -> int:
     raise FileNotFoundError(ENOENT, "the network namespace has ended", namespace.path)
 
 
-def _others_to(namespace: Namespace) -> Iterator[Namespace]:
+def _alternatives(namespace: Namespace) -> Iterator[Namespace]:
+    """Yield what else leads to a namespace. Lazy: the search reads all of /proc."""
     for candidate in all_namespaces():
         if candidate.inode == namespace.inode:
             yield candidate
 
 
-def _inode(who: str) -> int:
-    return os.stat(f"/proc/{who}/ns/net").st_ino
+def _own_inode() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def _setns(fd: int) -> None:

@@ -1,7 +1,6 @@
-"""Other processes, as a procfs shows them: /proc, or the host's where a container has that mounted.
+"""Other processes, as a procfs shows them: /proc, or the host's procfs mounted into a container.
 
-By hand where psutil would do: its import alone takes 31 ms of the 150 in which
-the engine is ready, and its Process takes five reads for what two hold.
+psutil is not used here: its import takes 31 ms, where the engine is ready in 150 ms.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from itertools import islice
 from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.linux import clock
 
-# What /proc answers for a process that has ended, at whichever step of a read it did.
 GONE = (FileNotFoundError, ProcessLookupError)
+"""Errors that mean that the process has ended: open fails with ENOENT, a read after it with ESRCH."""
 UNREADABLE = (*GONE, PermissionError)
+"""Errors that mean that the process has ended, or that this user may not see it."""
 
 OURS = "/proc"
-"""What is about ourselves is read here, whatever is in use for the others."""
+"""The procfs for facts about this process. `root` may be another one."""
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _INIT_PID_NAMESPACE = 0xEFFFFFFC
@@ -31,52 +31,58 @@ _root = OURS
 
 
 def use(path: str) -> None:
-    """Reads other processes at `path` from here on. Raises PortwatchError if that would name wrong ones."""
-    global _root  # noqa: PLW0603  # one for all that is read, and set before anything is
+    """Read other processes from the procfs at `path`, from now on.
+
+    Raise PortwatchError if it is not a procfs, or if its pids are neither ours nor the kernel's.
+    """
+    global _root  # noqa: PLW0603  # one procfs per process, set before anything reads it
     path = os.path.abspath(path)
     try:
         is_procfs = all(modes.S_ISLNK(os.lstat(f"{path}/{name}").st_mode) for name in ("self", "thread-self"))
     except PermissionError:
-        raise NotPermitted(f"{path} is not ours to read as a procfs: run it as root") from None
+        raise NotPermitted(f"this user may not read {path}: run portwatch as root") from None
     except OSError:
         is_procfs = False
     if not is_procfs:
         raise PortwatchError(
-            f"{path!r} is no procfs: give a container the host's by docker run -v /proc:/host/proc:ro, "
-            "and say --procfs /host/proc"
+            f"{path!r} is not a procfs: to show a container the host's processes, start it with "
+            "docker run -v /proc:/host/proc:ro and pass --procfs /host/proc"
         )
-    if not _has_our_pids(path) and not _has_kernels_pids(path):
+    if not _has_own_pids(path) and not _has_kernel_pids(path):
         raise PortwatchError(
-            f"{path!r} is the procfs of another pid namespace, in which pids mean other processes: "
-            "give the host's (docker run -v /proc:/host/proc:ro), or none"
+            f"{path!r} is the procfs of another pid namespace, where pids name other processes: mount the "
+            "host's procfs (docker run -v /proc:/host/proc:ro), or set neither --procfs nor $HOST_PROC"
         )
     _root = path
 
 
 def root() -> str:
-    """The procfs in use."""
+    """Return the path of the procfs that shows other processes."""
     return _root
 
 
 def shows_kernel_pids() -> bool:
-    """Whether a process has here the pid by which the kernel itself, and so BPF, knows it."""
-    return _has_kernels_pids(_root)
+    """Return True if the procfs in use shows the pids that the kernel, and so BPF, uses."""
+    return _has_kernel_pids(_root)
 
 
 @cache
-def _has_kernels_pids(path: str) -> bool:
-    if _has_our_pids(path):
+def _has_kernel_pids(path: str) -> bool:
+    """Return True if the procfs at `path` is that of the initial pid namespace."""
+    if _has_own_pids(path):
         return os.stat(f"{OURS}/self/ns/pid").st_ino == _INIT_PID_NAMESPACE
     try:
+        # Only the initial pid namespace has kthreadd.
         with open(f"{path}/{_KTHREADD}/stat", "rb") as file:
             return bool(int(_fields(file.read())[6]) & _PF_KTHREAD)
     except UNREADABLE:
         return False
 
 
-def _has_our_pids(path: str) -> bool:
-    """A procfs shows the pid of a process in each pid namespace from its own on, down to the process'."""
+def _has_own_pids(path: str) -> bool:
+    """Return True if the procfs at `path` is that of this process's own pid namespace."""
     try:
+        # NSpid has a pid for each namespace, from that of the procfs down to that of the process.
         with open(f"{path}/self/status", "rb") as status:
             return any(line.startswith(b"NSpid:") and len(line.split()) == 2 for line in status)
     except UNREADABLE:
@@ -84,18 +90,18 @@ def _has_our_pids(path: str) -> bool:
 
 
 def pids() -> list[int]:
-    """Every process that is shown to us."""
+    """Return the pids of all visible processes."""
     return [int(name) for name in os.listdir(_root) if name.isdecimal()]
 
 
 def read(pid: int, name: str) -> bytes:
-    """The content of /proc/PID/name."""
+    """Return the content of /proc/PID/NAME."""
     with open(f"{_root}/{pid}/{name}", "rb", buffering=0) as file:
         return file.read()
 
 
 def stat(pid: int) -> tuple[bytes, int, int]:
-    """The comm of a process, its parent, and its start."""
+    """Return the comm, the parent's pid and the start time of a process."""
     content = read(pid, "stat")
     # The comm is in parentheses and may hold any byte, parentheses too.
     comm = content[content.index(b"(") + 1 : content.rindex(b")")]
@@ -104,34 +110,36 @@ def stat(pid: int) -> tuple[bytes, int, int]:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process has ended, with all its threads, and its parent was not told of it yet."""
+    """Return True if all threads of a process have ended and its parent has not yet waited for it."""
     fields = _fields(read(pid, "stat"))
     return fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
 
 
 def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """Pid, comm and start of a process and of its ancestors, as far as the line can be followed up."""
-    born = None
+    """Yield the pid, comm and start time of a process, then of each ancestor, as far up as can be read."""
+    child_start = None
     try:
         while pid:
             comm, parent, start = stat(pid)
-            # A parent may end while we go up, and its pid be another's: who is younger than his child.
-            if start != start_time if born is None else start > born:
+            # A parent may end during this loop and its pid be reused: a process that is younger than
+            # its child is not the parent.
+            is_reused = start != start_time if child_start is None else start > child_start
+            if is_reused:
                 return
             yield pid, comm, start
-            pid, born = parent, start
+            pid, child_start = parent, start
     except UNREADABLE:
-        return  # what was found so far is true
+        return  # the ancestors above stay unknown
 
 
 def own_start(pid: int | str = "self") -> int:
-    """The start of who has that pid for us, whatever procfs is in use; else our own."""
+    """Return the start time of this process, or of a pid in its own pid namespace."""
     with open(f"{OURS}/{pid}/stat", "rb") as file:
         return clock.process_start(int(_fields(file.read())[19]))
 
 
 def uid_and_ns_pid(pid: int) -> tuple[int | None, int | None]:
-    """The real uid of a process, and its pid in its own namespace."""
+    """Return the real uid of a process, and its pid in its own pid namespace."""
     uid = ns_pid = None
     for line in read(pid, "status").splitlines():
         if line.startswith(b"Uid:"):
@@ -142,7 +150,7 @@ def uid_and_ns_pid(pid: int) -> tuple[int | None, int | None]:
 
 
 def socket_inodes(pid: int, most: int | None = None) -> Iterator[int]:
-    """The inodes of the sockets that a process has open, once for each fd: of the first ones, if not of all."""
+    """Yield the socket inode of each descriptor that is a socket. Look at `most` descriptors at most."""
     with os.scandir(f"{_root}/{pid}/fd") as fds:
         for fd in islice(fds, most):
             try:
@@ -154,12 +162,12 @@ def socket_inodes(pid: int, most: int | None = None) -> Iterator[int]:
 
 
 def namespace(pid: int, kind: str) -> int:
-    """The inode number that names a namespace of a process."""
+    """Return the inode of a namespace of a process. `kind` is a name in /proc/PID/ns."""
     return os.stat(f"{_root}/{pid}/ns/{kind}").st_ino
 
 
 def thread_group(pid: int) -> int:
-    """The process that a pid is of: another number if it is a thread's."""
+    """Return the pid of the process that a thread belongs to."""
     for line in read(pid, "status").splitlines():
         if line.startswith(b"Tgid:"):
             return int(line.split()[1])
@@ -167,19 +175,19 @@ def thread_group(pid: int) -> int:
 
 
 def shows_signal_pids(*, kernels: bool) -> bool:
-    """Whether pids, the kernel's own or those of the procfs in use, are those that our signals go by."""
-    return _has_our_pids(OURS) and _has_kernels_pids(OURS) if kernels else _has_our_pids(_root)
+    """Return True if this process can signal by the kernel's pids, or by those of the procfs in use."""
+    return _has_own_pids(OURS) and _has_kernel_pids(OURS) if kernels else _has_own_pids(_root)
 
 
 def require_kernel_pids() -> None:
-    """Raises PortwatchError where we know processes by other pids than the kernel itself does."""
+    """Raise PortwatchError if the procfs in use shows other pids than the kernel uses."""
     if not shows_kernel_pids():
         raise PortwatchError(
-            "in a pid namespace of its own, process trees are known by other pids than here; "
-            "run it with the host's (docker run --pid=host, hostPID: true)"
+            "process trees cannot be watched from a private pid namespace, where pids differ from those that "
+            "BPF reports: use the host's (docker run --pid=host; in Kubernetes hostPID: true)"
         )
 
 
 def _fields(content: bytes) -> list[bytes]:
-    """What follows the comm in /proc/PID/stat: the state comes first."""
+    """Return the fields of /proc/PID/stat that follow the comm. The first is the state."""
     return content[content.rindex(b")") + 2 :].split()

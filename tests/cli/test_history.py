@@ -94,8 +94,8 @@ def test_it_reads_while_the_daemon_writes(path):
         ([], "Missing option '--journal'"),
         (["--journal", "/nosuch"], "'/nosuch' does not exist"),
         (["--journal", "/"], "'/' is a directory"),
-        (["--journal", "/dev/null", "--since", "soon"], "'--since': 'soon' is no time: try 10m"),
-        (["--journal", "/dev/null", "--port", "http"], "'--port': 'http' is no port"),
+        (["--journal", "/dev/null", "--since", "soon"], "'--since': 'soon' is not a time: try 10m"),
+        (["--journal", "/dev/null", "--port", "http"], "'--port': 'http' is not a port"),
     ],
     ids=str,
 )

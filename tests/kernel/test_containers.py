@@ -274,4 +274,4 @@ def test_in_a_pid_namespace_nobody_says_what_a_tree_has_whose_pids_it_cannot_kno
         pytest.skip("core is not one of PORTWATCH_TEST_ENGINES")
     result = portwatch(*command, "--pid", "1", "--engine", "core", prefix=IN_A_PID_NAMESPACE)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "process trees are known by other pids than here; run it with the host's" in result.stderr
+    assert "process trees cannot be watched from a private pid namespace" in result.stderr

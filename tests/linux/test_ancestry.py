@@ -1,4 +1,4 @@
-"""Where processes come from, of real ones."""
+"""Command lines and ancestors of real processes."""
 
 import os
 import subprocess
@@ -11,47 +11,47 @@ from portwatch.linux.ancestry import Ancestor, details_of
 from portwatch.linux.procfs import read, stat
 from portwatch.model import Process
 
-WORDS = ["-c", "import sys; sys.stdin.read()", "two words", "", "\x1b[31m", "\udcff"]
+ARGUMENTS = ["-c", "import sys; sys.stdin.read()", "two words", "", "\x1b[31m", "\udcff"]
 
 
 @pytest.fixture
 def child():
-    made = subprocess.Popen([sys.executable, *WORDS], stdin=subprocess.PIPE)
-    yield made
-    made.communicate()
+    process = subprocess.Popen([sys.executable, *ARGUMENTS], stdin=subprocess.PIPE)
+    yield process
+    process.communicate()
 
 
-def process(pid, start_time=None):
+def as_event_process(pid, start_time=None):
     return Process(pid, start_time or stat(pid)[2], "x", 0)
 
 
-def test_a_command_is_the_words_that_were_given(child):
-    assert details_of(process(child.pid)).command == (sys.executable, *WORDS[:-1], "\\xff")
+def test_command_is_the_list_of_arguments(child):
+    assert details_of(as_event_process(child.pid)).command == (sys.executable, *ARGUMENTS[:-1], "\\xff")
 
 
-def test_the_line_of_descent_begins_with_pid_1_and_ends_with_the_process(child):
-    line = details_of(process(child.pid)).ancestry
-    assert line[0].pid == 1
-    assert [one.pid for one in line[-2:]] == [os.getpid(), child.pid]
-    assert line[-2] == Ancestor(os.getpid(), stat(os.getpid())[0].decode())
+def test_ancestry_begins_with_pid_1_and_ends_with_the_process(child):
+    ancestry = details_of(as_event_process(child.pid)).ancestry
+    assert ancestry[0].pid == 1
+    assert [ancestor.pid for ancestor in ancestry[-2:]] == [os.getpid(), child.pid]
+    assert ancestry[-2] == Ancestor(os.getpid(), stat(os.getpid())[0].decode())
 
 
-def test_of_a_later_process_of_the_same_pid_nothing_is_told(child):
-    known = details_of(process(child.pid, start_time=1))
-    assert (known.command, known.ancestry) == (None, ())
+def test_details_are_empty_if_the_pid_was_reused(child):
+    details = details_of(as_event_process(child.pid, start_time=1))
+    assert (details.command, details.ancestry) == (None, ())
 
 
-def test_of_a_process_that_has_ended_nothing_is_told(child):
-    ended = process(child.pid)
+def test_details_are_empty_if_the_process_has_ended(child):
+    ended = as_event_process(child.pid)
     child.communicate()
     assert details_of(ended).as_dict() == {"command": None, "ancestry": []}
 
 
-def test_a_parent_that_is_younger_than_its_child_is_another_process(child, monkeypatch):
-    known = process(child.pid)
-    late = known.start_time + 1
-    monkeypatch.setattr(procfs, "stat", lambda pid: stat(pid) if pid == child.pid else (b"reused", 1, late))
-    assert [one.pid for one in details_of(known).ancestry] == [child.pid]
+def test_ancestry_stops_at_a_parent_that_is_younger_than_its_child(child, monkeypatch):
+    process = as_event_process(child.pid)
+    later = process.start_time + 1
+    monkeypatch.setattr(procfs, "stat", lambda pid: stat(pid) if pid == child.pid else (b"reused", 1, later))
+    assert [ancestor.pid for ancestor in details_of(process).ancestry] == [child.pid]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_parent_that_is_younger_than_its_child_is_another_process(child, monke
         (b"nginx: master process /usr/sbin/nginx\0\0  \0", ("nginx: master process /usr/sbin/nginx",)),
         (b"", ()),
     ],
-    ids=["a title of its own", "a thread of the kernel's"],
+    ids=["a process that sets its title", "a kernel thread"],
 )
-def test_a_command_is_what_the_process_shows(monkeypatch, content, command):
+def test_command_is_without_padding(monkeypatch, content, command):
     monkeypatch.setattr(procfs, "read", lambda pid, name: content if name == "cmdline" else read(pid, name))
-    assert details_of(process(os.getpid())).command == command
+    assert details_of(as_event_process(os.getpid())).command == command

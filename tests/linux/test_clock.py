@@ -1,4 +1,4 @@
-"""The kernel's clocks, as time of day."""
+"""Conversion of the kernel's clocks to time of day."""
 
 import time
 
@@ -9,7 +9,7 @@ from portwatch.linux import clock
 
 @pytest.fixture
 def clocks(monkeypatch):
-    """Clocks that a test sets; an interruption comes between them."""
+    """Clocks that a test sets. Each interruption passes between the readings of the two clocks."""
     values = {"monotonic": 1_000, "interruptions": [0, 0, 0], "epoch": 5_000_000_000_000}
 
     def time_ns():
@@ -22,18 +22,18 @@ def clocks(monkeypatch):
     return values
 
 
-def test_an_interruption_between_the_clocks_is_not_taken_for_time(clocks):
+def test_epoch_comes_from_the_reading_with_the_shortest_interruption(clocks):
     clocks["interruptions"] = [50_000_000, 0, 70_000_000]
     assert clock.monotonic_epoch() == 5_000_000_000_000
 
 
-def test_a_clock_that_is_slewed_does_not_shuffle_what_happened(clocks):
+def test_epoch_stays_the_same_while_the_clock_is_slewed(clocks):
     first = clock.monotonic_epoch()
     clocks["epoch"] -= 900_000
     assert clock.monotonic_epoch() == first
 
 
-def test_a_clock_that_is_set_is_followed(clocks):
+def test_epoch_follows_a_clock_that_is_set(clocks):
     first = clock.monotonic_epoch()
     clocks["epoch"] += 3_600_000_000_000
     assert clock.monotonic_epoch() == first + 3_600_000_000_000

@@ -1,4 +1,4 @@
-"""Where processes live: /proc/PID/cgroup as each runtime, driver and cgroup version writes it."""
+"""Containers and pods from cgroup paths, as each runtime, driver and cgroup version writes them."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ STATIC = "a1b2c3d4" * 4
         ),
     ],
 )
-def test_a_runtimes_container_is_the_innermost_that_the_path_names(path):
+def test_container_is_the_innermost_that_the_path_names(path):
     assert from_cgroup_path(path) == CgroupInfo(path, ID, None)
 
 
@@ -78,17 +78,17 @@ def test_a_runtimes_container_is_the_innermost_that_the_path_names(path):
         ),
     ],
 )
-def test_a_pods_container_is_told_with_the_pods_uid_as_kubernetes_writes_it(path, uid):
+def test_pod_uid_has_the_form_that_kubernetes_prints(path, uid):
     assert from_cgroup_path(path) == CgroupInfo(path, ID, uid)
 
 
-def test_the_pod_itself_is_no_container():
+def test_the_cgroup_of_a_pod_is_not_a_container():
     assert from_cgroup_path(f"/kubepods/besteffort/pod{UID}") == CgroupInfo(
         f"/kubepods/besteffort/pod{UID}", None, UID
     )
 
 
-def test_ctr_lets_people_choose_the_id():
+def test_containers_of_ctr_can_have_any_id():
     assert from_cgroup_path("/default/web-1").container == "web-1"
     assert from_cgroup_path("/default").container is None
     assert from_cgroup_path("/system.slice/default/web").container is None
@@ -108,29 +108,29 @@ def test_ctr_lets_people_choose_the_id():
         f"/system.slice/pod{UID}.service",
     ],
 )
-def test_what_is_beside_a_container_is_none(path):
+def test_cgroups_that_only_look_like_containers_are_not_taken_for_one(path):
     assert from_cgroup_path(path) == CgroupInfo(path, None, None)
 
 
-def test_v2_is_one_line():
+def test_proc_cgroup_has_one_line_on_v2():
     assert parse_proc_cgroup(f"0::/system.slice/docker-{ID}.scope\n") == CgroupInfo(
         f"/system.slice/docker-{ID}.scope", ID
     )
 
 
-def test_on_v1_every_hierarchy_has_a_line():
+def test_proc_cgroup_has_a_line_per_hierarchy_on_v1():
     lines = "".join(
         f"{number}:{name}:/docker/{ID}\n" for number, name in enumerate(("memory", "cpu,cpuacct"), 1)
     )
     assert parse_proc_cgroup(lines) == CgroupInfo(f"/docker/{ID}", ID)
 
 
-def test_on_a_hybrid_host_the_v2_path_is_taken_where_it_says_something():
+def test_on_a_hybrid_host_the_v2_path_is_used_unless_it_is_the_root():
     content = f"4:memory:/kubepods/pod{UID}/{ID}\n0::/system.slice/containerd.service\n"
     assert parse_proc_cgroup(content) == CgroupInfo("/system.slice/containerd.service", ID, UID)
 
 
-def test_on_a_hybrid_host_it_is_the_deepest_v1_path_otherwise():
+def test_on_a_hybrid_host_the_deepest_v1_path_is_used_if_v2_has_only_the_root():
     assert parse_proc_cgroup(f"9:name=systemd:/\n4:memory:/docker/{ID}\n0::/\n") == CgroupInfo(
         f"/docker/{ID}", ID
     )
@@ -138,31 +138,31 @@ def test_on_a_hybrid_host_it_is_the_deepest_v1_path_otherwise():
 
 
 @pytest.fixture(autouse=True)
-def _forget():
+def _clear_cache():
     of_recorded_process.cache_clear()
     yield
     of_recorded_process.cache_clear()
 
 
-def test_another_process_of_the_same_pid_is_not_looked_at():
+def test_a_later_process_of_the_same_pid_is_not_taken_for_the_recorded_one():
     start = procfs.own_start()
     assert of_recorded_process(os.getpid(), start, 0, "").cgroup is not None
     assert of_recorded_process(os.getpid(), start - 10_000_000, 0, "") == CgroupInfo()
 
 
-def test_a_pid_of_another_namespace_is_not_looked_up(monkeypatch):
+def test_a_pid_is_not_looked_up_in_a_procfs_of_another_pid_namespace(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     assert of_recorded_process(os.getpid(), procfs.own_start(), 0, "") == CgroupInfo()
 
 
-def test_the_id_of_the_cgroup_is_enough_where_all_are_v2(monkeypatch):
+def test_on_v2_the_cgroup_id_is_enough_for_a_process_that_has_ended(monkeypatch):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
     assert of_recorded_process(-1, 0, 1, "") == CgroupInfo("/")
 
 
-def test_who_has_gone_on_a_hybrid_host_was_not_in_the_root_of_all(monkeypatch):
+def test_on_a_hybrid_host_the_v2_root_is_no_answer_for_a_process_that_has_ended(monkeypatch):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
@@ -170,7 +170,7 @@ def test_who_has_gone_on_a_hybrid_host_was_not_in_the_root_of_all(monkeypatch):
 
 
 @pytest.mark.parametrize("leaf", [ID, f"docker-{ID}.scope", f"cri-containerd-{ID}.scope", f"crio-{ID}.scope"])
-def test_who_has_gone_on_a_hybrid_host_has_the_container_that_the_name_of_its_cgroup_tells(monkeypatch, leaf):
+def test_on_a_hybrid_host_the_leaf_names_the_container_of_a_process_that_has_ended(monkeypatch, leaf):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: "/system.slice/containerd.service", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 1, leaf) == CgroupInfo(None, ID)
@@ -178,22 +178,22 @@ def test_who_has_gone_on_a_hybrid_host_has_the_container_that_the_name_of_its_cg
     assert of_recorded_process(-1, 0, 1, f"libpod-conmon-{ID}.scope") == CgroupInfo()
 
 
-def test_the_name_of_a_cgroup_tells_nothing_where_its_path_is_known(monkeypatch):
+def test_the_leaf_is_ignored_if_the_path_of_the_cgroup_is_known(monkeypatch):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/other/{ID}", 8: f"/docker/{ID}/init.scope"}.get)
     assert of_recorded_process(-1, 0, 7, ID) == CgroupInfo(f"/other/{ID}")
     assert of_recorded_process(-1, 0, 8, "init.scope") == CgroupInfo(f"/docker/{ID}/init.scope", ID)
 
 
-def test_from_a_private_cgroup_namespace_no_path_is_told_but_the_container_is(monkeypatch):
+def test_in_a_private_cgroup_namespace_the_path_is_unknown_but_the_container_is_not(monkeypatch):
     monkeypatch.setattr(cgroups, "is_namespaced", lambda: True)
     monkeypatch.setattr(procfs, "read", lambda *_: f"0::/../docker-{ID}.scope\n".encode())
     assert containers.of_process(1) == CgroupInfo(None, ID)
 
 
 @pytest.fixture
-def running(monkeypatch):
-    """Two containers of docker's and one of ctr's."""
+def running_ids(monkeypatch):
+    """The container id of each running pid. Pid 7 is listed too, and has ended."""
     ids = {1: None, 2: ID, 3: ID, 4: f"{ID[:20]}{OTHER[:44]}", 5: "web", 6: "web2"}
     monkeypatch.setattr(procfs, "pids", lambda: [*ids, 7])
 
@@ -206,36 +206,36 @@ def running(monkeypatch):
     return ids
 
 
-@pytest.mark.usefixtures("running")
-def test_a_containers_id_is_known_by_its_beginning():
+@pytest.mark.usefixtures("running_ids")
+def test_find_container_accepts_the_start_of_an_id():
     assert find_container(ID[:21]) == find_container(ID) == ID
     assert find_container("web") == "web"
     assert find_container("web2") == "web2"
 
 
-def test_a_beginning_that_fits_two_is_refused_with_both(running):
+def test_find_container_lists_the_matches_if_there_are_several(running_ids):
     with pytest.raises(PortwatchError) as refusal:
         find_container(ID[:20])
-    for one in (ID, running[4]):
-        assert one[:24] in str(refusal.value)
+    for container in (ID, running_ids[4]):
+        assert container[:24] in str(refusal.value)
 
 
-@pytest.mark.usefixtures("running")
+@pytest.mark.usefixtures("running_ids")
 @pytest.mark.parametrize("text", ["nosuch", ""])
-def test_what_fits_no_container_is_said_with_how_to_get_an_id(text):
+def test_find_container_says_how_to_get_an_id_if_none_matches(text):
     with pytest.raises(PortwatchError, match=r"no running container has an id .* docker inspect"):
         find_container(text)
 
 
-@pytest.mark.usefixtures("running")
-def test_that_others_may_run_where_proc_does_not_show_them_is_said(monkeypatch):
+@pytest.mark.usefixtures("running_ids")
+def test_find_container_mentions_that_proc_may_hide_containers(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
-    with pytest.raises(PortwatchError, match=r"no running container \(among those that this /proc shows"):
+    with pytest.raises(PortwatchError, match=r"no running container \(of those that this /proc shows"):
         find_container("nosuch")
 
 
-def test_a_process_that_has_ended_while_we_read_is_left_out():
-    gone = subprocess.Popen(["true"])
-    gone.wait()
+def test_of_process_raises_if_the_process_has_ended():
+    ended = subprocess.Popen(["true"])
+    ended.wait()
     with pytest.raises(procfs.UNREADABLE):
-        containers.of_process(gone.pid)
+        containers.of_process(ended.pid)

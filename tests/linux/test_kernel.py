@@ -1,4 +1,4 @@
-"""What the running kernel forbids."""
+"""The lockdown mode of the running kernel."""
 
 import os
 
@@ -14,18 +14,18 @@ def securityfs(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["none", "integrity", "confidentiality"])
-def test_the_mode_of_lockdown_is_the_one_in_brackets(mode, securityfs):
+def test_lockdown_mode_is_the_one_in_brackets(mode, securityfs):
     content = "none integrity confidentiality\n".replace(mode, f"[{mode}]")
     (securityfs / "lockdown").write_text(content)
     assert kernel.lockdown() == mode
 
 
 @pytest.mark.usefixtures("securityfs")
-def test_a_kernel_without_lockdown_has_none():
+def test_lockdown_mode_is_none_on_a_kernel_built_without_it():
     assert kernel.lockdown() == "none"
 
 
-def test_the_mode_is_not_guessed_where_it_cannot_be_read(monkeypatch):
+def test_lockdown_mode_is_unknown_if_securityfs_cannot_be_read(monkeypatch):
     def deny(_):
         raise PermissionError(1, "Operation not permitted")
 
@@ -33,6 +33,6 @@ def test_the_mode_is_not_guessed_where_it_cannot_be_read(monkeypatch):
     assert kernel.lockdown() is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="securityfs, where nobody has mounted it, is for root")
-def test_the_mode_is_found_whether_securityfs_is_mounted_or_not():
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: securityfs may have to be mounted")
+def test_lockdown_mode_is_read_whether_securityfs_is_mounted_or_not():
     assert kernel.lockdown() in ("none", "integrity", "confidentiality")

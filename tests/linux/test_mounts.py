@@ -1,9 +1,9 @@
-"""What is mounted, as the kernel writes it."""
+"""Parsing of mountinfo."""
 
 from portwatch.linux.mounts import Mount, mounts
 
 
-def test_only_what_the_kernel_escapes_is_unescaped(tmp_path):
+def test_octal_escapes_are_decoded_and_all_other_characters_kept(tmp_path):
     lines = (
         "36 35 0:4 net:[4026532281] /run/netns/café rw shared:7 - nsfs nsfs rw\n"
         r"37 35 0:25 / /mnt/a\040b\134040\012c rw - proc proc rw,hidepid=invisible" + "\n"

@@ -1,4 +1,4 @@
-"""Which procfs other processes are read from, and which are refused because they would name wrong ones."""
+"""Choice of the procfs for other processes. One whose pids name other processes is refused."""
 
 import os
 import subprocess
@@ -13,14 +13,14 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: pid names
 
 
 @pytest.fixture(autouse=True)
-def _put_back():
+def _restore_root():
     yield
     procfs.use(procfs.OURS)
 
 
 @pytest.fixture
 def foreign(tmp_path):
-    """The procfs of a pid namespace in which we are not."""
+    """The procfs of a pid namespace that this process is not in."""
     mount = 'mount -t proc proc "$0" && echo mounted && read end'
     process = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", mount, tmp_path],
@@ -33,39 +33,39 @@ def foreign(tmp_path):
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_our_own_is_taken():
+def test_use_accepts_proc():
     procfs.use("/proc/")
     assert procfs.root() == "/proc"
     assert os.getpid() in procfs.pids()
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/etc", "/proc/self", "/proc/stat", ""])
-def test_what_is_no_procfs_is_refused_with_what_to_mount(path):
-    with pytest.raises(PortwatchError, match=r"is no procfs: .*-v /proc:/host/proc:ro"):
+def test_use_refuses_other_directories_and_says_what_to_mount(path):
+    with pytest.raises(PortwatchError, match=r"is not a procfs: .*-v /proc:/host/proc:ro"):
         procfs.use(path)
     assert procfs.root() == "/proc"
 
 
 @needs_root
-def test_that_of_another_pid_namespace_is_refused(foreign):
+def test_use_refuses_the_procfs_of_another_pid_namespace(foreign):
     with pytest.raises(PortwatchError, match="another pid namespace"):
         procfs.use(str(foreign))
     command = [sys.executable, "-m", "portwatch", "list"]
-    for wrong in ([*command, "--procfs", foreign], ["env", f"HOST_PROC={foreign}", *command]):
-        result = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    for arguments in ([*command, "--procfs", foreign], ["env", f"HOST_PROC={foreign}", *command]):
+        result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert result.returncode == 2
-        assert "another pid namespace, in which pids mean other processes" in result.stderr
+        assert "another pid namespace, where pids name other processes" in result.stderr
 
 
 @needs_root
 @pytest.mark.parametrize(
-    ("unshared", "has_them"),
+    ("options", "has_kernel_pids"),
     [(["--mount-proc"], False), ([], True)],
-    ids=["a proc of its own", "the proc of the namespace around it"],
+    ids=["its own procfs", "the procfs of the outer namespace"],
 )
-def test_in_a_pid_namespace_it_depends_on_the_procfs_whether_pids_are_the_kernels(unshared, has_them):
+def test_in_a_pid_namespace_shows_kernel_pids_depends_on_the_procfs(options, has_kernel_pids):
     script = "from portwatch.linux import procfs; print(procfs.shows_kernel_pids(), procfs.own_start() > 0)"
-    command = ["unshare", "--pid", "--fork", "--kill-child", *unshared, sys.executable, "-c", script]
+    command = ["unshare", "--pid", "--fork", "--kill-child", *options, sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    # In a container there may be no procfs that has them.
-    assert result.stdout == f"{has_them and procfs.shows_kernel_pids()} True\n"
+    # If the tests run in a container, there may be no procfs that shows the kernel's pids.
+    assert result.stdout == f"{has_kernel_pids and procfs.shows_kernel_pids()} True\n"
