@@ -1,20 +1,20 @@
-"""A process that does what a test tells it to, line by line, in a network namespace of its own.
+"""The process behind `support.Actor`: runs Python code from stdin, one JSON string a line.
 
-Run as: actor.py [new | PATH of a namespace to enter]. Each line of stdin is a Python expression
-or statement; its answer is a line of JSON: {"value": ...} or {"error": the exception's name}.
+Usage: actor.py [new | PATH]. `new` creates a network namespace; PATH names one to enter. Each line holds a
+Python expression or statement; the reply is one line of JSON, {"value": ...} or {"error": "NAME: message"}.
 """
 
 import ctypes
 import errno
 import json
 import os
-import shutil  # noqa: F401  # named in the lines of tests
+import shutil  # noqa: F401  # used by code from tests
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading  # noqa: F401  # named in the lines of tests
+import threading  # noqa: F401  # used by code from tests
 import time
 
 CLONE_NEWNET = 0x40000000
@@ -26,35 +26,36 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
 def check(result):
+    """Return the result of a libc call; raise OSError if it is negative."""
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
 def listener(address="127.0.0.1", port=0, backlog=16, family=V4, proto=0, options=()):
-    """A listening TCP socket."""
-    made = socket.socket(family, TCP, proto)
+    """Return a listening TCP socket."""
+    sock = socket.socket(family, TCP, proto)
     for level, name, value in options:
-        made.setsockopt(level, name, value)
-    made.bind((address, port))
-    made.listen(backlog)
-    return made
+        sock.setsockopt(level, name, value)
+    sock.bind((address, port))
+    sock.listen(backlog)
+    return sock
 
 
 def bound(address="127.0.0.1", port=0, family=V4, kind=UDP):
-    """A bound socket."""
-    made = socket.socket(family, kind)
-    made.bind((address, port))
-    return made
+    """Return a bound socket."""
+    sock = socket.socket(family, kind)
+    sock.bind((address, port))
+    return sock
 
 
-def disconnect(made):
-    """connect(AF_UNSPEC), which Python's socket cannot say."""
-    check(libc.connect(made.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16))
+def disconnect(sock):
+    """Call connect(AF_UNSPEC), for which Python's socket module has no function."""
+    check(libc.connect(sock.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16))
 
 
 def fork_child():
-    """fork, but the child ends with us: nothing of a test outlives it."""
+    """Fork a child that the kernel kills when this process exits, so that no child outlives its test."""
     child = os.fork()
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -62,54 +63,54 @@ def fork_child():
 
 
 def fork(run):
-    """A child that does `run`, then sleeps until it is killed; waits until it has done it."""
-    there, here = os.pipe()
+    """Fork a child that calls `run` and then sleeps; return its pid when `run` has returned."""
+    read_end, write_end = os.pipe()
     child = fork_child()
     if child == 0:
         try:
             run()
-            os.write(here, b"x")
+            os.write(write_end, b"x")
             time.sleep(600)
         finally:
             os._exit(0)
-    os.close(here)
-    os.read(there, 1)
-    os.close(there)
+    os.close(write_end)
+    os.read(read_end, 1)
+    os.close(read_end)
     return child
 
 
-def daemon(run):
-    """A process that init has adopted, which then does `run`; returns its pid when it has done it."""
-    there, here = os.pipe()
-    middle = os.fork()
-    if middle == 0:
+def fork_daemon(run):
+    """Fork a daemon that calls `run` once init has adopted it; return its pid when `run` has returned."""
+    read_end, write_end = os.pipe()
+    intermediate = os.fork()
+    if intermediate == 0:
         os.setsid()
         parent = os.getpid()
         if os.fork() == 0:
             try:
-                signal.alarm(300)  # nobody is left to end it
+                signal.alarm(300)  # a daemon outlives the test that should kill it
                 while os.getppid() == parent:
                     time.sleep(0.001)
                 run()
-                os.write(here, str(os.getpid()).encode())
+                os.write(write_end, str(os.getpid()).encode())
                 time.sleep(600)
             finally:
                 os._exit(0)
         os._exit(0)
-    os.waitpid(middle, 0)
-    return int(os.read(there, 20))
+    os.waitpid(intermediate, 0)
+    return int(os.read(read_end, 20))
 
 
 def receive(channel):
-    """A child that waits for a descriptor, answers, and keeps it until it is killed."""
+    """Receive a descriptor, acknowledge it, and keep it open until killed. Runs in a child; never returns."""
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     channel.send(b"x")
     time.sleep(600)
     os._exit(len(descriptors))
 
 
-def flash(run):
-    """A child that does `run` and is gone."""
+def run_in_child(run):
+    """Call `run` in a child that then exits at once, and wait for that exit."""
     child = os.fork()
     if child == 0:
         try:
@@ -119,8 +120,11 @@ def flash(run):
     os.waitpid(child, 0)
 
 
-def as_pid(pid, run):
-    """A child of that pid, if the kernel can be had to give it (nobody else must fork meanwhile), else None."""
+def fork_as(pid, run):
+    """Fork a child with this pid, which calls `run` and then sleeps.
+
+    Return None after 100 attempts: they fail while other processes fork.
+    """
     for _ in range(100):
         with open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write(str(pid - 1))
@@ -138,18 +142,18 @@ def as_pid(pid, run):
 
 
 def kill(pid):
-    """Ends a child at once, and waits for it."""
+    """Send SIGKILL to a child and wait for its exit."""
     os.kill(pid, 9)
     os.waitpid(pid, 0)
 
 
 def ip(*arguments):
-    """The ip command, in our namespace."""
+    """Run ip(8) in the current network namespace."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def uring(opcode, fd, address=0, length=0, offset=0):
-    """One request through io_uring, the way liburing does it."""
+    """Submit one io_uring request, wait for its completion, and return its result."""
     parameters = bytearray(120)
     buffer = (ctypes.c_char * 120).from_buffer(parameters)
     ring = check(libc.syscall(425, 4, buffer))
@@ -177,29 +181,30 @@ IORING_OP_BIND, IORING_OP_LISTEN = 56, 57
 
 
 def has_uring_bind():
-    """Whether io_uring knows how to bind: EINVAL says no, EBADF that it would."""
+    """Return True if io_uring supports bind: on a bad descriptor it fails with EBADF, otherwise with EINVAL."""
     try:
         return uring(IORING_OP_BIND, -1) != -errno.EINVAL
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EPERM):
-            return False  # not built in, or switched off
+            return False  # not built in, or disabled
         raise
 
 
 def uring_listener(port):
-    """A listener whose bind and listen went through io_uring."""
-    made = socket.socket()
+    """Return a TCP socket that io_uring bound and made listen."""
+    sock = socket.socket()
     address = ctypes.create_string_buffer(
         struct.pack("=H", V4) + struct.pack(">H", port) + bytes([127, 0, 0, 1]) + bytes(8)
     )
     for opcode, *arguments in ((IORING_OP_BIND, ctypes.addressof(address), 0, 16), (IORING_OP_LISTEN, 0, 7)):
-        result = uring(opcode, made.fileno(), *arguments)
+        result = uring(opcode, sock.fileno(), *arguments)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
-    return made
+    return sock
 
 
 def enter(namespace):
+    """Enter the network namespace at this path; with "new", a new one whose loopback interface is up."""
     if namespace == "new":
         check(libc.unshare(CLONE_NEWNET))
         ip("link", "set", "lo", "up")
@@ -216,19 +221,19 @@ def main():
         code = json.loads(line)
         try:
             try:
-                value = eval(compile(code, "actor", "eval"), names)  # noqa: S307  # it is what we are for
+                value = eval(compile(code, "actor", "eval"), names)  # noqa: S307  # running code is the purpose
             except SyntaxError:
-                exec(compile(code, "actor", "exec"), names)  # noqa: S102
+                exec(compile(code, "actor", "exec"), names)  # noqa: S102  # as above
                 value = None
-            answer = {
+            reply = {
                 "value": value if isinstance(value, (int, str, float, list, tuple, type(None))) else repr(value)
             }
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer) + "\n")
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # whatever threads a test has left: when it has gone, so have we
+    os._exit(0)  # even if threads that a test started still run

@@ -1,4 +1,4 @@
-"""A program that does at random what programs do with sockets: run by an actor, in several namespaces."""
+"""A program that performs random socket and process operations. An actor runs it, in several namespaces."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ PORTS = range(2000, 2060)
 
 
 class Program:
-    """Holds sockets and children, and changes them step by step."""
+    """Sockets and child processes, changed by random operations."""
 
     def __init__(self, seed, namespaces):
         self._random = random.Random(seed)
         self._namespaces = namespaces
         self._sockets = []
         self._children = []
-        self._steps = [
+        self._operations = [
             (8, self.open_tcp),
             (3, self.open_udp),
             (2, self.listen_without_bind),
@@ -30,17 +30,17 @@ class Program:
             (1, self.duplicate),
             (3, self.fork),
             (3, self.kill),
-            (2, self.hand_over),
+            (2, self.send_to_child),
             (1, self.change_namespace),
-            (1, self.live_shortly),
+            (1, self.run_short_lived_child),
         ]
 
-    def run(self, steps):
-        """Takes that many steps; those that the kernel refuses count too."""
-        weights = [weight for weight, _ in self._steps]
-        for _, step in self._random.choices(self._steps, weights, k=steps):
+    def run(self, count):
+        """Perform this many operations. Those that the kernel refuses count too."""
+        weights = [weight for weight, _ in self._operations]
+        for _, operation in self._random.choices(self._operations, weights, k=count):
             with contextlib.suppress(OSError):
-                step()
+                operation()
 
     def _any_socket(self):
         return self._random.choice(self._sockets) if self._sockets else socket.socket()
@@ -50,27 +50,27 @@ class Program:
 
     def open_tcp(self):
         family = self._random.choice((V4, V6))
-        made = socket.socket(family, TCP, self._random.choice((0, 0, 262)))
-        made.setsockopt(socket.SOL_SOCKET, self._random.choice((socket.SO_REUSEADDR, 15)), 1)
-        made.bind((self._address(family), self._random.choice(PORTS)))
-        made.listen(self._random.randrange(1, 100))
-        self._sockets.append(made)
+        sock = socket.socket(family, TCP, self._random.choice((0, 0, 262)))
+        sock.setsockopt(socket.SOL_SOCKET, self._random.choice((socket.SO_REUSEADDR, 15)), 1)
+        sock.bind((self._address(family), self._random.choice(PORTS)))
+        sock.listen(self._random.randrange(1, 100))
+        self._sockets.append(sock)
 
     def open_udp(self):
         family = self._random.choice((V4, V6))
-        made = socket.socket(family, UDP)
-        made.bind((self._address(family), self._random.choice(PORTS)))
-        self._sockets.append(made)
+        sock = socket.socket(family, UDP)
+        sock.bind((self._address(family), self._random.choice(PORTS)))
+        self._sockets.append(sock)
 
     def listen_without_bind(self):
-        made = socket.socket(self._random.choice((V4, V6)), TCP)
-        made.listen()
-        self._sockets.append(made)
+        sock = socket.socket(self._random.choice((V4, V6)), TCP)
+        sock.listen()
+        self._sockets.append(sock)
 
     def connect_udp(self):
-        made = socket.socket(V4, UDP)
-        made.connect(("127.0.0.1", 9))
-        self._sockets.append(made)
+        sock = socket.socket(V4, UDP)
+        sock.connect(("127.0.0.1", 9))
+        self._sockets.append(sock)
 
     def close(self):
         if self._sockets:
@@ -88,30 +88,30 @@ class Program:
     def fork(self):
         if len(self._children) > 8:
             self.kill()
-        told, tell = os.pipe()
+        read_end, write_end = os.pipe()
         child = fork_child()
         if child == 0:
             with contextlib.suppress(Exception):
-                os.close(told)
+                os.close(read_end)
                 self._children = []
                 self._random.seed(self._random.random() + 1)
                 for _ in range(self._random.randrange(4)):
                     with contextlib.suppress(OSError):
                         self._random.choice((self.open_tcp, self.open_udp, self.close, self.shut_down))()
-                os.close(tell)
+                os.close(write_end)
                 time.sleep(600)
             os._exit(0)
-        os.close(tell)
-        os.read(told, 1)
-        os.close(told)
+        os.close(write_end)
+        os.read(read_end, 1)
+        os.close(read_end)
         self._children.append(child)
 
     def kill(self):
         if self._children:
             kill(self._children.pop(self._random.randrange(len(self._children))))
 
-    def hand_over(self):
-        """Sends a socket to a new child, and lets go of it."""
+    def send_to_child(self):
+        """Send a socket to a new child and close it here."""
         if not self._sockets:
             return
         sent = self._sockets.pop(self._random.randrange(len(self._sockets)))
@@ -120,8 +120,8 @@ class Program:
         if child == 0:
             with contextlib.suppress(Exception):
                 sent.close()
-                for one in self._sockets:
-                    one.close()
+                for sock in self._sockets:
+                    sock.close()
                 here.close()
                 socket.recv_fds(there, 1, 1)
                 there.send(b"x")
@@ -137,7 +137,7 @@ class Program:
     def change_namespace(self):
         enter(self._random.choice(self._namespaces))
 
-    def live_shortly(self):
+    def run_short_lived_child(self):
         child = fork_child()
         if child == 0:
             with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What the tests against the kernel share: processes to watch, and a watcher to ask."""
+"""Helpers shared by the tests: processes under test, a watcher that records events, and time limits."""
 
 import contextlib
 import json
@@ -16,15 +16,16 @@ from portwatch.linux.procfs import stat
 ROOT = Path(__file__).parent.parent
 
 PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
-"""Seconds after which something that should have happened is taken not to have."""
+"""Seconds to wait for an expected condition before a test fails."""
 
 ENGINES = os.environ.get("PORTWATCH_TEST_ENGINES", "core bcc poll").split()
-"""What is tested: engines, or one set of an engine's hooks ("core-stable"). Other kernels let others run."""
+"""Engines to test, or one hook set of an engine ("core-stable"). Which ones can run depends on the kernel."""
 
-ENGINE_NAMES = sorted({one.partition("-")[0] for one in ENGINES})
-"""The same, as `--engine` calls them."""
+ENGINE_NAMES = sorted({engine.partition("-")[0] for engine in ENGINES})
+"""The same engines as values of `--engine`."""
 
-CORE_HOOKS = [one.partition("-")[2] or "auto" for one in ENGINES if one.startswith("core")]
+CORE_HOOKS = [engine.partition("-")[2] or "auto" for engine in ENGINES if engine.startswith("core")]
+"""The hook sets of the core engine to test."""
 
 
 EVENT_FIELDS = [
@@ -60,20 +61,23 @@ EVENT_FIELDS = [
     "opener",
     "engine",
 ]
-"""What an event tells, in its order: others build on these names."""
+"""The fields of an event in their documented order. Users depend on these names."""
 
 
 def open_files():
-    """Of this process. Other threads may close some of theirs meanwhile: only a new one is a leak."""
-    found = set()
+    """Return the open descriptors of this process as (number, target) pairs.
+
+    Other threads may close descriptors at any time, so only a descriptor that is new counts as a leak.
+    """
+    descriptors = set()
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, as the folder itself is
-            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
-    return found
+        with contextlib.suppress(FileNotFoundError):  # closed since listdir, as listdir's own descriptor is
+            descriptors.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+    return descriptors
 
 
 def has_mptcp():
-    """Whether this kernel has MPTCP, and lets it be used."""
+    """Return True if this kernel has MPTCP and allows its use."""
     try:
         socket.socket(proto=262).close()
     except OSError:
@@ -82,19 +86,38 @@ def has_mptcp():
 
 
 def wait_until(condition, what, patience=PATIENCE):
-    """Waits for something to become true, and returns it."""
+    """Wait until `condition()` is true and return its value; fail after `patience` seconds."""
     deadline = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {patience} s in vain: {what}"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"timed out after {patience} s waiting for: {what}"
         time.sleep(0.005)
-    return found
+    return value
+
+
+def replay(events):
+    """Return the ports that these events leave open, in order.
+
+    Fail if a socket is opened twice in a row, or closed without an open or on another port.
+    """
+    open_ports = {}
+    for event in events:
+        if event.kind == "open":
+            assert event.inode not in open_ports
+            open_ports[event.inode] = event.port
+        elif event.kind == "close":
+            assert open_ports.pop(event.inode) == event.port
+    return sorted(open_ports.values())
 
 
 class Actor:
-    """A process under test, in a network namespace of its own (or of another actor)."""
+    """A process that runs code for a test.
+
+    By default it has a network namespace of its own. `namespace` is the path of another namespace to enter;
+    an empty string leaves it in the namespace of the tests.
+    """
 
     def __init__(self, namespace="new", prefix=()):
-        self._born = time.time_ns()
+        self._created_at = time.time_ns()
         self._process = subprocess.Popen(
             [
                 *prefix,
@@ -120,20 +143,20 @@ class Actor:
         return f"/proc/{self.pid}/ns/net"
 
     def owns(self, event):
-        """Whether an event is of our namespace, and not of an earlier one of the same number."""
-        return event.netns == self.netns and event.time > self._born
+        """Return True if the event is from this namespace, not from an earlier one with the same inode."""
+        return event.netns == self.netns and event.time > self._created_at
 
     def attempt(self, code):
-        """Does something, and returns the answer, which may be {"error": ...}."""
+        """Run code in the process and return its reply, {"value": ...} or {"error": ...}."""
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
     def do(self, code):
-        """Does something that succeeds."""
-        answer = self.attempt(code)
-        assert "error" not in answer, f"{code}: {answer['error']}"
-        return answer["value"]
+        """Run code in the process and return its value; fail if it raises."""
+        reply = self.attempt(code)
+        assert "error" not in reply, f"{code}: {reply['error']}"
+        return reply["value"]
 
     def kill(self):
         self._process.kill()
@@ -145,30 +168,34 @@ class Actor:
         self._process.stdout.close()
 
 
-class Watch:
-    """A PortWatcher that keeps what it saw; on `engine`, or on one set of its hooks ("core-stable")."""
+class RecordingWatcher:
+    """A running PortWatcher that records its events.
+
+    `engine` is an engine's name, or an engine and one of its hook sets ("core-stable").
+    """
 
     def __init__(self, engine, **options):
         self.engine = engine
-        self._seen = []
+        self.delivered = []
+        """Every event so far. Guarded by `_lock` where it is iterated over while events arrive."""
         self._lock = threading.Lock()
         name, _, hooks = engine.partition("-")
         self.watcher = PortWatcher(
-            callback=self._keep, engine=name, hooks=hooks or "auto", interval=0.05, **options
+            callback=self._record, engine=name, hooks=hooks or "auto", interval=0.05, **options
         )
         self.watcher.start()
         self.info = self.watcher.choice.engine.info
 
-    def another(self, **options):
-        """A watcher on the same engine, that begins now."""
-        return Watch(self.engine, **options)
+    def start_another(self, **options):
+        """Start a second watcher on the same engine."""
+        return RecordingWatcher(self.engine, **options)
 
-    def _keep(self, event):
+    def _record(self, event):
         with self._lock:
-            self._seen.append(event)
+            self.delivered.append(event)
 
     def settle(self):
-        """Waits until all that has happened has been told: something that happens now comes later."""
+        """Wait until every event caused so far is delivered: a marker's own events arrive after them."""
         with socket.create_server(("127.0.0.1", 0)) as marker:
             inode = os.fstat(marker.fileno()).st_ino
             wait_until(lambda: self._count(inode) == 1, "the marker's open")
@@ -178,28 +205,30 @@ class Watch:
         if failure := self.watcher._hub.failure:
             raise failure
         with self._lock:
-            return sum(event.inode == inode for event in self._seen)
+            return sum(event.inode == inode for event in self.delivered)
 
     def events(self, *actors):
-        """What was told of the namespaces of these actors, when it has settled."""
+        """Return the events from these actors' namespaces, after `settle`."""
         self.settle()
         with self._lock:
-            return [event for event in self._seen if any(actor.owns(event) for actor in actors)]
+            return [event for event in self.delivered if any(actor.owns(event) for actor in actors)]
 
     def kinds(self, *actors):
+        """Return the kinds of the events from these actors' namespaces, after `settle`."""
         return [event.kind for event in self.events(*actors)]
 
     def ports(self, *actors):
-        """(kind, port) of what was told, when it has settled."""
+        """Return (kind, port) of each event from these actors' namespaces, after `settle`."""
         return [(event.kind, event.port) for event in self.events(*actors)]
 
     def gaps(self):
+        """Return the gap events so far."""
         with self._lock:
-            return [event for event in self._seen if event.kind == "gap"]
+            return [event for event in self.delivered if event.kind == "gap"]
 
     def listeners(self, actor):
-        """What is open in an actor's namespace; asks the kernel."""
-        return [one for one in self.watcher.listeners() if one.socket.netns == actor.netns]
+        """Take a snapshot, reconcile, and return the listeners in the actor's namespace."""
+        return [listener for listener in self.watcher.listeners() if listener.socket.netns == actor.netns]
 
     def stop(self):
         self.watcher.stop()

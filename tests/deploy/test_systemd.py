@@ -1,4 +1,4 @@
-"""deploy/systemd: the unit, against the command that it starts."""
+"""The systemd unit, checked against the command line and by systemd-analyze."""
 
 import shlex
 import shutil
@@ -15,13 +15,13 @@ UNIT = ROOT / "deploy/systemd/portwatch.service"
 
 
 def commands():
-    """What it runs of ours."""
+    """Return the argument lists of the unit's Exec lines."""
     lines = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("ExecStart")]
     return [shlex.split(line) for line in lines]
 
 
 @pytest.mark.parametrize("line", commands(), ids=shlex.join)
-def test_what_it_runs_is_as_our_commands_have_it(line, tmp_path):
+def test_the_commands_of_the_unit_are_valid(line, tmp_path):
     config = tmp_path / "portwatch.toml"
     config.write_text("")
     _, name, *arguments = [part.replace("/etc/portwatch.toml", str(config)) for part in line]
@@ -29,10 +29,8 @@ def test_what_it_runs_is_as_our_commands_have_it(line, tmp_path):
     command.make_context(name, arguments)
 
 
-@pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="needs systemd-analyze, which comes with systemd"
-)
-def test_systemd_finds_nothing_wrong_with_it(tmp_path):
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (part of systemd)")
+def test_systemd_analyze_accepts_the_unit(tmp_path):
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/usr/local/bin/portwatch", sys.executable))
     result = subprocess.run(

@@ -1,11 +1,11 @@
-"""Every test here drives real sockets, on each engine that runs on this kernel."""
+"""These tests use real sockets, on each engine in PORTWATCH_TEST_ENGINES."""
 
 import os
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from support import ENGINE_NAMES, ENGINES, Actor, Watch
+from support import ENGINE_NAMES, ENGINES, Actor, RecordingWatcher
 
 from portwatch.engines.bcc.compiler import DIST_PACKAGES
 from portwatch.linux.mounts import mounts
@@ -13,55 +13,56 @@ from portwatch.linux.mounts import mounts
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "tests/kernel" in str(item.path) and (reason := _unable_to_run(item)):
+        if "tests/kernel" in str(item.path) and (reason := _reason_to_skip(item)):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _unable_to_run(item):
+def _reason_to_skip(item):
     if os.geteuid() != 0:
-        return "needs root: BPF, and network namespaces"
+        return "needs root for BPF and network namespaces"
     if "bcc" not in item.nodeid:
         return None
     if "bcc" not in ENGINES:
         return "bcc is not one of PORTWATCH_TEST_ENGINES"
-    # If it is there and broken, that is for the tests to say.
-    return None if PathFinder.find_spec("bcc", DIST_PACKAGES) else "needs bcc: make setup-bcc"
+    # A bcc that is installed but broken must fail the tests, so it is only searched for, not imported.
+    return None if PathFinder.find_spec("bcc", DIST_PACKAGES) else "needs bcc (make setup-bcc)"
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def running(request, record_testsuite_property):
-    """A watcher that has been running for a while, as in life."""
-    made = Watch(request.param)
-    limited = {row for limit in made.info.limits for row in limit.scenarios}
+def module_watch(request, record_testsuite_property):
+    """A watcher that runs for all tests of a module."""
+    watcher = RecordingWatcher(request.param)
+    limited = {row for limit in watcher.info.limits for row in limit.scenarios}
     record_testsuite_property("kernel", os.uname().release)
     record_testsuite_property(f"limited on {request.param}", " ".join(sorted(limited)))
-    yield made
-    made.stop()
+    yield watcher
+    watcher.stop()
 
 
 @pytest.fixture
-def watch(running):
-    """The same, for one test; what the test left open is told before the next one begins."""
-    yield running
-    running.settle()
+def watch(module_watch):
+    """The module's watcher. Events that the test causes are delivered before the next test begins."""
+    yield module_watch
+    module_watch.settle()
 
 
 @pytest.fixture(params=ENGINE_NAMES)
 def engine(request):
-    """The option that selects an engine."""
+    """The command-line option that selects an engine."""
     return ["--engine", request.param]
 
 
 @pytest.fixture
 def make_actor():
-    made = []
+    """A function that starts actors, which end with the test."""
+    actors = []
 
     def make(*arguments, **options):
-        made.append(Actor(*arguments, **options))
-        return made[-1]
+        actors.append(Actor(*arguments, **options))
+        return actors[-1]
 
     yield make
-    for actor in made:
+    for actor in actors:
         actor.close()
 
 
@@ -72,22 +73,22 @@ def actor(make_actor):
 
 @pytest.fixture
 def make_cgroup():
-    """Cgroups in the root of v2, whatever they are called."""
+    """A function that makes a cgroup directly below the root of cgroup v2 and moves actors into it."""
     mount = next((mount.point for mount in mounts() if mount.kind == "cgroup2"), None)
     if not mount:
         pytest.skip("no cgroup v2 is mounted")
-    made = []
+    cgroups = []
 
     def make(name, *actors):
         path = Path(mount) / name
         path.mkdir()
-        made.append(path)
+        cgroups.append(path)
         for actor in actors:
             (path / "cgroup.procs").write_text(str(actor.pid))
         return path
 
     yield make
-    for path in filter(Path.exists, made):
+    for path in filter(Path.exists, cgroups):
         for pid in (path / "cgroup.procs").read_text().split():
             (path.parent / "cgroup.procs").write_text(pid)
         path.rmdir()

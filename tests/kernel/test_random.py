@@ -1,4 +1,4 @@
-"""A random program against the tracer: whenever it rests, the table equals what `ss` says."""
+"""A random program is watched; whenever it pauses, the open listeners must equal the output of `ss`."""
 
 import re
 import subprocess
@@ -15,12 +15,12 @@ from portwatch.watch.hub import Hub
 
 SEED = 20_260
 NAMESPACES = 3
-REST_AFTER = 200
+OPERATIONS_BETWEEN_CHECKS = 200
 
 
 def listed_by_ss(actors):
-    """inode: (netns, proto, port, pids) as `ss` has it in each namespace."""
-    found = {}
+    """Return {inode: (netns, proto, port, pids)} from `ss` in each actor's namespace."""
+    sockets = {}
     for actor in actors:
         lines = subprocess.run(
             ["nsenter", f"--net={actor.namespace}", "ss", "-Hlntupe"],
@@ -32,21 +32,21 @@ def listed_by_ss(actors):
             proto, _, _, _, local = line.split()[:5]
             inode = int(re.search(r"ino:(\d+)", line)[1])
             pids = {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
-            found[inode] = (actor.netns, proto, int(local.rpartition(":")[2]), pids)
-    return found
+            sockets[inode] = (actor.netns, proto, int(local.rpartition(":")[2]), pids)
+    return sockets
 
 
-class Told:
-    """What is open by the events alone, and which of them cannot be true."""
+class Replay:
+    """The listeners that the events leave open, and the events that contradict earlier ones."""
 
     def __init__(self, namespaces):
         self._namespaces = namespaces
         self.open = {}
-        self.untrue = []
+        self.contradictions = []
         self.gaps = 0
         self.events = 0
 
-    def hear(self, event):
+    def apply(self, event):
         if event.kind == "gap":
             self.gaps += 1
         if event.netns not in self._namespaces or event.kind not in ("open", "close"):
@@ -56,14 +56,15 @@ class Told:
         if event.kind == "open":
             self.open[event.inode] = event
         if (event.kind == "open") == bool(before) or (before and before.port != event.port):
-            self.untrue.append((before, event))
+            self.contradictions.append((before, event))
 
-    def places(self):
+    def endpoints(self):
+        """Return {inode: (netns, proto, port)} of the open listeners."""
         return {event.inode: (event.netns, event.proto, event.port) for event in list(self.open.values())}
 
 
-def engine_of(name, loses):
-    """An engine as the tests name it; one that `loses` reads seldom, and has little room meanwhile."""
+def make_engine(name, loses):
+    """Return an engine by its test name. One that `loses` records has a small buffer and reads it slowly."""
     name, _, hooks = name.partition("-")
     engine = {
         "core": lambda: CoreEngine(hooks=hooks or "auto", ring_bytes=4096 if loses else RING_BYTES),
@@ -74,42 +75,45 @@ def engine_of(name, loses):
         read = engine.read
 
         def read_slowly(timeout):
-            time.sleep(PATIENCE / 1000)  # where all is slow, the program under test is, too
+            time.sleep(PATIENCE / 1000)  # scales with the speed of the program under test
             return read(timeout)
 
         engine.read = read_slowly
     return engine
 
 
-def run(steps, engine, seed):
+def run(operations, engine, seed):
+    """Run the random program, comparing with `ss` at each pause; return the hub's counts and the replay."""
     homes = [Actor() for _ in range(NAMESPACES)]
     program = Actor(homes[0].namespace)
     engine.attach()
     hub = Hub(Choice(engine))
-    told = Told({home.netns for home in homes})
-    subscribing = hub.subscribe(lambda _: True, callback=told.hear)
+    replay = Replay({home.netns for home in homes})
+    subscribed = hub.subscribe(lambda _: True, callback=replay.apply)
     hub.start()
-    subscription = subscribing.wait()
+    subscription = subscribed.wait()
     hub.wait_ready()
     try:
         program.do("import random_program")
         program.do(f"p = random_program.Program({seed}, {[home.namespace for home in homes]})")
-        for _ in range(steps // REST_AFTER):
-            program.do(f"p.run({REST_AFTER})")
+        for _ in range(operations // OPERATIONS_BETWEEN_CHECKS):
+            program.do(f"p.run({OPERATIONS_BETWEEN_CHECKS})")
             truth = listed_by_ss(homes)
-            places = {inode: entry[:3] for inode, entry in truth.items()}
-            wait_until(lambda places=places: told.places() == places, "the events to say what ss says")
+            expected = {inode: entry[:3] for inode, entry in truth.items()}
+            wait_until(lambda expected=expected: replay.endpoints() == expected, "the events to agree with ss")
             drift = hub.counts.drift.total()
-            mine = [
-                one for one in hub.listeners(subscription) if one.socket.netns in {home.netns for home in homes}
-            ]
-            assert {one.socket.inode: {holder.pid for holder in one.holders} for one in mine} == {
-                inode: pids for inode, (_, _, _, pids) in truth.items()
+            holders = {
+                listener.socket.inode: {holder.pid for holder in listener.holders}
+                for listener in hub.listeners(subscription)
+                if listener.socket.netns in {home.netns for home in homes}
             }
-            if not told.gaps:
-                assert hub.counts.drift.total() == drift, "a check found what no event had told"
-        assert told.untrue == []
-        return hub.counts, told
+            assert holders == {inode: pids for inode, (_, _, _, pids) in truth.items()}
+            if not replay.gaps:
+                assert hub.counts.drift.total() == drift, (
+                    "reconciliation found a change that no event had reported"
+                )
+        assert replay.contradictions == []
+        return hub.counts, replay
     finally:
         hub.stop()
         for actor in (program, *homes):
@@ -123,14 +127,14 @@ on_each_engine = pytest.mark.parametrize(
 
 
 @on_each_engine
-def test_at_rest_the_table_is_what_ss_says(name, loses):
-    counts, told = run(600, engine_of(name, loses), SEED)
-    assert told.events > 200
-    assert bool(counts.lost) == bool(told.gaps) == loses
+def test_at_every_pause_listeners_and_holders_equal_ss(name, loses):
+    counts, replay = run(600, make_engine(name, loses), SEED)
+    assert replay.events > 200
+    assert bool(counts.lost) == bool(replay.gaps) == loses
 
 
 @pytest.mark.long
 @on_each_engine
-def test_over_ten_thousand_operations_the_table_is_what_ss_says(name, loses):
-    counts, told = run(12_000, engine_of(name, loses), SEED + 1)
-    assert bool(counts.lost) == bool(told.gaps) == loses
+def test_over_ten_thousand_operations_listeners_and_holders_equal_ss(name, loses):
+    counts, replay = run(12_000, make_engine(name, loses), SEED + 1)
+    assert bool(counts.lost) == bool(replay.gaps) == loses

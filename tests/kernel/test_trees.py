@@ -1,18 +1,24 @@
-"""Whom it concerns, by process tree: rows T01 to T09 of the contract."""
+"""Which events belong to a watched process tree.
+
+`test_tNN_` names the scenario in the table that scripts/kernels_table.py writes.
+"""
 
 import contextlib
 import os
 import time
 
 import pytest
-from support import Actor, Watch, has_mptcp, wait_until
+from support import Actor, RecordingWatcher, has_mptcp, wait_until
 
 from portwatch import PortWatcher, PortwatchError
 from portwatch.engines.members import MAP_ENTRIES
 
 
-class Told(Watch):
-    """A watcher of trees, one of which is a marker's, by which it is known that all has been told."""
+class TreeWatcher(RecordingWatcher):
+    """A recording watcher of the tree below `root`.
+
+    It also watches the tree of a marker process, whose listeners `settle` waits for.
+    """
 
     def __init__(self, engine, root, **options):
         self.marker = Actor()
@@ -28,7 +34,7 @@ class Told(Watch):
 
     @property
     def recursion_misses(self):
-        """Whether the kernel left programs out, as new ones do where they are slow: it is known, and told."""
+        """True if the kernel skipped runs of our programs, so that a fork or an exit may be unreported."""
         return self.watcher.choice.engine.recursion_misses > 0
 
     def stop(self):
@@ -37,312 +43,318 @@ class Told(Watch):
 
 
 @pytest.fixture
-def told_of(watch):
-    """Makes a watcher of a tree, beside one that hears of everything."""
-    made = []
+def watch_tree(watch):
+    """A function that watches a process tree, while `watch` watches everything."""
+    watchers = []
 
-    def make(root, **options):
-        made.append(Told(watch.engine, root, **options))
-        return made[-1]
+    def start(root, **options):
+        watchers.append(TreeWatcher(watch.engine, root, **options))
+        return watchers[-1]
 
-    yield make
-    for one in made:
-        one.stop()
+    yield start
+    for watcher in watchers:
+        watcher.stop()
 
 
 @pytest.fixture(params=["all", "a tree"])
-def told_but_of(watch, request):
-    """Makes a watcher of all, or of the tree of these tests, but for a subtree."""
-    made = []
+def watch_all_but(watch, request):
+    """A function that watches everything, or the process tree of the tests, except one subtree."""
+    watchers = []
 
-    def make(root):
+    def start(root):
         pid = os.getpid() if request.param == "a tree" else None
-        made.append(watch.another(pid=pid, not_pids=[root.pid]))
-        return made[-1]
+        watchers.append(watch.start_another(pid=pid, not_pids=[root.pid]))
+        return watchers[-1]
 
-    yield make
-    for one in made:
-        one.stop()
+    yield start
+    for watcher in watchers:
+        watcher.stop()
 
 
 @pytest.fixture
 def root(make_actor):
     actor = make_actor()
-    actor.do("made = []")
+    actor.do("socks = []")
     return actor
 
 
-def test_t01_a_root_its_child_and_its_grandchild_are_in(told_of, root):
-    told = told_of(root)
+def test_t01_a_root_its_child_and_its_grandchild_are_in_the_tree(watch_tree, root):
+    tree = watch_tree(root)
     root.do("a = listener(port=8001)")
-    root.do("fork(lambda: made.append(listener(port=8002)))")
-    root.do("fork(lambda: fork(lambda: made.append(listener(port=8003))))")
-    assert sorted(told.ports(root)) == [("open", 8001), ("open", 8002), ("open", 8003)]
+    root.do("fork(lambda: socks.append(listener(port=8002)))")
+    root.do("fork(lambda: fork(lambda: socks.append(listener(port=8003))))")
+    assert sorted(tree.ports(root)) == [("open", 8001), ("open", 8002), ("open", 8003)]
 
 
-def test_t02_a_process_outside_is_out(told_of, root, make_actor):
+def test_t02_a_process_outside_the_tree_is_not_reported(watch_tree, root, make_actor):
     other = make_actor(root.namespace)
-    told = told_of(root)
+    tree = watch_tree(root)
     other.do("s = listener(port=8080)")
     root.do("t = listener(port=8081)")
     other.do("s.close()")
-    assert told.ports(root) == [("open", 8081)]
+    assert tree.ports(root) == [("open", 8081)]
 
 
-def test_t03_a_daemon_that_init_adopted_is_in(told_of, root, watch):
-    told = told_of(root)
-    pid = root.do("daemon(lambda: made.append(listener(port=8080)))")
+def test_t03_a_daemon_adopted_by_init_stays_in_the_tree(watch_tree, root, watch):
+    tree = watch_tree(root)
+    pid = root.do("fork_daemon(lambda: socks.append(listener(port=8080)))")
     assert watch.kinds(root) == ["open"]
     os.kill(pid, 9)
     if watch.info.has_limit("trees"):
-        wait_until(lambda: watch.kinds(root) == ["open", "close"], "its end")
-        assert told.ports(root) == []
+        wait_until(lambda: watch.kinds(root) == ["open", "close"], "the close")
+        assert tree.ports(root) == []
         return
-    wait_until(lambda: told.kinds(root)[-1] == "close", "its end")
-    assert [(event.kind, event.port, event.pid) for event in told.events(root)] == [
+    wait_until(lambda: tree.kinds(root)[-1] == "close", "the close")
+    assert [(event.kind, event.port, event.pid) for event in tree.events(root)] == [
         ("open", 8080, pid),
         ("close", 8080, pid),
     ]
 
 
-def test_t04_descendants_stay_in_when_the_root_has_ended(told_of, make_actor, root, watch):
-    told = told_of(root)
+def test_t04_descendants_stay_in_the_tree_after_the_root_exits(watch_tree, make_actor, root, watch):
+    tree = watch_tree(root)
     root.do("a, b = socket.socketpair()")
     root.do("here = os.getpid()")
     child = root.do(
         "fork_child() or (b.close(), libc.prctl(1, 0), signal.alarm(300), a.recv(1),"
-        " made.append(listener(port=8080)), time.sleep(600))"
+        " socks.append(listener(port=8080)), time.sleep(600))"
     )
     witness = make_actor(f"/proc/{child}/ns/net")
     root.kill()
     wait_until(lambda: watch.kinds(witness) == ["open"], "the child's open")
     os.kill(child, 9)
-    wait_until(lambda: watch.kinds(witness) == ["open", "close"], "its end")
+    wait_until(lambda: watch.kinds(witness) == ["open", "close"], "the close")
     if watch.info.has_limit("trees"):
-        assert told.ports(witness) == []
+        assert tree.ports(witness) == []
         return
-    assert told.ports(witness) == [("open", 8080), ("close", 8080)]
+    assert tree.ports(witness) == [("open", 8080), ("close", 8080)]
 
 
-def test_t05_children_that_were_there_before_are_in(told_of, root):
-    child = root.do("fork(lambda: made.append(listener(port=8080)))")
-    told = told_of(root)
+def test_t05_children_from_before_the_watcher_are_in_the_tree(watch_tree, root):
+    child = root.do("fork(lambda: socks.append(listener(port=8080)))")
+    tree = watch_tree(root)
     root.do(f"kill({child})")
-    assert [(event.kind, event.origin) for event in told.events(root)] == [
+    assert [(event.kind, event.origin) for event in tree.events(root)] == [
         ("open", "snapshot"),
         ("close", "event"),
     ]
 
 
-def test_t06_a_descendant_that_is_gone_at_once_is_in(told_of, root, watch):
-    told = told_of(root)
-    root.do("[flash(lambda: made.append(listener(port=port))) for port in range(8000, 8050)]")
+def test_t06_a_descendant_that_exits_at_once_is_in_the_tree(watch_tree, root, watch):
+    tree = watch_tree(root)
+    root.do("[run_in_child(lambda: socks.append(listener(port=port))) for port in range(8000, 8050)]")
     if watch.info.has_limit("trees"):
-        assert told.kinds(root).count("open") == told.kinds(root).count("close")
+        assert tree.kinds(root).count("open") == tree.kinds(root).count("close")
         return
-    assert told.ports(root) == [(kind, port) for port in range(8000, 8050) for kind in ("open", "close")]
+    assert tree.ports(root) == [(kind, port) for port in range(8000, 8050) for kind in ("open", "close")]
 
 
-def test_t07_a_listener_that_the_root_inherited_is_in(told_of, make_actor):
+def test_t07_an_inherited_listener_is_in_the_tree(watch_tree, make_actor):
     parent = make_actor()
-    parent.do("made = [listener(port=8080)]")
+    parent.do("socks = [listener(port=8080)]")
     child = parent.do("fork(lambda: None)")
     root = Process(child)
-    told = told_of(root)
-    parent.do("made[0].close()")
-    assert told.ports(parent) == [("open", 8080)]
+    tree = watch_tree(root)
+    parent.do("socks[0].close()")
+    assert tree.ports(parent) == [("open", 8080)]
     parent.do(f"kill({child})")
-    assert told.ports(parent) == [("open", 8080), ("close", 8080)]
+    assert tree.ports(parent) == [("open", 8080), ("close", 8080)]
 
 
-def test_t07_a_listener_that_a_member_received_is_in_at_the_next_check(told_of, make_actor, watch):
+def test_t07_a_received_listener_is_in_the_tree_from_the_next_reconciliation_on(watch_tree, make_actor, watch):
     outsider = make_actor()
     outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
     member = outsider.do("fork_child() or receive(b)")
-    told = told_of(Process(member))
+    tree = watch_tree(Process(member))
     outsider.do("s = listener(port=8080)")
     outsider.do("socket.send_fds(a, [b'x'], [s.fileno()])")
     outsider.do("_ = a.recv(1)")
-    if watch.engine != "poll":  # which may find it when it is theirs already
-        assert told.ports(outsider) == []
+    if watch.engine != "poll":  # a poll may see the listener only after its transfer
+        assert tree.ports(outsider) == []
     watch.listeners(outsider)
-    assert told.kinds(outsider) == ["open"]
+    assert tree.kinds(outsider) == ["open"]
     outsider.do("s.close()")
     outsider.do(f"kill({member})")
-    assert told.kinds(outsider) == ["open", "close"]
+    assert tree.kinds(outsider) == ["open", "close"]
 
 
-def test_t08_another_process_of_the_roots_pid_is_out(told_of, root, make_actor, watch):
+def test_t08_a_process_that_reuses_the_pid_of_the_root_is_not_in_the_tree(watch_tree, root, make_actor, watch):
     heir = make_actor(root.namespace)
-    told = told_of(root)
+    tree = watch_tree(root)
     pid = root.pid
     root.kill()
-    heir.do("made = []; there, here = os.pipe()")
-    run = "(made.append(listener(port=8080)), os.write(here, b'x'))"
-    if heir.do(f"as_pid({pid}, lambda: {run})") is None:
-        pytest.skip(f"the kernel did not give pid {pid} a second time: somebody else forks all the time")
+    heir.do("socks = []; there, here = os.pipe()")
+    run = "(socks.append(listener(port=8080)), os.write(here, b'x'))"
+    if heir.do(f"fork_as({pid}, lambda: {run})") is None:
+        pytest.skip(f"the kernel did not assign pid {pid} again: other processes kept forking")
     heir.do("_ = os.read(there, 1)")
     assert [(event.kind, event.pid) for event in watch.events(heir)] == [("open", pid)]
-    assert told.ports(heir) == []
+    assert tree.ports(heir) == []
 
 
 FORKING = """
-def fork_all_the_time():
+def fork_without_end():
     while True:
-        flash(lambda: flash(lambda: (time.sleep(0.001), made.append(listener()))))
-forkers = [fork_child() or fork_all_the_time() for _ in range(2)]
+        run_in_child(lambda: run_in_child(lambda: (time.sleep(0.001), socks.append(listener()))))
+forkers = [fork_child() or fork_without_end() for _ in range(2)]
 """
 
 
-def test_t05_a_tree_that_forks_all_the_time_is_whole_from_the_start(told_of, root, watch):
-    child = root.do("fork(lambda: made.append(listener(port=8080)))")
+def test_t05_the_snapshot_of_a_tree_that_keeps_forking_is_complete(watch_tree, root, watch):
+    child = root.do("fork(lambda: socks.append(listener(port=8080)))")
     root.do(FORKING)
     for _ in range(3):
-        told = told_of(root)
+        tree = watch_tree(root)
         begin = time.time_ns()
-        assert ("open", "snapshot", 8080) in [(one.kind, one.origin, one.port) for one in told.events(root)]
+        assert ("open", "snapshot", 8080) in [
+            (event.kind, event.origin, event.port) for event in tree.events(root)
+        ]
         if not watch.info.has_limit("trees"):
-            wait_until(lambda told=told: len(told._seen) >= 20, "those who listen")
-            heard = opens(told, root, begin)
-            assert heard == opens(watch, root, begin)[: len(heard)] or told.skipped
+            wait_until(lambda tree=tree: len(tree.delivered) >= 20, "twenty events of forked listeners")
+            reported = opens(tree, root, begin)
+            assert reported == opens(watch, root, begin)[: len(reported)] or tree.recursion_misses
     root.do("[kill(pid) for pid in forkers]")
     root.do(f"kill({child})")
 
 
 def opens(watch, root, begin):
-    """The sockets that were opened from some time on, in order."""
-    return [one.inode for one in watch.events(root) if one.kind == "open" and one.time > begin]
+    """Return the inodes of the sockets opened after `begin`, in order."""
+    return [event.inode for event in watch.events(root) if event.kind == "open" and event.time > begin]
 
 
 FORKS = "step=0; while [ $step -lt 5000 ]; do (:); step=$((step + 1)); done"
 
 
-def test_t09_a_tree_that_forks_without_end_is_still_known_and_leaves_nothing_behind(told_of, root, watch):
-    told = told_of(root)
+def test_t09_a_tree_that_forks_5000_times_is_tracked_and_leaves_no_map_entries(watch_tree, root, watch):
+    tree = watch_tree(root)
     root.do(f"p = subprocess.Popen(['sh', '-c', {FORKS!r}])")
-    listen = "flash(lambda: made.append(listener(port=8080)))"
+    listen = "run_in_child(lambda: socks.append(listener(port=8080)))"
     if watch.info.has_limit("trees"):
         root.do(f"p.wait(); {listen}; s = listener(port=8081)")
-        assert told.ports(root)[-1] == ("open", 8081)
+        assert tree.ports(root)[-1] == ("open", 8081)
         return
-    members = told.watcher.choice.engine._membership._entries
+    members = tree.watcher.choice.engine._membership._entries
     sizes = []
     while root.do("p.poll()") is None:
         root.do(listen)
         sizes.append(len(set(members.pids())))
     root.do(listen)
-    assert told.ports(root) == [("open", 8080), ("close", 8080)] * (len(sizes) + 1) or told.skipped
+    assert tree.ports(root) == [("open", 8080), ("close", 8080)] * (len(sizes) + 1) or tree.recursion_misses
     assert max(sizes) < 10
-    if told.skipped:
-        told.watcher.listeners()  # a check, which forgets whose end was not seen
-    assert set(members.pids()) == {root.pid, told.marker.pid}
+    if tree.recursion_misses:
+        tree.watcher.listeners()  # reconciliation removes members whose exit was missed
+    assert set(members.pids()) == {root.pid, tree.marker.pid}
 
 
-def test_a_member_that_there_was_no_room_for_is_found_by_the_next_check(told_of, root, watch):
+def test_a_member_that_did_not_fit_into_the_map_is_found_by_reconciliation(watch_tree, root, watch):
     if watch.info.has_limit("trees"):
-        pytest.skip("nothing is kept of members here")
-    told = told_of(root)
-    kept = told.watcher.choice.engine._membership._entries
-    nobodys = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # above every pid
+        pytest.skip("this engine keeps no map of members")
+    tree = watch_tree(root)
+    members = tree.watcher.choice.engine._membership._entries
+    unused_pids = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # PID_MAX_LIMIT is 1 << 22
     try:
         with contextlib.suppress(PortwatchError):
-            for pid in nobodys:
-                kept.put(pid, 1, 0, is_new=True)
-        child = root.do("fork(lambda: made.append(listener(port=8080)))")
-        told.marker.do("fork(lambda: None)")
-        assert not kept.get(child)
+            for pid in unused_pids:
+                members.put(pid, 1, 0, is_new=True)
+        child = root.do("fork(lambda: socks.append(listener(port=8080)))")
+        tree.marker.do("fork(lambda: None)")
+        assert not members.get(child)
     finally:
-        for pid in nobodys:
-            kept.remove(pid)
-    told.watcher.listeners()
-    assert told.ports(root) == [("open", 8080)]
+        for pid in unused_pids:
+            members.remove(pid)
+    tree.watcher.listeners()
+    assert tree.ports(root) == [("open", 8080)]
     grandchild = root.do("fork(lambda: None)")
-    assert kept.get(grandchild)
+    assert members.get(grandchild)
     os.kill(child, 9)
-    wait_until(lambda: told.kinds(root)[-1] == "close", "its end")
-    wait_until(lambda: not kept.get(child), "its end")
+    wait_until(lambda: tree.kinds(root)[-1] == "close", "the close")
+    wait_until(lambda: not members.get(child), "the child to leave the map")
 
 
-def test_trees_come_and_go_while_it_runs(told_of, root, make_actor):
+def test_trees_can_be_added_and_removed_while_the_watcher_runs(watch_tree, root, make_actor):
     other = make_actor()
     other.do("s = listener(port=8080)")
-    told = told_of(root)
-    assert told.ports(root, other) == []
-    told.watcher.add_pid(other.pid)
-    assert [(event.kind, event.origin) for event in told.events(other)] == [("open", "snapshot")]
-    told.watcher.remove_pid(other.pid)
+    tree = watch_tree(root)
+    assert tree.ports(root, other) == []
+    tree.watcher.add_pid(other.pid)
+    assert [(event.kind, event.origin) for event in tree.events(other)] == [("open", "snapshot")]
+    tree.watcher.remove_pid(other.pid)
     other.do("t = listener(port=8081)")
     root.do("t = listener(port=8082)")
-    assert told.ports(root, other) == [("open", 8080), ("open", 8082)]
-    assert [one.socket.port for one in told.watcher.listeners() if one.socket.netns == root.netns] == [8082]
+    assert tree.ports(root, other) == [("open", 8080), ("open", 8082)]
+    assert [listener.socket.port for listener in tree.listeners(root)] == [8082]
 
 
-def test_who_is_in_the_way_of_a_tree_is_named_from_outside_of_it(told_of, root, make_actor, watch):
+def test_a_failed_bind_in_a_tree_names_a_holder_outside_of_it(watch_tree, root, make_actor, watch):
     other = make_actor(root.namespace)
     other.do("s = listener(port=8080)")
-    told = told_of(root)
+    tree = watch_tree(root)
     assert "error" in root.attempt("listener(port=8080)")
     if watch.info.has_limit("failures"):
-        assert told.events(root) == []
+        assert tree.events(root) == []
         return
-    (event,) = told.events(root)
+    (event,) = tree.events(root)
     assert (event.kind, event.held_by[0].pid) == ("bind_failed", other.pid)
 
 
-def test_a_tree_that_is_left_out_is_out_and_the_rest_is_in(told_but_of, root, make_actor, watch):
+def test_an_excluded_tree_is_not_reported_and_everything_else_is(watch_all_but, root, make_actor, watch):
     other = make_actor(root.namespace)
     root.do("before = listener(port=8000)")
-    told = told_but_of(root)
+    rest = watch_all_but(root)
     other.do("s = listener(port=8080)")
     root.do("a = listener(port=8001)")
-    child = root.do("fork(lambda: made.append(listener(port=8002)))")
+    child = root.do("fork(lambda: socks.append(listener(port=8002)))")
     assert "error" in root.attempt("listener(port=8080)")
-    assert told.ports(root) == [("open", 8080)]
-    assert [one.socket.port for one in told.listeners(root)] == [8080]
+    assert rest.ports(root) == [("open", 8080)]
+    assert [listener.socket.port for listener in rest.listeners(root)] == [8080]
     if not watch.info.has_limit("trees"):
-        root.do("flash(lambda: made.append(listener(port=8003)))")
-        daemon = root.do("daemon(lambda: made.append(listener(port=8004)))")
-        assert told.ports(root) == [("open", 8080)]
+        root.do("run_in_child(lambda: socks.append(listener(port=8003)))")
+        daemon = root.do("fork_daemon(lambda: socks.append(listener(port=8004)))")
+        assert rest.ports(root) == [("open", 8080)]
         os.kill(daemon, 9)
-        wait_until(lambda: ("close", 8004) in watch.ports(root), "its end")
+        wait_until(lambda: ("close", 8004) in watch.ports(root), "the close of the daemon's port")
     root.do(f"kill({child}); before.close()")
     other.do("s.close()")
     root.kill()
-    assert told.ports(other) == [("open", 8080), ("close", 8080)]
+    assert rest.ports(other) == [("open", 8080), ("close", 8080)]
 
 
-def test_what_was_told_before_a_tree_that_is_left_out_received_it_is_told_to_its_close(told_but_of, make_actor):
+def test_a_reported_listener_that_an_excluded_tree_receives_is_reported_until_its_close(
+    watch_all_but, make_actor
+):
     outsider = make_actor()
     outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
     member = outsider.do("fork_child() or receive(b)")
-    told = told_but_of(Process(member))
+    rest = watch_all_but(Process(member))
     outsider.do("s = listener(port=8080)")
-    assert told.ports(outsider) == [("open", 8080)]
+    assert rest.ports(outsider) == [("open", 8080)]
     outsider.do("socket.send_fds(a, [b'x'], [s.fileno()])")
     outsider.do("_ = a.recv(1); s.close()")
-    (shown,) = told.listeners(outsider)
-    assert [one.pid for one in shown.holders] == [member]
-    assert told.ports(outsider) == [("open", 8080)]
+    (listener,) = rest.listeners(outsider)
+    assert [holder.pid for holder in listener.holders] == [member]
+    assert rest.ports(outsider) == [("open", 8080)]
     outsider.do(f"kill({member})")
-    assert told.ports(outsider) == [("open", 8080), ("close", 8080)]
+    assert rest.ports(outsider) == [("open", 8080), ("close", 8080)]
 
 
-def test_what_a_tree_that_is_left_out_opened_is_out_whoever_closes_it(told_but_of, make_actor):
+def test_a_listener_opened_by_an_excluded_tree_is_not_reported_even_if_another_process_closes_it(
+    watch_all_but, make_actor
+):
     outsider = make_actor()
     outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
     open_and_send = "s = listener(port=8080); socket.send_fds(b, [b'x'], [s.fileno()]); time.sleep(600)"
     member = outsider.do(f"fork_child() or (b.recv(1), exec({open_and_send!r}))")
-    told = told_but_of(Process(member))
+    rest = watch_all_but(Process(member))
     outsider.do("a.send(b'x'); _, (fd,), _, _ = socket.recv_fds(a, 1, 1)")
-    assert told.ports(outsider) == []
+    assert rest.ports(outsider) == []
     outsider.do(f"kill({member})")
-    assert told.listeners(outsider) == []
+    assert rest.listeners(outsider) == []
     outsider.do("os.close(fd)")
-    assert told.ports(outsider) == []
+    assert rest.ports(outsider) == []
 
 
 @pytest.mark.parametrize("named", ["pid", "not_pids"])
-def test_a_root_that_ends_before_the_start_is_said(watch, make_actor, named):
+def test_a_root_that_exits_before_the_watcher_starts_is_an_error(watch, make_actor, named):
     actor = make_actor()
     name, _, hooks = watch.engine.partition("-")
     roots = {"pid": actor.pid} if named == "pid" else {"not_pids": [actor.pid]}
@@ -356,23 +368,22 @@ STORM = "[listener(port=port, proto={}).close() for _ in range(20) for port in r
 
 
 @pytest.mark.parametrize("proto", [0, 262], ids=["tcp", "mptcp"])
-def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, watch, proto):
+def test_activity_outside_a_tree_does_not_wake_the_reader(root, make_actor, watch, proto):
     if proto and not has_mptcp():
         pytest.skip("this kernel has no MPTCP")
     if watch.info.has_limit("outside"):
-        pytest.skip("limited here: what happens outside of trees wakes the reader")
+        pytest.skip("limited here: activity outside the tree wakes the reader")
     other = make_actor()
-    told = Told(
-        watch.engine, root, reconcile_interval=3600.0
-    )  # an engine of its own, where nobody hears of more
+    # The interval gives it an engine of its own, which no watcher with a wider scope shares.
+    tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
-        engine = told.watcher.choice.engine
-        told.settle()
+        engine = tree.watcher.choice.engine
+        tree.settle()
         reads = count_calls(engine, "read")
         other.do(STORM.format(proto))
         assert reads() == 0
         root.do("s = listener(port=8080)")
-        assert told.ports(root, other) == [("open", 8080)]
+        assert tree.ports(root, other) == [("open", 8080)]
         with PortWatcher(
             engine=watch.engine.partition("-")[0],
             hooks=watch.engine.partition("-")[2] or "auto",
@@ -382,78 +393,80 @@ def test_a_storm_elsewhere_wakes_nobody_who_hears_of_a_tree(root, make_actor, wa
         ):
             before = reads()
             other.do(STORM.format(proto))
-            wait_until(lambda: reads() > before, "somebody who hears of it")
+            wait_until(lambda: reads() > before, "a read for the watcher of everything")
         other.do("kept = listener(port=8081)")
         other.do("kept.close()")
-        assert told.ports(root, other) == [("open", 8080)]
+        assert tree.ports(root, other) == [("open", 8080)]
     finally:
-        told.stop()
+        tree.stop()
 
 
-def test_what_a_tree_opened_is_closed_for_it_when_all_of_it_is_gone(root, watch):
-    told = Told(watch.engine, root, reconcile_interval=3600.0)
+def test_listeners_opened_in_a_tree_are_closed_when_its_last_process_exits(root, watch):
+    tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
         proto = 262 if has_mptcp() else 0
-        root.do(f"made = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
-        assert told.kinds(root) == ["open"] * 3
+        root.do(f"socks = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
+        assert tree.kinds(root) == ["open"] * 3
         root.kill()
-        assert told.kinds(root) == ["open"] * 3 + ["close"] * 3
+        assert tree.kinds(root) == ["open"] * 3 + ["close"] * 3
     finally:
-        told.stop()
+        tree.stop()
 
 
-def test_what_a_tree_held_before_is_closed_for_it_when_all_of_it_is_gone(make_actor, watch):
+def test_listeners_held_before_the_watcher_are_closed_when_the_last_process_of_the_tree_exits(
+    make_actor, watch
+):
     parent = make_actor()
     proto = 262 if has_mptcp() else 0
-    parent.do(f"made = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
+    parent.do(f"socks = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
     child = parent.do("fork(lambda: None)")
-    told = Told(watch.engine, Process(child), reconcile_interval=3600.0)
+    tree = TreeWatcher(watch.engine, Process(child), reconcile_interval=3600.0)
     try:
-        assert told.kinds(parent) == ["open"] * 3
-        parent.do("[one.close() for one in made]")
+        assert tree.kinds(parent) == ["open"] * 3
+        parent.do("[s.close() for s in socks]")
         os.kill(child, 9)
-        wait_until(lambda: told.kinds(parent) == ["open"] * 3 + ["close"] * 3, "the closes")
+        wait_until(lambda: tree.kinds(parent) == ["open"] * 3 + ["close"] * 3, "the closes")
     finally:
-        told.stop()
+        tree.stop()
 
 
-def test_a_tree_marks_no_socket_but_those_whose_close_is_told_of(root, watch):
+def test_only_listeners_of_a_tree_are_marked_and_marks_go_at_the_close(root, watch):
     if watch.engine != "bcc":
-        pytest.skip("core's marks end with their sockets")
-    told = Told(watch.engine, root, reconcile_interval=3600.0)
+        pytest.skip("only bcc keeps marks in a hash map; core keeps them in sk_storage")
+    tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
-        marks = told.watcher.choice.engine._bpf[b"of_tree"]
-        told.settle()
+        marks = tree.watcher.choice.engine._bpf[b"of_tree"]
+        tree.settle()
         before = len(marks)
         root.do("a = listener(port=8080); b = socket.create_connection(('127.0.0.1', 8080)); c = bound(port=0)")
         if has_mptcp():
-            root.do("made = [listener(port=8081, proto=262)]")
-        assert "error" in root.attempt("bound(port=8080, kind=TCP)")  # asks who uses that port
-        told.watcher.listeners()
+            root.do("socks = [listener(port=8081, proto=262)]")
+        assert "error" in root.attempt("bound(port=8080, kind=TCP)")  # looks up who uses the port
+        tree.watcher.listeners()
         assert len(marks) == before + 1 + has_mptcp()
-        root.do("[one.close() for one in (a, b, c, *made)]")
-        told.settle()
+        root.do("[s.close() for s in (a, b, c, *socks)]")
+        tree.settle()
         assert len(marks) == before
     finally:
-        told.stop()
+        tree.stop()
 
 
-def count_calls(thing, name):
-    """Counts the calls of a method from now on."""
+def count_calls(instance, name):
+    """Count the calls of a method from now on; return a function that returns the count."""
     calls = []
-    method = getattr(thing, name)
+    method = getattr(instance, name)
 
     def counted(*arguments):
         result = method(*arguments)
         calls.append(result)
         return result
 
-    setattr(thing, name, counted)
+    setattr(instance, name, counted)
     return lambda: len(calls)
 
 
 class Process:
-    """A child of an actor's, as a root."""
+    """A child of an actor, as the root of a tree."""
 
     def __init__(self, pid):
         self.pid = pid

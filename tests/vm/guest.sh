@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs within the virtual machine: the scenario tests against its kernel.
-# usage: guest.sh RESULT.xml; pytest's status is left beside it, in RESULT.status
+# Runs the tests that depend on the kernel, inside a virtual machine that scripts/vm.py booted.
+# usage: guest.sh RESULT.xml; writes pytest's exit status to RESULT.status
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -14,13 +14,13 @@ ip link set lo up
 
 uname -rv
 export PYTHONDONTWRITEBYTECODE=1
-# The tree of the sources is read-only in here, and hypothesis warns of a database that it cannot write.
+# The source tree is read-only here, and hypothesis warns about a database that it cannot write.
 export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
-# What depends on the kernel. What the commands make of it is tested where starting one takes no seconds.
+# Tests of the command line are left out: starting a command takes seconds in an emulated machine.
 status=0
 .venv/bin/pytest --verbose --color=no -m "not long" -p no:cacheprovider --durations=5 --junitxml="$1" \
 	tests/kernel/test_bcc.py tests/kernel/test_random.py tests/kernel/test_scenarios.py tests/kernel/test_trees.py \
-	tests/kernel/test_kernel_filter.py \
+	tests/kernel/test_kernel_filter.py tests/kernel/test_core.py tests/kernel/test_netns.py \
 	tests/engines/test_failures.py::test_a_memlock_limit_of_nothing_is_no_obstacle \
 	tests/engines/test_failures.py::test_a_memlock_limit_that_cannot_be_raised_is_said_where_the_kernel_heeds_it || status=$?
 echo "$status" >"${1%.xml}.status"

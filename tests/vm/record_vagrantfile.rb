@@ -1,4 +1,4 @@
-# Prints as JSON what a Vagrantfile asks for, as [name, arguments, options] a line.
+# Evaluates a Vagrantfile and prints each configuration call as a line of JSON: [name, arguments, options].
 require "json"
 
 class Recorder < BasicObject
@@ -17,7 +17,7 @@ end
 
 module Vagrant
   def self.configure(version)
-    raise "this stands in for version 2" unless version == "2"
+    raise "only version 2 of the configuration is supported" unless version == "2"
     yield Recorder.new(nil)
   end
 end

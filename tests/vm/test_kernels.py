@@ -1,4 +1,4 @@
-"""Results become README's table, and the kernels that it names are those that can be run."""
+"""The table of kernels is made from test results, and the kernels that the documents name can be run."""
 
 import importlib
 import re
@@ -11,31 +11,32 @@ RESULT = """<testsuites><testsuite>
 <property name="kernel" value="6.1.0-56-amd64"/>
 <property name="limited on core-stable" value="S16 S17"/>
 </properties>
-<testcase name="test_s01_tcp_v4[core-stable]"/>
-<testcase name="test_s02_tcp_v6[core-stable-False]"/>
-<testcase name="test_s02_tcp_v6[core-stable-True]"><failure/></testcase>
+<testcase name="test_s01_tcp_over_ipv4[core-stable]"/>
+<testcase name="test_s02_tcp_over_ipv6[core-stable-False]"/>
+<testcase name="test_s02_tcp_over_ipv6[core-stable-True]"><failure/></testcase>
 <testcase name="test_s17_udp[core-stable]"/>
 <testcase name="test_s19_a_container[core-stable]"><skipped message="no cgroup v2 is mounted"/></testcase>
 <testcase name="test_s28_io_uring[core-stable]"><skipped message="this kernel has no such"/></testcase>
-<testcase name="test_s01_tcp_v4[core-fentry]"/>
-<testcase name="test_at_rest_the_table_is_what_ss_says[core-fentry-False]"/>
+<testcase name="test_s01_tcp_over_ipv4[core-fentry]"/>
+<testcase name="test_at_every_pause_listeners_and_holders_equal_ss[core-fentry-False]"/>
 </testsuite></testsuites>"""
 WITHOUT_FENTRY = """<testsuites><testsuite>
 <properties><property name="kernel" value="5.10.0-40-amd64"/></properties>
-<testcase name="test_s01_tcp_v4[bcc]"/>
+<testcase name="test_s01_tcp_over_ipv4[bcc]"/>
 </testsuite></testsuites>"""
 
 
 @pytest.fixture
-def script(monkeypatch):
+def import_script(monkeypatch):
+    """A function that imports a module from scripts/."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     return importlib.import_module
 
 
-def test_results_become_a_table_that_hides_nothing(script, tmp_path):
+def test_the_table_shows_failures_limits_and_skipped_rows(import_script, tmp_path):
     (tmp_path / "5.10.xml").write_text(WITHOUT_FENTRY)
     (tmp_path / "6.1.xml").write_text(RESULT)
-    table = script("kernels_table").table([tmp_path / "5.10.xml", tmp_path / "6.1.xml"])
+    table = import_script("kernels_table").table([tmp_path / "5.10.xml", tmp_path / "6.1.xml"])
     assert table.splitlines()[2:] == [
         "| 5.10.0-40-amd64 | 1 rows | not run | needs 5.12 |",
         "| 6.1.0-56-amd64 | not run |"
@@ -43,22 +44,23 @@ def test_results_become_a_table_that_hides_nothing(script, tmp_path):
     ]
 
 
-def test_of_an_engine_whose_hooks_were_not_named_a_parameter_is_no_part(script, tmp_path):
+def test_an_engine_without_a_hook_set_is_a_column_without_test_parameters(import_script, tmp_path):
     (tmp_path / "6.1.xml").write_text(RESULT.replace("core-stable", "core").replace("core-fentry", "core"))
-    assert "| kernel | `core` |" in script("kernels_table").table([tmp_path / "6.1.xml"])
+    assert "| kernel | `core` |" in import_script("kernels_table").table([tmp_path / "6.1.xml"])
 
 
-def test_the_kernels_that_readme_names_can_be_run(script):
-    kernels, readme = script("kernels"), (ROOT / "README.md").read_text()
-    for name in re.findall(r"\bKERNEL=([\w.]+)", readme):
+def test_the_kernels_that_the_documents_name_can_be_run(import_script):
+    kernels, kernels_table = import_script("kernels"), import_script("kernels_table")
+    for name in re.findall(r"\bKERNEL=([\w.]+)", (ROOT / "CONTRIBUTING.md").read_text()):
         kernels.named(name)
-    table = readme.partition(script("kernels_table").BEGIN)[2].partition(script("kernels_table").END)[0]
+    document = kernels_table.DOCUMENT.read_text()
+    table = document.partition(kernels_table.BEGIN)[2].partition(kernels_table.END)[0]
     tested = set(re.findall(r"^\| (\d+\.\d+)", table, re.MULTILINE))
     assert len(tested - {kernel.name for kernel in kernels.KERNELS}) <= 1, (
         "more than the newest is none of ours"
     )
 
 
-def test_an_unknown_kernel_is_answered_with_the_known_ones(script):
+def test_an_unknown_kernel_is_an_error_that_lists_the_known_ones(import_script):
     with pytest.raises(SystemExit, match=r"KERNEL is one of 5\.10, 6\.1, 6\.12, newest"):
-        script("kernels").named("2.4")
+        import_script("kernels").named("2.4")
