@@ -1,4 +1,4 @@
-"""Filter by cgroup and by container."""
+"""Filters by cgroup and by container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from portwatch.filters.filter import Filter
 
 
 class HasCgroup(Protocol):
-    """A process, or a cgroup by itself. None means unknown or none."""
+    """A process or a cgroup. None means unknown or none."""
 
     @property
     def cgroup(self) -> str | None:
@@ -33,20 +33,25 @@ def is_in_container(container: str | None, prefix: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CgroupFilter:
-    """The cgroups and the containers of a scope."""
+    """The cgroup and container filters of a scope."""
 
     cgroup: Filter[str] = Filter()
     container: Filter[str] = Filter()
 
     def may_pass(self, members: Collection[HasCgroup]) -> bool:
-        """Return True if a socket that concerns these processes may pass; for one process, whether it does."""
-        return _may_pass(self.cgroup, [one.cgroup for one in members], is_in_cgroup) and _may_pass(
-            self.container, [one.container for one in members], is_in_container
+        """Return True if a socket of these processes may pass. For a single process the answer is exact."""
+        return _may_pass(self.cgroup, [member.cgroup for member in members], is_in_cgroup) and _may_pass(
+            self.container, [member.container for member in members], is_in_container
         )
 
 
-def _may_pass(only: Filter[str], values: list[str | None], matches: Callable[[str | None, str], bool]) -> bool:
-    if only.include and not any(matches(value, one) for value in values for one in only.include):
+def _may_pass(
+    condition: Filter[str], values: list[str | None], matches: Callable[[str | None, str], bool]
+) -> bool:
+    def matches_any(patterns: tuple[str, ...], value: str | None) -> bool:
+        return any(matches(value, pattern) for pattern in patterns)
+
+    if condition.include and not any(matches_any(condition.include, value) for value in values):
         return False
-    # Excluded only if every process is: one that is not may hold the socket without the others.
-    return not values or not all(any(matches(value, one) for one in only.exclude) for value in values)
+    # Excluded only if all processes are: one that is not may keep the socket after the others close it.
+    return not values or not all(matches_any(condition.exclude, value) for value in values)

@@ -29,19 +29,19 @@ class KernelFilter:
     excluded_namespaces: frozenset[int] = frozenset()
     """Used only while `namespaces` is None."""
     cgroups: frozenset[CgroupFilter] | None = None
-    """A record passes if it may pass one of these."""
+    """A record passes if at least one of these lets it pass."""
 
     def __or__(self, other: KernelFilter) -> KernelFilter:
-        """Return a filter that passes what either passes. It may pass more, as each field is united alone."""
+        """Return a filter that passes what either passes. Fields are united one by one, so it may pass more."""
         return KernelFilter(
             self.watched_trees_only and other.watched_trees_only,
             _union(self.ports, other.ports),
             _union(self.protos, other.protos),
             _union(self.namespaces, other.namespaces),
             frozenset(
-                one
-                for one in self.excluded_namespaces | other.excluded_namespaces
-                if not (self._passes_namespace(one) or other._passes_namespace(one))
+                inode
+                for inode in self.excluded_namespaces | other.excluded_namespaces
+                if not (self._passes_namespace(inode) or other._passes_namespace(inode))
             ),
             _union(self.cgroups, other.cgroups),
         )
@@ -70,12 +70,12 @@ UNRESTRICTED = KernelFilter()
 
 
 def port_bits(ranges: Iterable[tuple[int, int]]) -> int:
-    """Return ranges of ports as `KernelFilter.ports` has them."""
-    found = 0
+    """Return ranges of ports in the form of `KernelFilter.ports`."""
+    bits = 0
     for first, last in ranges:
         below = (1 << max(first, 0)) - 1
-        found |= (1 << max(last + 1, 0)) - 1 & ~below
-    return found & ALL_PORTS
+        bits |= (1 << max(last + 1, 0)) - 1 & ~below
+    return bits & ALL_PORTS
 
 
 def _union(one: Unitable | None, other: Unitable | None) -> Unitable | None:

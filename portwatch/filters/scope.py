@@ -20,7 +20,7 @@ _PROCESS_FIELDS = ("process", "cgroup", "container")
 
 
 class _Facts(NamedTuple):
-    """What a scope's fields are compared with: a socket, and the processes that opened or hold it."""
+    """What a scope is compared with: the values of a socket and of the processes that opened or hold it."""
 
     port: int | None
     proto: str | None
@@ -35,7 +35,7 @@ class _Facts(NamedTuple):
 class Scope:
     """A filter for each field. All fields must match; one value of a field is enough.
 
-    A close passes if its open did: it is judged by the process that opened the port. A value that is unknown
+    An event is judged by the process that opened the port, so a close passes if its open did. An unknown value
     matches neither `include` nor `exclude`.
     """
 
@@ -47,11 +47,11 @@ class Scope:
     cgroup: Filter[str] = Filter()
     """Paths from the root, such as `/system.slice`: that cgroup and all below it."""
     container: Filter[str] = Filter()
-    """Ids, or the beginnings of ids."""
+    """Ids, or prefixes of ids."""
     netns: Filter[int] = Filter()
-    """Inodes, as of `/proc/PID/ns/net`."""
+    """Inodes of `/proc/PID/ns/net`."""
     _restricted: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    """The fields that are not empty: every event is compared with these, and often there are none."""
+    """Names of the fields that are not empty. Computed once, as every event is compared with them."""
 
     def __post_init__(self) -> None:
         restricted = tuple(name for name in _MATCHES if getattr(self, name) != Filter())
@@ -73,7 +73,7 @@ class Scope:
         )
 
     def admits(self, event: Event) -> bool:
-        """Return True if the event passes. A gap always does."""
+        """Return True if the event passes. A gap always passes."""
         if not self._restricted or event.kind == "gap":
             return True
         name, cgroup, container = _opener(event)
@@ -86,8 +86,8 @@ class Scope:
             return True
         socket = listener.socket
         processes: Iterable[Process] = filter(None, (listener.opener, *listener.holders))
-        known = [(one.process, one.cgroup, one.container) for one in processes]
-        names, cgroups, containers = map(set, zip(*known, strict=True)) if known else (set(), set(), set())
+        rows = [(process.process, process.cgroup, process.container) for process in processes]
+        names, cgroups, containers = map(set, zip(*rows, strict=True)) if rows else (set(), set(), set())
         facts = _Facts(socket.port, socket.proto, socket.exposure, socket.netns, names, cgroups, containers)
         return self._admits(facts, self._restricted)
 
@@ -98,10 +98,10 @@ class Scope:
 
     def _admits(self, facts: _Facts, restricted: Iterable[str]) -> bool:
         for name in restricted:
-            matches, only = _MATCHES[name], getattr(self, name)
-            if only.include and not any(matches(one, facts) for one in only.include):
+            matches, condition = _MATCHES[name], getattr(self, name)
+            if condition.include and not any(matches(value, facts) for value in condition.include):
                 return False
-            if any(matches(one, facts) for one in only.exclude):
+            if any(matches(value, facts) for value in condition.exclude):
                 return False
         return True
 
@@ -113,7 +113,7 @@ def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
         return (None, None, None) if event.kind == "close" else (event.process, event.cgroup, event.container)
     if opener.cgroup or opener.container:
         return opener.process, opener.cgroup, opener.container
-    # An event read from JSON has no cgroup for its opener. That of the acting process is most often the same.
+    # The JSON form of an event has no cgroup for the opener. That of the acting process is usually the same.
     return opener.process, event.cgroup, event.container
 
 
@@ -124,6 +124,6 @@ _MATCHES: dict[str, Callable[[Any, _Facts], bool]] = {
     "netns": lambda netns, facts: facts.netns == netns,
     "process": lambda pattern, facts: any(name and fnmatchcase(name, pattern) for name in facts.names),
     "cgroup": lambda ancestor, facts: any(is_in_cgroup(path, ancestor) for path in facts.cgroups),
-    "container": lambda prefix, facts: any(is_in_container(one, prefix) for one in facts.containers),
+    "container": lambda prefix, facts: any(is_in_container(id_, prefix) for id_ in facts.containers),
 }
-"""For each field: does this value match?"""
+"""For each field, a function that returns True if one value of its filter matches."""
