@@ -1,9 +1,14 @@
-"""Prints the README's table of what each engine does not see, from what the engines say of themselves."""
+"""Write the table of what each engine does not see into docs/engines.md, from the engines' own limits."""
+
+from pathlib import Path
 
 from portwatch.engines.bcc.hooks import KPROBES_LIMITS, STABLE_LIMITS
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.engines.limits import OUTSIDE, Limit
 from portwatch.engines.poll import LIMITS
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "engines.md"
+BEGIN, END = "<!-- engines: scripts/engines_table.py writes this table -->\n", "<!-- /engines -->\n"
 
 ENGINES: dict[str, tuple[Limit, ...]] = {
     **{f"core {hooks.name}": hooks.limits for hooks in HOOK_SETS.values()},
@@ -19,7 +24,7 @@ BEFORE_5_12: dict[str, tuple[Limit, ...]] = {
 
 
 def table() -> str:
-    """The table, as Markdown."""
+    """Return the table as Markdown."""
     of_all = (*ENGINES.values(), *BEFORE_5_12.values())
     limits = list(dict.fromkeys(limit for own in of_all for limit in own))
     lines = [
@@ -29,7 +34,7 @@ def table() -> str:
     for limit in limits:
         marks = " | ".join(_mark(limit, engine) for engine in ENGINES)
         lines.append(f"| {limit.text} | {marks} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def _mark(limit: Limit, engine: str) -> str:
@@ -38,5 +43,11 @@ def _mark(limit: Limit, engine: str) -> str:
     return "not before 5.12" if limit in BEFORE_5_12.get(engine, ()) else "seen"
 
 
+def main() -> None:
+    """Replace what stands between the marks."""
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
+
+
 if __name__ == "__main__":
-    print(table())
+    main()

@@ -1,4 +1,4 @@
-"""Writes README's table of what each engine sees on each kernel, from the results of `make test-vm-all`."""
+"""Write the table of what passed on each kernel into docs/engines.md, from the results of `make test-vm-all`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from kernels import KERNELS, Kernel, named
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "engines.md"
 RESULTS = ROOT / "build" / "vm"
 BEGIN, END = "<!-- kernels: scripts/kernels_table.py writes this table -->\n", "<!-- /kernels -->\n"
 _ROW = re.compile(r"test_([st]\d\d)\w*\[(core-fentry|core-stable|core|bcc|poll)\b")
@@ -21,19 +21,19 @@ _NEEDS = {"core-fentry": "needs 5.12"}
 
 @dataclass(slots=True)
 class Outcome:
-    """The rows of the contract, by what became of their tests on one engine."""
+    """The scenarios, by the outcome of their tests on one engine."""
 
     seen: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
-    """What the kernel itself has not."""
+    """Scenarios that this kernel does not support."""
     not_run: set[str] = field(default_factory=set)
-    """What was skipped for another reason."""
+    """Scenarios that were skipped for another reason."""
     limited: set[str] = field(default_factory=set)
-    """What the engine says that it cannot see as it happens."""
+    """Scenarios that the engine declares as limits: they pass without being seen at the moment they happen."""
 
     def __str__(self) -> str:
-        """A cell."""
+        """Return the cell of the table."""
         seen = self.seen - self.failed - self.absent - self.not_run - self.limited
         parts = [f"{len(seen)} rows"]
         for what, rows in (
@@ -48,9 +48,9 @@ class Outcome:
 
 
 def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
-    """The kernel's release, and an outcome for each engine."""
+    """Return the kernel's release, and an outcome for each engine."""
     root = ElementTree.parse(result).getroot()  # noqa: S314  # our own pytest wrote it
-    said = {one.get("name", ""): one.get("value", "") for one in root.iter("property")}
+    properties = {one.get("name", ""): one.get("value", "") for one in root.iter("property")}
     found: dict[str, Outcome] = defaultdict(Outcome)
     for case in root.iter("testcase"):
         match = _ROW.match(case.get("name", ""))
@@ -65,12 +65,12 @@ def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
         else:
             outcome.seen.add(row)
     for engine, outcome in found.items():
-        outcome.limited = set(said.get(f"limited on {engine}", "").split()) & outcome.seen
-    return said["kernel"], dict(found)
+        outcome.limited = set(properties.get(f"limited on {engine}", "").split()) & outcome.seen
+    return properties["kernel"], dict(found)
 
 
 def table(results: list[Path]) -> str:
-    """The table, as Markdown."""
+    """Return the table as Markdown."""
     kernels = [(named(result.stem), *outcomes(result)) for result in results]
     engines = list(dict.fromkeys(engine for _, _, found in kernels for engine in found))
     lines = [
@@ -84,17 +84,17 @@ def table(results: list[Path]) -> str:
 
 
 def _why_not(engine: str, kernel: Kernel) -> str:
-    """A cell of an engine without results."""
+    """Return the cell of an engine without results."""
     return _NEEDS[engine] if engine in _NEEDS and engine not in kernel.engines else "not run"
 
 
 def main() -> None:
-    """Replaces what stands between the marks."""
+    """Replace what stands between the marks."""
     results = [path for kernel in KERNELS if (path := RESULTS / f"{kernel.name}.xml").exists()]
     if not results:
         sys.exit("there are no results yet: make test-vm-all")
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    DOCUMENT.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
 
 
 if __name__ == "__main__":
