@@ -1,4 +1,4 @@
-"""What tests of several rooms stand on."""
+"""What all tests need: the tools that they call, and a fake engine."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import portwatch.engines
 from portwatch.snapshot import proc_net
 
 TOOLS = {"ip": "iproute2", "ss": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
-"""What the tests against the kernel call, and the packages of Debian and Ubuntu that have it."""
+"""Tools that the tests against the kernel call, and their packages on Debian and Ubuntu."""
 
 
 def pytest_configure():
@@ -23,8 +23,8 @@ def pytest_configure():
 
 @pytest.fixture
 def engine(monkeypatch):
-    """An engine that does what the test says, under the name "fake"."""
-    made = FakeEngine()
-    monkeypatch.setattr(proc_net, "read_all", list)  # no kernel, so no list of it
-    monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: made)
-    return made
+    """A fake engine, registered under the name "fake"."""
+    fake = FakeEngine()
+    monkeypatch.setattr(proc_net, "read_all", list)  # the kernel's own list would not match the fake engine's
+    monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: fake)
+    return fake

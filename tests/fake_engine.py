@@ -1,4 +1,4 @@
-"""The one engine without a kernel, for what stands above engines."""
+"""An engine without a kernel, for tests of the code above engines."""
 
 import contextlib
 import queue
@@ -15,6 +15,10 @@ def socket(number=1, port=8080, **fields):
     return Socket(number, 1000 + number, 1, "tcp", "ipv4", "127.0.0.1", port, **fields)
 
 
+def open_socket(number=1, port=8080, holders=(PROCESS,)):
+    return OpenSocket(socket(number, port), tuple(holders))
+
+
 def opening(number=1, port=8080, time=1, actor=PROCESS):
     return Record("open", time, socket(number, port), actor)
 
@@ -24,80 +28,88 @@ def closing(number=1, port=8080, time=2, actor=PROCESS):
 
 
 class FakeEngine:
-    """Tells what a test pushes, and finds open what a test put into `held`."""
+    """Returns the records that a test pushes. Its snapshots have what the test put into `open_sockets`."""
 
     name = "fake"
     info = EngineInfo("fake", "none")
 
-    def __init__(self, held=()):
-        self.held = list(held)
-        self.during_snapshot = []
-        self.blind = None
+    def __init__(self):
+        self.open_sockets = []
+        self.records_after_snapshot = []
+        """Records that the next `read_up_to_now` returns last, as if they happened during a snapshot."""
+        self.snapshot_error = None
         self.lost = 0
         self.recursion_misses = 0
         self.watched = {}
-        self.users = UNKNOWN_HOLDER
-        self.questions = 0
+        """The pid of each watched tree's root, by bit."""
+        self.holders = UNKNOWN_HOLDER
+        """What `port_users` returns, or an exception that it raises."""
+        self.port_user_lookups = 0
         self.kernel_filter = UNRESTRICTED
         self.attached = 0
         self.detached = 0
         self._failure = None
-        self._records = queue.SimpleQueue()
+        self._batches = queue.SimpleQueue()
+
+    def push(self, *records):
+        self._batches.put(list(records))
+
+    def fail(self, error):
+        """Make the next read and all later ones raise `error`."""
+        self._batches.put(error)
+
+    def lose(self, count):
+        self.lost += count
+        self._batches.put([])
+
+    def skip_program(self):
+        self.recursion_misses += 1
+        self._batches.put([])
+
+    @property
+    def is_drained(self):
+        return self._batches.empty()
 
     def attach(self):
         self.attached += 1
         self._failure = None
 
-    def push(self, *records):
-        self._records.put(list(records))
-
-    def fail(self, error):
-        self._records.put(error)
-
-    def lose(self, count):
-        self.lost += count
-        self._records.put([])
-
-    def miss(self):
-        self.recursion_misses += 1
-        self._records.put([])
-
     def read(self, timeout):
-        self._take([])
+        self._records_of([])
         try:
-            batch = self._records.get(timeout=timeout)
+            batch = self._batches.get(timeout=timeout)
         except queue.Empty:
             return []
-        return self._take(batch)
+        return self._records_of(batch)
 
-    def _take(self, batch):
+    def read_up_to_now(self):
+        records = self._records_of([])
+        with contextlib.suppress(queue.Empty):
+            while True:
+                records += self._records_of(self._batches.get_nowait())
+        last, self.records_after_snapshot = self.records_after_snapshot, []
+        return records + last
+
+    def _records_of(self, batch):
         if isinstance(batch, Exception):
-            self._failure = batch  # for good, as what has gone does not come back
+            self._failure = batch  # for good: an engine that failed does not recover
         if self._failure:
             raise self._failure
         return batch
 
-    def read_up_to_now(self):
-        pushed = self._take([])
-        with contextlib.suppress(queue.Empty):
-            while True:
-                pushed += self._take(self._records.get_nowait())
-        pending, self.during_snapshot = self.during_snapshot, []
-        return pushed + pending
-
     def wake(self):
-        self._records.put([])
+        self._batches.put([])
 
     def snapshot(self):
-        if self.blind:
-            raise self.blind
-        return Snapshot(tuple(self.held), {one.socket.inode for one in self.held})
+        if self.snapshot_error:
+            raise self.snapshot_error
+        return Snapshot(tuple(self.open_sockets), {one.socket.inode for one in self.open_sockets})
 
-    def port_users(self, refused):  # noqa: ARG002  # the protocol's
-        self.questions += 1
-        if isinstance(self.users, Exception):
-            raise self.users
-        return self.users
+    def port_users(self, socket):  # noqa: ARG002  # a parameter of the protocol
+        self.port_user_lookups += 1
+        if isinstance(self.holders, Exception):
+            raise self.holders
+        return self.holders
 
     def watch(self, root, tree):
         self.watched[tree] = root.pid
@@ -111,7 +123,3 @@ class FakeEngine:
 
     def detach(self):
         self.detached += 1
-
-
-def held(number=1, port=8080, holders=(PROCESS,)):
-    return OpenSocket(socket(number, port), tuple(holders))

@@ -1,4 +1,4 @@
-"""A machine on which the tests cannot run is told from one on which they fail."""
+"""Missing tools stop the test run before any test fails for want of them."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the tools are for the tests that need root")
-def test_what_to_install_is_said_before_any_test_runs(tmp_path):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "test_width.py"]
+@pytest.mark.skipif(os.geteuid() != 0, reason="only tests that need root use the tools")
+def test_missing_tools_are_reported_with_their_packages_before_any_test_runs(tmp_path):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "test_event.py"]
     result = subprocess.run(
         command,
         cwd=Path(__file__).parent,

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_engine import PROCESS, held, opening, socket
+from fake_engine import PROCESS, open_socket, opening, socket
 from hypothesis import given
 from hypothesis import strategies as st
 from support import EVENT_FIELDS
@@ -76,7 +76,7 @@ def test_an_event_is_one_line_of_exactly_these_names():
 
 def test_a_listener_is_an_event_without_its_moment():
     table = Table("core")
-    table.merge([held()], 1, "snapshot")
+    table.merge([open_socket()], 1, "snapshot")
     (listener,) = table.listeners()
     names = [name for name in EVENT_FIELDS if name not in ("seq", "kind")]
     told = json.loads(listener.to_json())

@@ -24,11 +24,11 @@ def list_listeners(
     engine: str = "auto",
     ephemeral: bool = False,
 ) -> list[Listener]:
-    """Return what is open now, with every holder.
+    """Return every open port, with all its holders.
 
-    With `pid`, only what that process and its descendants hold; a descendant that init has adopted is not
-    found. What the trees of `not_pids` hold is left out. Raise EngineUnavailable, and PortwatchError if there
-    is no such process.
+    With `pid`, return only those held by that process and its descendants. Descendants that init has adopted
+    are not found. Ports that `not_pids` or their descendants hold are left out. Raise EngineUnavailable, and
+    PortwatchError if there is no such process.
     """
     with listing(engine, Options(ephemeral=ephemeral)) as (choice, all_listeners):
         pids = Filter(() if pid is None else (pid,), tuple(not_pids))

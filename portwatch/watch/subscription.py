@@ -19,9 +19,14 @@ CAPACITY = 65_536
 
 
 class Subscription:
-    """`offer` never waits: a subscriber that falls behind loses the newest events and gets one gap instead.
+    """The bounded queue between the hub and one subscriber.
 
-    With `callback`, the hub's workers call `deliver`. Without, the subscriber calls `get`.
+    The hub's reader offers events and never waits. A subscriber that falls behind loses the newest events and
+    gets one gap instead.
+
+    One thread at a time takes events: with a callback, a worker of the hub by `deliver`; without, the
+    subscriber's own thread by `get` or `get_nowait`. `_lock` guards changes of `_dropped`. The hub's reader owns
+    the filter by tree: `roots`, `excluded_roots` and `_reported`.
     """
 
     def __init__(
@@ -36,21 +41,22 @@ class Subscription:
     ) -> None:
         self.callback = callback
         self.kernel_filter = kernel_filter
-        """Passes everything that this subscriber wants."""
+        """Passes every event that the subscriber wants, and maybe others."""
         self.roots: dict[Identity, int] = {}
-        """The trees that it includes, each with its bit. Used only if `kernel_filter` restricts to trees."""
+        """The included trees, each with its bit. Used only if `kernel_filter` restricts to trees."""
         self.excluded_roots: dict[Identity, int] = {}
-        """The trees that it excludes, each with its bit. Never changes."""
+        """The excluded trees, each with its bit. They stay the same until the subscription ends."""
         self.is_scheduled = False
-        """True while a worker delivers, or is about to: at most one does. Guarded by the hub's lock."""
+        """True while a worker delivers or is about to: at most one does. Guarded by the hub's condition."""
         self.ended = threading.Event()
+        """Set when the callback has had the last event."""
         self._make_gap = make_gap
         self._admits = admits
         self._on_event = on_event
         self._capacity = capacity
         self._reported: set[int | None] = set()
-        """Open sockets whose open was offered, if it filters by tree: their close is offered too, even if
-        they have left the tree since."""
+        """Open sockets whose open passed the filter by tree. Their close passes too, whichever process holds
+        them by then. Unused without such a filter."""
         self._queue: SimpleQueue[Event | None] = SimpleQueue()
         self._dropped = 0
         self._lock = threading.Lock()
@@ -64,7 +70,7 @@ class Subscription:
                 return
         if not self._admits(event):
             return
-        # Until the gap for what was dropped is taken, everything is dropped: the gap stands in its place.
+        # After a drop, drop everything until the subscriber has taken the gap, which stands for one stretch.
         if self._dropped or self._queue.qsize() >= self._capacity:
             with self._lock:
                 self._dropped += 1
@@ -145,7 +151,7 @@ class Subscription:
         try:
             self._on_event()
         except Exception:  # a closed event loop fails every time: log it once and stop calling
-            log.exception("a reader cannot be notified of events any more")
+            log.exception("a subscriber cannot be notified of events any more")
             self._on_event = lambda: None
 
     def _gap_if_drained(self) -> Event | None:

@@ -48,7 +48,7 @@ def test_who_was_shown_and_still_holds_the_port_is_signalled(child):
 
 def test_another_process_of_the_same_pid_is_not_whatever_is_listed(child):
     earlier = replace(process_of(child), start_time=1)
-    with pytest.raises(PortwatchError, match="nobody was signalled"):
+    with pytest.raises(PortwatchError, match="no process was signalled"):
         kill.signal_holders(QUESTION, (earlier,), signal.SIGTERM, Listed(earlier))
     assert child.poll() is None
 

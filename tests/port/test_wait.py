@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from fake_engine import closing, held, opening
+from fake_engine import closing, open_socket, opening
 
 from portwatch import Filter, PortwatchError, Scope
 from portwatch.engines.protocol import Options
@@ -45,20 +45,20 @@ def in_the_background(wait):
 
 
 def test_what_is_open_already_is_enough(engine, start):
-    engine.held = [held(1, 8080)]
+    engine.open_sockets = [open_socket(1, 8080)]
     assert start().until_open(None)
 
 
 def test_when_time_is_up_a_last_look_decides(engine, start):
     waiting = start()
     assert not waiting.until_open(0)
-    engine.held = [held(1, 8080)]
+    engine.open_sockets = [open_socket(1, 8080)]
     assert waiting.until_open(0)
 
 
 def test_an_open_of_another_port_is_none(engine, start):
     engine.push(opening(1, 8081))
-    engine.held = [held(1, 8081)]
+    engine.open_sockets = [open_socket(1, 8081)]
     assert not start().until_open(0.05)
 
 
@@ -69,32 +69,32 @@ def test_an_open_ends_the_wait(engine, start):
 
 
 def test_gone_means_every_socket(engine, start):
-    engine.held = [held(1, 8080), held(2, 8080)]
+    engine.open_sockets = [open_socket(1, 8080), open_socket(2, 8080)]
     waiting = start()
     assert not waiting.until_gone(0)
-    engine.held = [held(2, 8080)]
+    engine.open_sockets = [open_socket(2, 8080)]
     engine.push(closing(1, 8080))
     assert not waiting.until_gone(0.05)
     thread, answer = in_the_background(waiting.until_gone)
     assert thread.is_alive()
-    engine.held = []
+    engine.open_sockets = []
     engine.push(closing(2, 8080))
     assert answer() == [True]
 
 
 def test_gone_is_settled_by_who_opened_it_not_by_who_closes_it(engine, start):
-    engine.held = [held(1, 8080)]
+    engine.open_sockets = [open_socket(1, 8080)]
     waiting = start(Scope(process=Filter(exclude=("other",))))
     assert not waiting.until_gone(0)
     engine.push(closing(1, 8080, actor=OTHER))
-    engine.held = []
+    engine.open_sockets = []
     assert waiting.until_gone(0)
 
 
 def test_what_is_found_closed_after_a_loss_counts(engine, start):
-    engine.held = [held(1, 8080)]
+    engine.open_sockets = [open_socket(1, 8080)]
     _, answer = in_the_background(start().until_gone)
-    engine.held = []
+    engine.open_sockets = []
     engine.lose(1)
     assert answer() == [True]
 

@@ -2,7 +2,7 @@ import os
 import threading
 
 import pytest
-from fake_engine import closing, held, opening
+from fake_engine import closing, open_socket, opening
 from support import PATIENCE, wait_until
 
 from portwatch import PortwatchError
@@ -54,7 +54,7 @@ def test_every_output_gets_every_event_also_beside_one_that_fails(start, engine,
 
 
 def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard):
-    engine.held.append(held())
+    engine.open_sockets.append(open_socket())
     start(resumes=True)
     wait_until(
         lambda: heard == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and what is open"
@@ -62,7 +62,7 @@ def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard
 
 
 def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine, heard):
-    engine.held += [held(1, 8080), held(2, 9090)]
+    engine.open_sockets += [open_socket(1, 8080), open_socket(2, 9090)]
     monitor = start(port(8080))
     wait_until(lambda: len(heard) == 1, "the one")
     monitor.change(Settings(engine="fake", scope=port(9090)))

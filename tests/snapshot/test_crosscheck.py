@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fake_engine import held, socket
+from fake_engine import open_socket, socket
 
 from portwatch.model import Snapshot
 from portwatch.snapshot.crosscheck import cross_checked
@@ -19,7 +19,7 @@ def checked(found, *listings, looked_at=()):
 
 
 def test_what_both_know_is_told_once():
-    assert checked([held(1)], [listed(1)]) == [held(1)]
+    assert checked([open_socket(1)], [listed(1)]) == [open_socket(1)]
 
 
 def test_what_nobody_holds_before_and_after_is_listed_without_owner():

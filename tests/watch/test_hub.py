@@ -1,10 +1,10 @@
-"""What the hub promises beside what a PortWatcher shows, on an engine that does what the test says."""
+"""The hub, on a fake engine: what the tests of PortWatcher do not cover."""
 
 import logging
 from dataclasses import replace
 
 import pytest
-from fake_engine import closing, held, opening
+from fake_engine import closing, open_socket, opening
 from support import wait_until
 
 from portwatch import PortwatchError
@@ -18,9 +18,9 @@ from portwatch.watch.hub import Hub
 
 @pytest.fixture
 def hub(engine):
-    made = Hub(Choice(engine))
-    yield made
-    made.stop()
+    hub = Hub(Choice(engine))
+    yield hub
+    hub.stop()
 
 
 def everything(_):
@@ -31,51 +31,55 @@ def summary(events):
     return [(event.kind, event.origin, event.port) for event in events]
 
 
+def wait_for_first_check(hub):
+    wait_until(lambda: hub.counts.reconciliations, "the check at the start")
+
+
 def test_what_the_check_at_the_start_finds_is_counted_and_logged(hub, monkeypatch, caplog):
-    monkeypatch.setattr(proc_net, "read_all", lambda: [held(1, 80).socket])
+    monkeypatch.setattr(proc_net, "read_all", lambda: [open_socket(1, 80).socket])
     subscribing = hub.subscribe(everything)
     with caplog.at_level(logging.DEBUG, "portwatch"):
         hub.start()
         assert summary([subscribing.wait().get(20)]) == [("open", "snapshot", 80)]
-        wait_until(lambda: "found open: tcp port 80" in caplog.text, "it to be logged")
+        wait_until(lambda: "a check found tcp port 80: open" in caplog.text, "the log message")
     assert hub.counts.drift == {"open": 1}
 
 
-def test_a_close_that_the_check_at_the_start_finds_is_told_to_who_wants_no_snapshot(hub, engine, monkeypatch):
-    taken = [Snapshot((held(1, 80),), {1001}), Snapshot((), set())]
-    monkeypatch.setattr(engine, "snapshot", lambda: taken.pop(0))
+def test_a_close_found_by_the_check_at_the_start_is_reported_without_a_snapshot_too(hub, engine, monkeypatch):
+    snapshots = [Snapshot((open_socket(1, 80),), {1001}), Snapshot((), set())]
+    monkeypatch.setattr(engine, "snapshot", lambda: snapshots.pop(0))
     subscribing = hub.subscribe(everything, snapshot=False)
     hub.start()
     assert summary([subscribing.wait().get(20)]) == [("close", "snapshot", 80)]
 
 
-def test_who_waits_for_a_hub_that_is_stopped_first_waits_no_more(hub):
+def test_wait_ready_returns_if_the_hub_is_stopped_before_it_started(hub):
     hub.stop()
     hub.wait_ready()
 
 
-def test_stop_tells_what_has_happened_before_it(hub, engine):
+def test_stop_delivers_every_earlier_event(hub, engine):
     subscribing = hub.subscribe(everything)
     hub.start()
     subscription = subscribing.wait()
-    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
+    wait_for_first_check(hub)
     for number in range(500):
         engine.push(opening(number, 1000 + number))
     hub.stop()
     assert len(list(iter(subscription.get, None))) == 500
 
 
-def test_who_takes_anothers_place_goes_on_where_that_one_ends(hub, engine):
-    engine.held = [replace(held(1, 80), trees=1)]
+def test_a_replacement_begins_where_the_replaced_subscription_ends(hub, engine):
+    engine.open_sockets = [replace(open_socket(1, 80), trees=1)]
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)])
     hub.start()
-    first = subscribing.wait()
-    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
-    engine.held = [replace(held(1, 80), trees=3), replace(held(2, 81), trees=3)]
-    second = hub.subscribe(everything, roots=[Identity(2, 2)], instead_of=first).wait()
+    replaced = subscribing.wait()
+    wait_for_first_check(hub)
+    engine.open_sockets = [replace(open_socket(1, 80), trees=3), replace(open_socket(2, 81), trees=3)]
+    replacement = hub.subscribe(everything, roots=[Identity(2, 2)], instead_of=replaced).wait()
     engine.push(closing(1, 80))
-    before = list(iter(first.get, None))
-    after = [second.get(20) for _ in range(4)]
+    before = list(iter(replaced.get, None))
+    after = [replacement.get(20) for _ in range(4)]
     assert summary(before) == [("open", "snapshot", 80)]
     assert summary(after) == [
         ("gap", "reconcile", None),
@@ -87,31 +91,31 @@ def test_who_takes_anothers_place_goes_on_where_that_one_ends(hub, engine):
     assert seqs == sorted(seqs)
 
 
-def test_where_nobody_can_take_its_place_one_goes_on(hub, engine, monkeypatch):
+def test_a_subscription_continues_if_its_replacement_fails(hub, engine, monkeypatch):
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)])
     hub.start()
-    first = subscribing.wait()
-    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
+    subscription = subscribing.wait()
+    wait_for_first_check(hub)
 
-    def ended(*_):
+    def fail(*_):
         raise PortwatchError("process 2 has ended")
 
-    monkeypatch.setattr(engine, "watch", ended)
-    second = hub.subscribe(everything, roots=[Identity(2, 2)], instead_of=first)
+    monkeypatch.setattr(engine, "watch", fail)
+    replacing = hub.subscribe(everything, roots=[Identity(2, 2)], instead_of=subscription)
     with pytest.raises(PortwatchError, match="process 2 has ended"):
-        second.wait()
+        replacing.wait()
     engine.push(replace(opening(1, 80), trees=1))
-    assert first.get(20).port == 80
+    assert subscription.get(20).port == 80
 
 
-def test_what_a_member_received_is_told_to_who_wants_no_snapshot_whoever_asks_for_a_look(hub, engine):
+def test_a_socket_passed_into_a_tree_is_reported_by_any_later_check(hub, engine):
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)], snapshot=False)
-    engine.held = [held(1, 80)]
+    engine.open_sockets = [open_socket(1, 80)]
     hub.start()
     subscription = subscribing.wait()
-    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
-    engine.held = [replace(held(1, 80), trees=1)]
-    hub.subscribe(everything, roots=[Identity(2, 2)]).wait()
+    wait_for_first_check(hub)
+    engine.open_sockets = [replace(open_socket(1, 80), trees=1)]
+    hub.subscribe(everything, roots=[Identity(2, 2)]).wait()  # starts with a check
     engine.push(closing(1, 80))
     assert summary([subscription.get(20), subscription.get(20)]) == [
         ("open", "reconcile", 80),
@@ -119,44 +123,47 @@ def test_what_a_member_received_is_told_to_who_wants_no_snapshot_whoever_asks_fo
     ]
 
 
-def test_records_are_read_while_proc_is_looked_at_and_told_behind_it(hub, engine, monkeypatch):
-    def look():
+def test_records_are_read_while_proc_net_is_read_and_applied_after_the_merge(hub, engine, monkeypatch):
+    def read_all():
         engine.push(opening(1, 80))
-        wait_until(engine._records.empty, "the engine's buffer to be emptied")
-        return [held(2, 90).socket]
+        wait_until(lambda: engine.is_drained, "the record to be read")
+        return [open_socket(2, 90).socket]
 
-    monkeypatch.setattr(proc_net, "read_all", look)
-    subscription = hub.subscribe(everything)
+    monkeypatch.setattr(proc_net, "read_all", read_all)
+    subscribing = hub.subscribe(everything)
     hub.start()
-    told = subscription.wait()
-    assert summary([told.get(20), told.get(20)]) == [("open", "snapshot", 90), ("open", "event", 80)]
+    subscription = subscribing.wait()
+    assert summary([subscription.get(20), subscription.get(20)]) == [
+        ("open", "snapshot", 90),
+        ("open", "event", 80),
+    ]
 
 
 @pytest.mark.parametrize("is_ready", [True, False], ids=["ready", "new"])
-@pytest.mark.parametrize(("asked", "told"), [("roots", [80]), ("excluded_roots", [81])])
-def test_what_waits_unread_when_a_tree_is_asked_for_is_told_by_whose_it_is(hub, engine, is_ready, asked, told):
+@pytest.mark.parametrize(("option", "ports"), [("roots", [80]), ("excluded_roots", [81])])
+def test_records_from_before_a_tree_was_watched_are_filtered_by_that_tree(hub, engine, is_ready, option, ports):
     if is_ready:
         hub.subscribe(everything)
         hub.start()
-        wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
-    engine.during_snapshot = [opening(1, 80), opening(2, 81)]  # from before the kernel knew the tree
-    engine.held = [replace(held(1, 80), trees=1), held(2, 81)]
-    subscribing = hub.subscribe(everything, **{asked: [Identity(1, 1)]})
+        wait_for_first_check(hub)
+    engine.records_after_snapshot = [opening(1, 80), opening(2, 81)]  # without the bit of the tree
+    engine.open_sockets = [replace(open_socket(1, 80), trees=1), open_socket(2, 81)]
+    subscribing = hub.subscribe(everything, **{option: [Identity(1, 1)]})
     if not is_ready:
         hub.start()
-        wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
+        wait_for_first_check(hub)
     subscription = subscribing.wait()
     hub.stop()
-    assert [event.port for event in iter(subscription.get, None)] == told
+    assert [event.port for event in iter(subscription.get, None)] == ports
 
 
-def test_a_tree_that_is_left_out_leaves_nothing_out_for_others(hub, engine):
+def test_an_excluded_tree_is_excluded_for_one_subscription_only(hub, engine):
     subscribing = [hub.subscribe(everything), hub.subscribe(everything, excluded_roots=[Identity(1, 1)])]
     hub.start()
-    one, other = (each.wait() for each in subscribing)
-    wait_until(lambda: hub.counts.reconciliations, "the look at what is open")
+    unfiltered, filtered = (request.wait() for request in subscribing)
+    wait_for_first_check(hub)
     assert engine.kernel_filter == UNRESTRICTED
     engine.push(replace(opening(1, 80), trees=1), opening(2, 81))
     hub.stop()
-    assert [event.port for event in iter(one.get, None)] == [80, 81]
-    assert [event.port for event in iter(other.get, None)] == [81]
+    assert [event.port for event in iter(unfiltered.get, None)] == [80, 81]
+    assert [event.port for event in iter(filtered.get, None)] == [81]

@@ -1,4 +1,4 @@
-"""The laws of the table, over random histories, and the cases that gave them."""
+"""The table: single cases, then its laws over random histories."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def summary(events):
     return [(event.kind, event.cookie, event.port, event.origin) for event in events]
 
 
-def test_an_open_and_its_close_are_one_event_each():
+def test_an_open_and_a_close_are_one_event_each():
     table = Table()
     (opened,) = table.apply(record("open", tcp(1), 5))
     (closed,) = table.apply(record("close", tcp(1), 6))
@@ -35,23 +35,23 @@ def test_an_open_and_its_close_are_one_event_each():
     assert closed.seq == opened.seq + 1
 
 
-def test_a_socket_without_a_cookie_is_known_by_its_address_in_the_kernel():
+def test_a_socket_without_a_cookie_is_recognised_by_its_kernel_address():
     table = Table()
-    bare = replace(tcp(1), cookie=None, inode=None, sock=0xFFFF888812345678)
-    table.apply(record("open", bare))
-    assert table.apply(record("open", bare)) == []
-    (closed,) = table.apply(record("close", replace(bare, cookie=7, port=0)))
+    uncookied = replace(tcp(1), cookie=None, inode=None, sock=0xFFFF888812345678)
+    table.apply(record("open", uncookied))
+    assert table.apply(record("open", uncookied)) == []
+    (closed,) = table.apply(record("close", replace(uncookied, cookie=7, port=0)))
     assert (closed.kind, closed.port) == ("close", 8080)
 
 
-def test_a_snapshot_meets_by_its_inode_what_came_with_its_address_only():
+def test_a_snapshot_recognises_a_socket_without_a_cookie_by_its_inode():
     table = Table()
     table.apply(record("open", replace(tcp(1), cookie=None, sock=0xFFFF888812345678)))
     assert table.merge([OpenSocket(tcp(1), (NGINX,))], 2, "reconcile") == []
     assert [event.kind for event in table.merge([], 3, "reconcile")] == ["close"]
 
 
-def test_an_address_that_another_socket_got_is_not_taken_for_the_first():
+def test_a_reused_kernel_address_is_another_socket():
     table = Table()
     table.apply(record("open", replace(tcp(1), sock=0xFFFF888812345678)))
     other = record("open", replace(tcp(2), sock=0xFFFF888812345678))
@@ -59,18 +59,18 @@ def test_an_address_that_another_socket_got_is_not_taken_for_the_first():
     assert len(list(table.listeners())) == 2
 
 
-def test_a_failed_listens_blip_is_nothing():
+def test_a_close_without_an_open_is_ignored():
     assert Table().apply(record("close", tcp(1))) == []
 
 
-def test_a_close_shows_the_port_of_the_open_since_the_kernel_has_taken_it_back():
+def test_a_close_has_the_port_of_the_open():
     table = Table()
     table.apply(record("open", tcp(1, 40_000)))
     (closed,) = table.apply(record("close", tcp(1, 0)))
     assert closed.port == 40_000
 
 
-def test_a_socket_that_comes_with_another_port_closed_the_first_one():
+def test_an_open_on_another_port_closes_the_first_port():
     table = Table()
     table.apply(record("open", tcp(1, 40_000)))
     assert summary(table.apply(record("open", tcp(1, 40_001)))) == [
@@ -79,43 +79,43 @@ def test_a_socket_that_comes_with_another_port_closed_the_first_one():
     ]
 
 
-def test_a_close_by_nobody_known_is_the_one_holders():
+def test_a_close_without_an_actor_is_attributed_to_the_only_holder():
     table = Table()
     table.merge([OpenSocket(tcp(1), (WORKER,)), OpenSocket(tcp(2, 81), (NGINX, WORKER))], 1, "snapshot")
     (closed,) = table.apply(record("close", tcp(1), actor=None))
     assert closed.pid == WORKER.pid
     (closed,) = table.apply(record("close", tcp(2, 81), actor=None))
-    assert closed.pid is None, "which of two let go last is not known"
+    assert closed.pid is None, "either holder may have closed it"
 
 
-def test_mptcp_is_recognised_by_its_inode():
+def test_an_mptcp_socket_is_recognised_by_its_inode():
     table = Table()
     table.merge([OpenSocket(tcp(1, mptcp=True), (NGINX,))], 1, "snapshot")
     subflow = replace(tcp(1, mptcp=True), cookie=77)
     assert [event.kind for event in table.apply(record("close", subflow))] == ["close"]
 
 
-def test_an_inode_that_is_used_again_is_another_socket():
+def test_a_reused_inode_is_another_socket():
     table = Table()
     table.apply(record("open", tcp(1)))
     assert table.apply(record("close", replace(tcp(1), cookie=2))) == []
 
 
-def test_a_row_without_cookie_is_recognised_later_by_its_inode():
+def test_a_socket_first_seen_without_a_cookie_is_recognised_by_its_inode():
     table = Table()
     table.merge([OpenSocket(replace(tcp(1), cookie=None), ())], 1, "snapshot")
     assert table.merge([OpenSocket(tcp(1), (NGINX,))], 2, "reconcile") == []
     assert [event.kind for event in table.apply(record("close", tcp(1)))] == ["close"]
 
 
-def test_the_opener_of_what_was_open_is_its_oldest_holder():
+def test_the_opener_of_a_socket_from_a_snapshot_is_its_oldest_holder():
     table = Table()
     (opened,) = table.merge([OpenSocket(tcp(1), (WORKER, NGINX))], 1, "snapshot")
     assert (opened.pid, opened.opener, opened.origin) == (NGINX.pid, NGINX, "snapshot")
     assert next(table.listeners()).opened is None
 
 
-def test_a_second_listen_changes_the_backlog():
+def test_a_backlog_record_changes_the_backlog_without_an_event():
     table = Table()
     table.apply(record("open", tcp(1, backlog=5)))
     assert table.apply(record("backlog", tcp(1, backlog=50))) == []
@@ -123,7 +123,7 @@ def test_a_second_listen_changes_the_backlog():
 
 
 @pytest.mark.parametrize(
-    ("holder", "refused", "blocks"),
+    ("bound", "refused", "blocks"),
     [
         ("0.0.0.0", "127.0.0.1", True),
         ("127.0.0.1", "0.0.0.0", True),
@@ -135,18 +135,18 @@ def test_a_second_listen_changes_the_backlog():
         ("::ffff:127.0.0.1", "127.0.0.2", False),
     ],
 )
-def test_whatever_covers_an_address_is_in_the_way_of_it(holder, refused, blocks):
+def test_a_socket_blocks_every_address_that_overlaps_its_own(bound, refused, blocks):
     def at(number, address):
         family = "ipv6" if ":" in address else "ipv4"
         return Socket(number, number, 1, "tcp", family, address, 80, v6only=False if family == "ipv6" else None)
 
     table = Table()
-    table.apply(record("open", at(1, holder)))
-    found = table.blockers_of(at(2, refused))
-    assert [one.holders for one in found] == ([(NGINX,)] if blocks else [])
+    table.apply(record("open", at(1, bound)))
+    blockers = table.blockers_of(at(2, refused))
+    assert [blocker.holders for blocker in blockers] == ([(NGINX,)] if blocks else [])
 
 
-def test_a_v6only_wildcard_is_not_in_the_way_of_v4():
+def test_a_v6only_wildcard_does_not_block_ipv4():
     table = Table()
     table.apply(record("open", Socket(1, 1, 1, "tcp", "ipv6", "::", 80, v6only=True)))
     refused = Socket(2, 2, 1, "tcp", "ipv4", "127.0.0.1", 80)
@@ -161,78 +161,77 @@ sockets = st.builds(
 )
 holders = st.lists(st.sampled_from([NGINX, WORKER]), max_size=2, unique=True).map(tuple)
 snapshots = st.lists(
-    st.builds(OpenSocket, sockets, holders), unique_by=lambda held: held.socket.cookie, max_size=6
+    st.builds(OpenSocket, sockets, holders), unique_by=lambda one: one.socket.cookie, max_size=6
 )
 
 
-def places(held):
-    return sorted((one.socket.cookie, one.socket.port) for one in held)
+def cookies_and_ports(open_sockets):
+    return sorted((one.socket.cookie, one.socket.port) for one in open_sockets)
 
 
 class Histories(RuleBasedStateMachine):
-    """A kernel that opens and closes, a ring that may lose, a table that hears of it."""
+    """A kernel that opens and closes sockets, a ring that may lose records, and a table that gets the rest."""
 
     @initialize()
     def begin(self):
         self.table = Table()
         self.kernel = {}
-        self.told = {}
+        self.reported = {}
         self.seq = 0
-        self.lost = False
+        self.may_differ = False  # from the kernel, as a record was lost since the last merge
         self.time = 0
 
-    def hear(self, events):
+    def check_events(self, events):
         for event in events:
             assert event.seq == self.seq + 1
             self.seq = event.seq
             if event.kind == "open":
-                assert event.cookie not in self.told, "two opens of one socket"
-                self.told[event.cookie] = event
+                assert event.cookie not in self.reported, "two opens of one socket"
+                self.reported[event.cookie] = event
             else:
-                assert self.told.pop(event.cookie).port == event.port, "a close of another port"
-            on_it = [one for one in self.told.values() if one.port == event.port]
-            assert event.sockets == len(on_it)
+                assert self.reported.pop(event.cookie).port == event.port, "a close of another port"
+            assert event.sockets == sum(one.port == event.port for one in self.reported.values())
 
-    def happens(self, one, *, is_lost):
+    def deliver(self, change, *, is_lost):
         self.time += 1
-        self.lost = self.lost or is_lost
+        self.may_differ = self.may_differ or is_lost
         if not is_lost:
-            self.hear(self.table.apply(replace(one, time=self.time)))
+            self.check_events(self.table.apply(replace(change, time=self.time)))
 
     @rule(socket=sockets, is_lost=st.booleans())
-    def opens(self, socket, is_lost):
+    def open_socket(self, socket, is_lost):
         if socket.cookie not in self.kernel:
             self.kernel[socket.cookie] = socket
-            self.happens(record("open", socket), is_lost=is_lost)
+            self.deliver(record("open", socket), is_lost=is_lost)
 
     @precondition(lambda self: self.kernel)
     @rule(data=st.data(), is_lost=st.booleans())
-    def closes(self, data, is_lost):
+    def close_socket(self, data, is_lost):
         socket = self.kernel.pop(data.draw(st.sampled_from(sorted(self.kernel))))
-        self.happens(record("close", replace(socket, port=0)), is_lost=is_lost)
+        self.deliver(record("close", replace(socket, port=0)), is_lost=is_lost)
 
     @rule(socket=sockets)
-    def listen_fails(self, socket):
-        if socket.cookie not in self.kernel and socket.cookie not in self.told:
+    def fail_to_listen(self, socket):
+        if socket.cookie not in self.kernel and socket.cookie not in self.reported:
             assert self.table.apply(record("close", socket)) == []
 
     @rule(by=holders)
-    def checks(self, by):
+    def check(self, by):
         self.time += 1
-        self.hear(
+        self.check_events(
             self.table.merge([OpenSocket(one, by) for one in self.kernel.values()], self.time, "reconcile")
         )
-        self.lost = False
+        self.may_differ = False
 
     @rule(data=st.data(), by=holders)
-    def checks_while_things_happen(self, data, by):
-        """The snapshot is taken somewhere within what happens; each change has its record."""
+    def check_during_changes(self, data, by):
+        """The snapshot is taken before, between or after changes, each of which has a record."""
         changes = data.draw(st.lists(sockets, max_size=5))
-        seen_at = data.draw(st.integers(0, len(changes)))
-        records, seen = [], None
+        snapshot_at = data.draw(st.integers(0, len(changes)))
+        records, snapshot = [], None
         for index, socket in enumerate([*changes, None]):
-            if index == seen_at:
-                seen = [OpenSocket(one, by) for one in self.kernel.values()]
+            if index == snapshot_at:
+                snapshot = [OpenSocket(one, by) for one in self.kernel.values()]
             if socket is None:
                 break
             if socket.cookie in self.kernel:
@@ -240,26 +239,28 @@ class Histories(RuleBasedStateMachine):
             else:
                 self.kernel[socket.cookie] = socket
                 records.append(record("open", socket))
-        pending = {name for one in records for name in socket_ids(one.socket)}
-        self.hear(self.table.merge(seen, self.time, "reconcile", pending))
-        for one in records:
-            self.happens(one, is_lost=False)
-        self.lost = self.lost and bool(pending)
+        pending = {socket_id for change in records for socket_id in socket_ids(change.socket)}
+        self.check_events(self.table.merge(snapshot, self.time, "reconcile", pending))
+        for change in records:
+            self.deliver(change, is_lost=False)
+        self.may_differ = self.may_differ and bool(pending)
 
     @invariant()
-    def whatever_is_open_is_in_the_way_of_its_port(self):
+    def every_open_socket_blocks_its_port(self):
         for port in range(80, 84):
-            found = {one.socket.cookie for one in self.table.blockers_of(tcp(0, port))}
-            assert found == {key for key, one in self.told.items() if one.port == port}
+            blockers = {one.socket.cookie for one in self.table.blockers_of(tcp(0, port))}
+            assert blockers == {key for key, one in self.reported.items() if one.port == port}
 
     @invariant()
-    def the_table_is_what_was_told(self):
-        assert places(self.table.listeners()) == sorted((key, one.port) for key, one in self.told.items())
+    def the_table_equals_what_was_reported(self):
+        assert cookies_and_ports(self.table.listeners()) == sorted(
+            (key, one.port) for key, one in self.reported.items()
+        )
 
     @invariant()
-    def without_loss_the_table_is_what_the_kernel_has(self):
-        if not self.lost:
-            assert {key: one.port for key, one in self.told.items()} == {
+    def the_table_equals_the_kernel_unless_a_record_was_lost(self):
+        if not self.may_differ:
+            assert {key: one.port for key, one in self.reported.items()} == {
                 key: one.port for key, one in self.kernel.items()
             }
 
@@ -273,16 +274,16 @@ def test_after_a_merge_the_table_equals_the_snapshot(before, last):
     table = Table()
     for snapshot in [*before, last]:
         table.merge(snapshot, 1, "reconcile")
-    assert places(table.listeners()) == places(last)
+    assert cookies_and_ports(table.listeners()) == cookies_and_ports(last)
     assert table.merge(last, 2, "reconcile") == []
 
 
 @given(snapshots)
-def test_replay_tells_what_is_open(snapshot):
+def test_replay_reports_every_open_socket_with_a_new_seq(snapshot):
     table = Table()
-    told = table.merge(snapshot, 1, "snapshot")
-    again = table.replay(2, "snapshot")
-    assert [(event.cookie, event.pid, event.sockets) for event in again] == [
-        (event.cookie, event.pid, table._sockets_at[(1, "tcp", "127.0.0.1", event.port)]) for event in told
+    events = table.merge(snapshot, 1, "snapshot")
+    replayed = table.replay(2, "snapshot")
+    assert [(event.cookie, event.pid, event.sockets) for event in replayed] == [
+        (event.cookie, event.pid, table._sockets_at[(1, "tcp", "127.0.0.1", event.port)]) for event in events
     ]
-    assert not {event.seq for event in told} & {event.seq for event in again}
+    assert not {event.seq for event in events} & {event.seq for event in replayed}
