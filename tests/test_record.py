@@ -1,4 +1,4 @@
-"""The record: one layout on both sides, and what its fields become."""
+"""The record: same layout in C and Python, and decoding of its fields."""
 
 import os
 import re
@@ -8,13 +8,13 @@ import pytest
 from support import ROOT
 
 from portwatch.linux import clock, procfs
-from portwatch.record import KINDS, LAYOUT, PORT_CHOSEN, RawRecord, decode, socket_of, text
+from portwatch.record import KINDS, LAYOUT, PORT_CHOSEN, RawRecord, decode, decode_name, socket_of
 
 HEADER = ROOT / "bpf" / "portwatch.h"
 CODES = {"__u64": "Q", "__u32": "I", "__s32": "i", "__u16": "H", "__u8": "B", "char": "s"}
 
 
-def raw(**fields):
+def raw_record(**fields):
     values = {
         "time": 5,
         "cookie": 7,
@@ -44,7 +44,7 @@ def raw(**fields):
     return RawRecord(**values)
 
 
-def test_the_layout_is_the_headers():
+def test_the_layout_is_that_of_the_header():
     body = re.search(r"struct portwatch_record \{(.*?)\n\};", HEADER.read_text(), re.DOTALL)[1]
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
@@ -56,45 +56,47 @@ def test_the_layout_is_the_headers():
     )
 
 
-def test_the_kinds_are_the_headers():
+def test_the_kinds_are_those_of_the_header():
     names = re.findall(r"PORTWATCH_(\w+)(?: = 1)?,\s*(?:/\*|\n)", HEADER.read_text().split("};")[0])
-    assert [name.lower() for name in names] == [*KINDS.values(), "held"]
+    assert [name.lower() for name in names] == [*KINDS.values(), "holder"]
 
 
-def test_a_record_becomes_what_happened_at_its_time_of_day():
-    record = decode(raw(), epoch=1_000, own_pid=1)
+def test_decode_returns_kind_socket_actor_and_time_of_day():
+    record = decode(raw_record(), epoch=1_000, own_pid=1)
     assert (record.kind, record.time, record.errno) == ("open", 1_005, None)
     assert (record.socket.address, record.socket.port, record.socket.backlog) == ("127.0.0.1", 8080, 5)
     assert (record.actor.pid, record.actor.process, record.actor.uid) == (10, "nginx", 33)
     assert record.actor.start_time == clock.boot_time() + 12_345 * clock.TICK_NS
 
 
-def test_a_close_in_our_own_process_is_by_nobody_known():
+def test_a_close_in_this_process_has_no_actor():
     pid = os.getpid()
     start = procfs.stat(pid)[2] - clock.boot_time()
-    ours = {"pid": 70_000, "ns_pid": pid, "start": start + 1}  # as the kernel outside of a container has it
-    assert decode(raw(kind=2, **ours), 0, own_pid=pid).actor is None
-    assert decode(raw(kind=1, **ours), 0, own_pid=pid).actor.pid == 70_000
-    assert decode(raw(kind=2, **{**ours, "ns_pid": pid + 1}), 0, own_pid=pid).actor.pid == 70_000
-    neighbours = {**ours, "start": start + clock.TICK_NS}
-    assert decode(raw(kind=2, **neighbours), 0, own_pid=pid).actor.pid == 70_000, "of our number, elsewhere"
+    own = {"pid": 70_000, "ns_pid": pid, "start": start + 1}  # pid as in the initial pid namespace
+    assert decode(raw_record(kind=2, **own), 0, own_pid=pid).actor is None
+    assert decode(raw_record(kind=1, **own), 0, own_pid=pid).actor.pid == 70_000
+    assert decode(raw_record(kind=2, **{**own, "ns_pid": pid + 1}), 0, own_pid=pid).actor.pid == 70_000
+    namesake = {**own, "start": start + clock.TICK_NS}
+    assert decode(raw_record(kind=2, **namesake), 0, own_pid=pid).actor.pid == 70_000, (
+        "same ns_pid, other namespace"
+    )
 
 
-def test_we_know_ourselves_also_where_others_are_read_from_the_hosts_procfs(monkeypatch):
+def test_a_close_in_this_process_is_recognised_if_the_hosts_procfs_is_in_use(monkeypatch):
     start = procfs.own_start() - clock.boot_time()
     monkeypatch.setattr(procfs, "_root", "/nosuch")
-    pid = os.getpid() + 1  # not asked for before
-    assert decode(raw(kind=2, pid=70_000, ns_pid=pid, start=start), 0, own_pid=pid).actor is None
+    pid = os.getpid() + 1  # not in the cache
+    assert decode(raw_record(kind=2, pid=70_000, ns_pid=pid, start=start), 0, own_pid=pid).actor is None
 
 
-def test_an_errno_is_told_by_name():
-    assert decode(raw(kind=4, error=-98), 0, 0).errno == "EADDRINUSE"
-    assert decode(raw(kind=4, error=-4095), 0, 0).errno == "4095"
+def test_errno_is_a_name_or_else_the_number():
+    assert decode(raw_record(kind=4, error=-98), 0, 0).errno == "EADDRINUSE"
+    assert decode(raw_record(kind=4, error=-4095), 0, 0).errno == "4095"
 
 
-def test_v6_and_mptcp_and_devices():
+def test_flags_and_device_of_an_ipv6_mptcp_socket():
     socket = socket_of(
-        raw(
+        raw_record(
             family=10,
             protocol=262,
             address=bytes(15) + b"\1",
@@ -106,17 +108,11 @@ def test_v6_and_mptcp_and_devices():
     assert (socket.v6only, socket.mptcp, socket.device) == (True, True, "eth0")
 
 
-def test_what_is_not_known_is_none():
-    socket = socket_of(raw(cookie=0, inode=0, protocol=17, state=7))
+def test_unknown_fields_are_none():
+    socket = socket_of(raw_record(cookie=0, inode=0, protocol=17, state=7))
     assert (socket.cookie, socket.inode, socket.backlog, socket.v6only, socket.device) == (None,) * 5
 
 
-@pytest.mark.parametrize(("comm", "shown"), [(b"a\0b", "a"), (b"\xff\0", "\\xff"), ("é".encode() + b"\0", "é")])
-def test_names_end_at_their_nul_and_may_hold_any_byte(comm, shown):
-    assert text(comm) == shown
-
-
-def test_our_own_start_is_the_one_that_stat_tells():
-    _, parent, start = procfs.stat(os.getpid())
-    assert parent == os.getppid()
-    assert clock.boot_time() < start
+@pytest.mark.parametrize(("comm", "name"), [(b"a\0b", "a"), (b"\xff\0", "\\xff"), ("é".encode() + b"\0", "é")])
+def test_names_end_at_the_first_nul_and_bytes_that_are_not_utf_8_are_escaped(comm, name):
+    assert decode_name(comm) == name

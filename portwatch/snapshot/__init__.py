@@ -1,1 +1,1 @@
-"""What is open now, and who holds it."""
+"""What is open now, and which processes hold it."""

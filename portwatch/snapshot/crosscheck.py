@@ -1,4 +1,4 @@
-"""Two witnesses of what is open, made one: what an engine found, and what the kernel lists."""
+"""Completion of an engine's snapshot with the kernel's own list of sockets."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from portwatch.snapshot.owners import holders_of
 
 
 def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[OpenSocket]:
-    """Every open socket with all its holders; without, those that no process holds.
+    """Return every open socket with its holders, including sockets that the snapshot did not see.
 
-    A socket that the kernel listed before the snapshot, and lists after it, and that the
-    snapshot did not meet, is held by nobody: the kernel's own, or on its way from one
-    process to another. Or by a process of which only the host's procfs tells: in a pid
-    namespace, BPF looks at that namespace's files alone.
+    `take` takes the snapshot, `read_listed` reads the kernel's list. A socket counts as missed if it is listed
+    both before and after the snapshot: one that opens or closes meanwhile is reported by a record.
+
+    A missed socket belongs to the kernel, is in flight between two processes (SCM_RIGHTS), or is held by a
+    process outside of this pid namespace, which BPF iterators do not visit. Only the host's procfs has those.
     """
     before = read_listed()
     snapshot = take()
-    unmet = [socket for socket in before if socket.inode not in snapshot.seen_inodes]
-    if unmet:
+    missed = [socket for socket in before if socket.inode not in snapshot.seen_inodes]
+    if missed:
         after = set(read_listed())
-        unmet = [socket for socket in unmet if socket in after]
-    holders = (
-        holders_of({socket.inode or 0 for socket in unmet}) if unmet and procfs.root() != procfs.OURS else {}
-    )
-    return [*snapshot.sockets, *(OpenSocket(socket, holders.get(socket.inode or 0, ())) for socket in unmet)]
+        missed = [socket for socket in missed if socket in after]
+    has_host_procfs = procfs.root() != procfs.OURS
+    holders = holders_of({socket.inode or 0 for socket in missed}) if missed and has_host_procfs else {}
+    return [*snapshot.sockets, *(OpenSocket(socket, holders.get(socket.inode or 0, ())) for socket in missed)]

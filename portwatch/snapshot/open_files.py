@@ -1,4 +1,4 @@
-"""A BPF pass over the open files of all processes: a row for each descriptor of a socket."""
+"""The snapshot of a BPF iterator over the open files of all processes: one row per socket descriptor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from portwatch.model import OpenSocket, Process, Snapshot, Socket
 from portwatch.record import (
     LAYOUT,
     PORT_CHOSEN,
-    PROTOCOLS,
+    PROTOCOL_NAMES,
     TCP_ESTABLISHED,
     TCP_LISTEN,
     RawRecord,
@@ -20,23 +20,26 @@ _READ_BYTES = 1 << 20
 
 
 def read_pass(fd: int) -> list[RawRecord]:
-    """The rows of a pass that begins with the reading of `fd`, which is closed behind it."""
+    """Run an iterator by reading its descriptor `fd`, close it, and return the rows."""
     rows: list[RawRecord] = []
     with open(fd, "rb", buffering=0) as file:
-        # None is EAGAIN: the kernel passed a million files that are no sockets, and pauses there.
+        # None means EAGAIN: the kernel pauses an iterator after a million files without output.
         while (content := file.read(_READ_BYTES)) != b"":
             rows += map(RawRecord._make, LAYOUT.iter_unpack(content or b""))
     return rows
 
 
 def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
-    """Every open socket that a process holds, with all its holders."""
+    """Return the open sockets among the rows, each with all its holders.
+
+    `ephemeral` includes UDP sockets whose port the kernel chose.
+    """
     sockets: dict[int, Socket] = {}
     holders: dict[int, dict[Process, None]] = {}
     trees: dict[int, int] = {}
-    met = set()
+    seen_inodes = set()
     for raw in rows:
-        met.add(raw.inode)
+        seen_inodes.add(raw.inode)
         if not _is_open(raw, ephemeral):
             continue
         if raw.inode not in sockets:
@@ -46,12 +49,12 @@ def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
         holders[raw.inode][process_of(raw)] = None
     return Snapshot(
         tuple(OpenSocket(socket, tuple(holders[inode]), trees[inode]) for inode, socket in sockets.items()),
-        frozenset(met),
+        frozenset(seen_inodes),
     )
 
 
 def _is_open(raw: RawRecord, ephemeral: bool) -> bool:
-    """Whether others can reach a socket."""
-    if PROTOCOLS[raw.protocol] == "tcp":
+    """Return True if the socket is a TCP listener, or a UDP socket that accepts from any peer."""
+    if PROTOCOL_NAMES[raw.protocol] == "tcp":
         return raw.state == TCP_LISTEN
     return raw.state != TCP_ESTABLISHED if raw.flags & PORT_CHOSEN else ephemeral

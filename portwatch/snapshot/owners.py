@@ -1,4 +1,4 @@
-"""Who holds which socket, where only /proc can tell: a walk over every open file."""
+"""Holders of sockets, from /proc/PID/fd of all processes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from portwatch.model import Process
 
 
 def process(pid: int) -> Process | None:
-    """A process as it is now; None if it has ended."""
+    """Return a process as it is now, or None if it has ended or this user may not see it."""
     try:
         comm, _, start_time = procfs.stat(pid)
         uid, ns_pid = procfs.uid_and_ns_pid(pid)
-        place = of_process(pid)
+        cgroup_info = of_process(pid)
     except procfs.UNREADABLE:
         return None
-    return Process(pid, start_time, comm.decode("utf-8", "backslashreplace"), uid, ns_pid, *place)
+    return Process(pid, start_time, comm.decode("utf-8", "backslashreplace"), uid, ns_pid, *cgroup_info)
 
 
-def holders_of(wanted: Container[int]) -> dict[int, tuple[Process, ...]]:
-    """The processes that hold each of the sockets whose inodes are wanted."""
-    found: dict[int, list[Process]] = {}
+def holders_of(inodes: Container[int]) -> dict[int, tuple[Process, ...]]:
+    """Return the holders of each of these sockets. Sockets without a visible holder are left out."""
+    holders: dict[int, list[Process]] = {}
     for pid in procfs.pids():
         try:
-            inodes = {inode for inode in procfs.socket_inodes(pid) if inode in wanted}
+            held_inodes = {inode for inode in procfs.socket_inodes(pid) if inode in inodes}
         except procfs.UNREADABLE:
-            continue  # it ended, or is another user's: its sockets are listed without owner
-        if inodes and (holder := process(pid)):
-            for inode in inodes:
-                found.setdefault(inode, []).append(holder)
-    return {inode: tuple(holders) for inode, holders in found.items()}
+            continue
+        if held_inodes and (holder := process(pid)):
+            for inode in held_inodes:
+                holders.setdefault(inode, []).append(holder)
+    return {inode: tuple(processes) for inode, processes in holders.items()}

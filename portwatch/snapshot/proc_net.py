@@ -1,4 +1,4 @@
-"""The kernel's own list of what is open: /proc/net/{tcp,tcp6,udp,udp6}."""
+"""Parser of the kernel's list of sockets: /proc/net/{tcp,tcp6,udp,udp6}."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILES = (
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> tuple[str, int]:
-    """Address and port of a row: 32-bit words in the machine's own order, the port in plain hex."""
+    """Parse `ADDRESS:PORT` in hex. The address consists of 32-bit words in the machine's byte order."""
     words, _, port = text.partition(":")
     packed = b"".join(
         int(words[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(words), 8)
@@ -31,8 +31,8 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def open_rows(lines: Iterator[str], netns: int, proto: str, family: str, state: str) -> Iterator[Socket]:
-    """The rows in `state`. Listeners come before connections, so of TCP only these are read."""
-    next(lines, None)
+    """Yield the sockets in `state`. Stop at the first TCP row in another: the kernel lists listeners first."""
+    next(lines, None)  # the header
     for line in lines:
         fields = line.split()
         if fields[3] != state:
@@ -46,7 +46,7 @@ def open_rows(lines: Iterator[str], netns: int, proto: str, family: str, state: 
 
 
 def read_namespace(namespace: Namespace) -> list[Socket]:
-    """Every listening TCP socket and unconnected UDP socket of a namespace. Raises OSError."""
+    """Return the TCP listeners and unconnected UDP sockets of a namespace. Raise OSError."""
     folder = namespace.net or "/proc/thread-self/net"
     sockets: list[Socket] = []
     with nullcontext() if namespace.net else entered(namespace):
@@ -55,20 +55,19 @@ def read_namespace(namespace: Namespace) -> list[Socket]:
                 with open(f"{folder}/{name}", encoding="ascii", buffering=1 << 16) as lines:
                     sockets += open_rows(lines, namespace.inode, name.removesuffix("6"), family, state)
             except FileNotFoundError:
-                if family == "ipv4":
+                if family == "ipv4":  # a kernel without IPv6 has no files for it
                     raise
-                continue  # a kernel without IPv6
     return sockets
 
 
 def read_all() -> list[Socket]:
-    """The same of every network namespace that we are shown."""
+    """Return the same for all visible network namespaces."""
     sockets: list[Socket] = []
     for namespace in all_namespaces():
         try:
             sockets += read_namespace(namespace)
         except OSError:
-            # The process that led there has ended, or the namespace is not ours to read:
-            # what it holds open is still found by its file descriptors.
+            # The process has ended or this user may not read the namespace. The list only completes a
+            # snapshot, which finds sockets by their descriptors.
             continue
     return sockets

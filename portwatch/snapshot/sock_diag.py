@@ -1,7 +1,6 @@
-"""sock_diag: the kernel's sockets over netlink, with cookies and backlogs, without owners.
+"""A sock_diag(7) client: sockets with cookies and backlogs, but without their holders.
 
-By hand: pyroute2's DiagSocket takes 0.69 s for 5,000 listeners and 0.28 s to
-import, where this takes 0.03 s.
+pyroute2's DiagSocket takes 0.69 s for 5,000 listeners and 0.28 s to import; this takes 0.03 s.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SKV6ONLY, _ULP_INFO = 11, 19
-_INFO = 1 << (2 - 1)
+_EXT_INFO = 1 << (2 - 1)  # INET_DIAG_INFO
 _REQ_BYTECODE = 1
 _BC_S_GE, _BC_S_LE = 2, 3
 
@@ -34,21 +33,25 @@ _REQUEST = Struct("=BBBxI48x")
 _MESSAGE = Struct("=BBBB 2s2s16s16sI Q IIIII")
 _ATTRIBUTE = Struct("=HH")
 _OPERATION = Struct("=BBH")
+_ERRNO = Struct("=i")
 
 
 @dataclass(frozen=True, slots=True)
 class DiagRow:
-    """A socket, and the index of the device that it is bound to (0 for none)."""
+    """A socket, and the index of the device that it is bound to, or 0."""
 
     socket: Socket
     ifindex: int
 
 
 def dump(netns: int, family: int, protocol: int, states: int, port: int | None = None) -> Iterator[DiagRow]:
-    """The sockets of this thread's network namespace, which is `netns`. Raises OSError."""
+    """Yield sockets of this thread's network namespace, whose inode is `netns`. Raise OSError.
+
+    `states` has one bit per TCP state.
+    """
     bytecode = b"" if port is None else _port_filter(port)
-    # Only where INFO is asked for does the kernel say that a listener is MPTCP's.
-    request = _REQUEST.pack(family, protocol, _INFO, states) + bytecode
+    # The kernel adds INET_DIAG_ULP_INFO, which tells MPTCP, only if INET_DIAG_INFO is requested.
+    request = _REQUEST.pack(family, protocol, _EXT_INFO, states) + bytecode
     header = _NLMSG.pack(_NLMSG.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
     with sockets.socket(
         sockets.AF_NETLINK, sockets.SOCK_RAW | sockets.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
@@ -62,28 +65,28 @@ def dump(netns: int, family: int, protocol: int, states: int, port: int | None =
                 if kind == _NLMSG_DONE:
                     return
                 if kind == _NLMSG_ERROR:
-                    errno = -int.from_bytes(batch[offset + 16 : offset + 20], "little", signed=True)
-                    raise OSError(errno, os.strerror(errno))
+                    (error,) = _ERRNO.unpack_from(batch, offset + _NLMSG.size)
+                    raise OSError(-error, os.strerror(-error))
                 yield _row(batch[offset + _NLMSG.size : offset + length], netns, protocol)
                 offset += (length + 3) & ~3
 
 
 def open_sockets(namespace: Namespace) -> list[Socket]:
-    """Every listening TCP and unconnected UDP socket of a namespace. Raises OSError."""
-    found: list[Socket] = []
+    """Return the TCP listeners and unconnected UDP sockets of a namespace. Raise OSError."""
+    result: list[Socket] = []
     with entered(namespace):
         for protocol, states in ((IPPROTO_TCP, LISTEN), (IPPROTO_UDP, CLOSE)):
             for family in (AF_INET, AF_INET6):
-                found += map(_with_device, dump(namespace.inode, family, protocol, states))
-    return found
+                result += map(_with_device, dump(namespace.inode, family, protocol, states))
+    return result
 
 
 def blockers_of(refused: Socket, states: int) -> list[Socket]:
-    """The sockets in one of `states` that can be why `refused` was refused its address."""
+    """Return the sockets in one of `states` that block the address of `refused`."""
     protocol = IPPROTO_TCP if refused.proto == "tcp" else IPPROTO_UDP
     for namespace in all_namespaces():
         if namespace.inode == refused.netns:
-            # Unable to look is the same as not found: the answer is then `unknown`.
+            # If the namespace cannot be entered, the holder is unknown.
             with suppress(OSError), entered(namespace):
                 return [
                     row.socket
@@ -95,8 +98,8 @@ def blockers_of(refused: Socket, states: int) -> list[Socket]:
 
 
 def _port_filter(port: int) -> bytes:
-    # An operation is two words: what to do and how far to jump; then the port. A jump
-    # to just behind the end accepts, one further refuses.
+    # An operation is (code, jump if true, jump if false), followed by its operand, the port. A jump to the end
+    # of the program accepts the socket, a jump beyond it rejects it.
     program = (
         _OPERATION.pack(_BC_S_GE, 8, 20)
         + _OPERATION.pack(0, 0, port)
@@ -142,4 +145,4 @@ def _with_device(row: DiagRow) -> Socket:
     try:
         return replace(row.socket, device=sockets.if_indextoname(row.ifindex))
     except OSError:
-        return row.socket  # the device has gone since
+        return row.socket  # the device was removed meanwhile

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from portwatch import PortwatchError
-from portwatch.linux import procfs
+from portwatch.linux import clock, procfs
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: pid namespaces and mounts")
 
@@ -37,6 +37,12 @@ def test_use_accepts_proc():
     procfs.use("/proc/")
     assert procfs.root() == "/proc"
     assert os.getpid() in procfs.pids()
+
+
+def test_stat_of_this_process_has_its_parent_and_start_time():
+    _, parent, start = procfs.stat(os.getpid())
+    assert parent == os.getppid()
+    assert clock.boot_time() < start == procfs.own_start()
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/etc", "/proc/self", "/proc/stat", ""])

@@ -1,4 +1,4 @@
-"""Two witnesses made one: what an engine found, and what the kernel lists."""
+"""Completion of a snapshot with the kernel's list of sockets."""
 
 from dataclasses import replace
 
@@ -12,28 +12,29 @@ def listed(number):
     return replace(socket(number), cookie=None)
 
 
-def checked(found, *listings, looked_at=()):
-    answers = iter(listings)
-    met = {one.socket.inode for one in found} | {one.inode for one in looked_at}
-    return cross_checked(lambda: Snapshot(tuple(found), met), lambda: next(answers))
+def checked(open_sockets, *listings, not_open=()):
+    """Cross-check a snapshot of open sockets. Each reading of the kernel's list returns the next listing."""
+    pending = iter(listings)
+    seen = {one.socket.inode for one in open_sockets} | {socket.inode for socket in not_open}
+    return cross_checked(lambda: Snapshot(tuple(open_sockets), seen), lambda: next(pending))
 
 
-def test_what_both_know_is_told_once():
+def test_a_socket_that_is_also_in_the_snapshot_is_returned_once():
     assert checked([open_socket(1)], [listed(1)]) == [open_socket(1)]
 
 
-def test_what_nobody_holds_before_and_after_is_listed_without_owner():
-    (one,) = checked([], [listed(1)], [listed(1)])
-    assert (one.socket.port, one.holders) == (8080, ())
+def test_a_socket_listed_before_and_after_the_snapshot_is_returned_without_holders():
+    (missed,) = checked([], [listed(1)], [listed(1)])
+    assert (missed.socket.port, missed.holders) == (8080, ())
 
 
-def test_what_closed_while_we_looked_is_not_listed():
+def test_a_socket_that_closed_during_the_snapshot_is_left_out():
     assert checked([], [listed(1)], []) == []
 
 
-def test_what_opened_while_we_looked_is_left_to_its_record():
+def test_a_socket_that_opened_during_the_snapshot_is_left_to_its_record():
     assert checked([], [], [listed(1)]) == []
 
 
-def test_a_socket_that_is_held_but_not_open_is_not_taken_for_ownerless():
-    assert checked([], [listed(1)], [listed(1)], looked_at=[socket(1)]) == []
+def test_a_socket_that_the_snapshot_found_not_open_is_left_out():
+    assert checked([], [listed(1)], [listed(1)], not_open=[socket(1)]) == []

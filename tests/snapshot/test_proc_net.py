@@ -1,4 +1,4 @@
-"""/proc/net: how rows are read."""
+"""Parsing of /proc/net/{tcp,tcp6,udp,udp6}."""
 
 import socket
 import sys
@@ -10,7 +10,7 @@ from portwatch.snapshot import proc_net
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 LITTLE_ENDIAN = pytest.mark.skipif(
-    sys.byteorder != "little", reason="the rows were written on a little-endian machine"
+    sys.byteorder != "little", reason="the rows are from a little-endian machine"
 )
 
 
@@ -28,31 +28,31 @@ def row(local, state, inode):
         ("0000000000000000FFFF00000100007F:0035", "::ffff:127.0.0.1", 53),
     ],
 )
-def test_addresses_are_words_in_the_machines_order(text, address, port):
+def test_addresses_are_words_in_the_byte_order_of_the_machine(text, address, port):
     assert proc_net.parse_address(text) == (address, port)
 
 
 @LITTLE_ENDIAN
-def test_of_tcp_only_the_listeners_at_the_head_are_read():
+def test_reading_stops_at_the_first_tcp_row_that_does_not_listen():
     lines = iter([HEADER, row("0100007F:1F90", "0A", 5), row("0100007F:1F91", "01", 6), "never read"])
-    (found,) = proc_net.open_rows(lines, 1, "tcp", "ipv4", "0A")
-    assert (found.port, found.inode, found.netns, found.cookie) == (8080, 5, 1, None)
+    (listener,) = proc_net.open_rows(lines, 1, "tcp", "ipv4", "0A")
+    assert (listener.port, listener.inode, listener.netns, listener.cookie) == (8080, 5, 1, None)
     assert next(lines) == "never read"
 
 
 @LITTLE_ENDIAN
-def test_of_udp_the_unconnected_are_found_wherever_they_stand():
+def test_unconnected_udp_sockets_are_found_anywhere_in_the_list():
     lines = iter([HEADER, row("0100007F:0035", "01", 5), row("0100007F:0036", "07", 6)])
-    assert [one.port for one in proc_net.open_rows(lines, 1, "udp", "ipv4", "07")] == [54]
+    assert [udp.port for udp in proc_net.open_rows(lines, 1, "udp", "ipv4", "07")] == [54]
 
 
-def test_an_empty_file_is_no_socket():
+def test_an_empty_file_has_no_sockets():
     assert list(proc_net.open_rows(iter([]), 1, "tcp", "ipv4", "0A")) == []
 
 
-def test_our_own_sockets_are_listed():
+def test_sockets_of_this_process_are_listed():
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
-        found = {(one.proto, one.address, one.port) for one in proc_net.read_namespace(own())}
-        assert ("tcp", *tcp.getsockname()) in found
-        assert ("udp", *udp.getsockname()) in found
+        listed = {(one.proto, one.address, one.port) for one in proc_net.read_namespace(own())}
+        assert ("tcp", *tcp.getsockname()) in listed
+        assert ("udp", *udp.getsockname()) in listed
