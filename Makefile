@@ -1,9 +1,9 @@
-# Everything works in a virtual environment of its own, .venv; root is asked for where BPF needs it.
+# All targets use the virtual environment .venv. Targets that need BPF run as root.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h' -o -name '*.json' -o -name '*.html') pyproject.toml
-# Root sees more. Where we are not root, sudo is used if it is there; without it, what can run does.
+# sudo, unless this is root already; empty without sudo, and then tests that need root are skipped.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 KERNEL ?= 6.1
@@ -35,12 +35,12 @@ check: $(VENV)/developing
 	$(BIN)/lint-imports
 
 bench: $(VENV)/developing
-	@for one in bench/bench_*.py; do $(AS_ROOT) $(BIN)/python $$one || exit 1; done
+	@for script in bench/bench_*.py; do $(AS_ROOT) $(BIN)/python $$script || exit 1; done
 
 build: $(VENV)/developing
 	$(BIN)/python -m build
 
-# What the bcc engine needs, of which PyPI has nothing.
+# python3-bpfcc, which is not on PyPI.
 setup-bcc:
 	$(AS_ROOT) scripts/provision.sh bcc
 

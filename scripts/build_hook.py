@@ -1,4 +1,4 @@
-"""Compiles bpf/core.bpf.c when the package is built, and puts the object into the wheel."""
+"""hatchling build hook: compile bpf/core.bpf.c and put the object into the wheel."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("bpf/core.bpf.c")
 OBJECT = Path("portwatch/engines/core/core.bpf.o")
-# From LLVM 20 on the usual is v3, of which 5.10 does not know the atomic instructions.
+# LLVM 20 and later default to v3, whose atomic instructions Linux 5.10 does not have.
 FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
-    """clang where the system has it, else the one in PyPI's ziglang: 90 MB, taken in only then."""
+    """Compiles with the system's clang, or else with the one in the ziglang package (a download of 90 MB)."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """What the build needs beside hatchling."""
+        """Return the build dependencies besides hatchling."""
         return [] if _system_clang() else ["ziglang"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # hatchling's signature
-        """Compiles before files are gathered."""
+        """Compile before hatchling collects the files."""
         root = Path(self.root)
         command = [*_compiler(), *FLAGS, str(root / SOURCE), "-o", str(root / OBJECT)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,7 +36,7 @@ class CompileBpf(BuildHookInterface[Any]):
 
 
 def _system_clang() -> str | None:
-    """A clang that can compile for BPF: some distributions' and Apple's cannot."""
+    """Return the path of a clang that can compile for BPF; Apple's and those of some distributions cannot."""
     clang = shutil.which("clang")
     if not clang:
         return None
@@ -45,6 +45,7 @@ def _system_clang() -> str | None:
 
 
 def _compiler() -> list[str]:
+    """Return the start of the compiler's command line."""
     if clang := _system_clang():
         return [clang, "-target", "bpf"]
     return [sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding"]

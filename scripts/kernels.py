@@ -1,7 +1,7 @@
-"""Debian's packaged kernels, with their headers: which ones we are tested on, and how to get them.
+"""Debian's packaged kernels that the tests run on, and how to fetch them with their headers.
 
-apt fetches them and checks their signatures, by a configuration of its own: the suites that
-hold other kernels never become sources of this machine.
+apt downloads them and verifies the signatures. It uses a separate configuration, so that the suites with these
+kernels never become package sources of this machine.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portwatch" / "kernels"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_WANTED = ("linux-image-amd64", "linux-headers-amd64")
+_METAPACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 _PART_OF_A_KERNEL = re.compile(r"linux-(?:image|binary|modules|base|headers)-\d\S*")
-"""A kernel was one package until 7.0 in Debian; now its image depends on what holds its parts."""
-
+"""Until 7.0, linux-image-* held the whole kernel. Since then it depends on the packages with its parts."""
 _IMAGES = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
-"""Where a package may have its image."""
+"""Where packages keep the bootable image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel of Debian's."""
+    """A kernel in a Debian suite."""
 
     name: str
-    """What KERNEL= calls it."""
+    """The value of KERNEL= that selects it."""
     suite: str
     security: bool = False
-    """Whether the suite's security archive has later ones."""
+    """True if the suite has a security archive, which may have a newer kernel."""
     engines: tuple[str, ...] = ("core-fentry", "core-stable", "bcc")
-    """What runs there, as tests/support.py names it."""
+    """The engines to test, as in PORTWATCH_TEST_ENGINES."""
 
 
 KERNELS = (
@@ -46,15 +45,15 @@ KERNELS = (
 
 
 def named(name: str) -> Kernel:
-    """The kernel of that name."""
+    """Return the kernel of that name; exit with an error if there is none."""
     for kernel in KERNELS:
         if kernel.name == name:
             return kernel
-    sys.exit(f"there is no kernel {name!r} here; KERNEL is one of {', '.join(one.name for one in KERNELS)}")
+    sys.exit(f"unknown kernel {name!r}; KERNEL is one of {', '.join(kernel.name for kernel in KERNELS)}")
 
 
 def image_of(kernel: Kernel) -> Path:
-    """Its bootable image, beside its modules; fetched when the cache does not hold it."""
+    """Return the path of the bootable image, in a tree with its modules. Fetch it if it is not in the cache."""
     home = CACHE / kernel.name
     if not (home / "complete").exists():
         _fetch(kernel, home)
@@ -62,7 +61,7 @@ def image_of(kernel: Kernel) -> Path:
 
 
 def release_of(image: Path) -> str:
-    """The kernel's release, as uname would say it, by where its image is."""
+    """Return the kernel's release, as `uname -r` prints it, from the path of its image."""
     return image.parent.name if image.name == "vmlinuz" else image.name.removeprefix("vmlinuz-")
 
 
@@ -71,30 +70,35 @@ def _fetch(kernel: Kernel, home: Path) -> None:
     packages.mkdir(parents=True, exist_ok=True)
     apt = _Apt(home / "apt", kernel)
     apt.run("apt-get", "-qq", "update")
-    wanted = sorted(set.union(*map(apt.parts_of, _WANTED)))
-    print(f"fetching {', '.join(wanted)}", flush=True)
-    apt.run("apt-get", "-qq", "download", *wanted, cwd=packages)
+    names = sorted(set.union(*map(apt.parts_of, _METAPACKAGES)))
+    print(f"fetching {', '.join(names)}", flush=True)
+    apt.run("apt-get", "-qq", "download", *names, cwd=packages)
     root = home / "root"
     for package in sorted(packages.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
         package.unlink()
+    _finish_modules(root)
+    (home / "complete").touch()
+
+
+def _finish_modules(root: Path) -> None:
+    """Make the unpacked modules usable: relative links to the headers, /lib/modules, and depmod's index."""
     modules = next(
         path for path in (root / "lib" / "modules", root / "usr" / "lib" / "modules") if path.is_dir()
     )
     (release,) = (path.name for path in modules.iterdir())
     for link in (modules / release / "build", modules / release / "source"):
         target = link.readlink()
-        if target.is_absolute():  # from a root that is not this one
+        if target.is_absolute():  # relative to the unpacked root, not to this machine's
             link.unlink()
             link.symlink_to(os.path.relpath(f"{root}{target}", link.parent))
     if not (root / "lib").exists():
         (root / "lib").symlink_to("usr/lib")
     subprocess.run(["depmod", "--basedir", root, release], check=True, stderr=subprocess.DEVNULL)
-    (home / "complete").touch()
 
 
 class _Apt:
-    """apt with one suite for its only source, and with state and cache of its own."""
+    """apt with a kernel's suite as its only source, and with its own state and cache."""
 
     def __init__(self, home: Path, kernel: Kernel) -> None:
         for part in ("parts", "state/lists/partial", "cache/archives/partial"):
@@ -108,11 +112,11 @@ class _Apt:
             f'Dir::State "{home}/state";\n'
             f'Dir::State::status "{home}/status";\n'
             f'Dir::Cache "{home}/cache";\n'
-            'APT::Sandbox::User "root";\n'  # its own user cannot write below a home directory
+            'APT::Sandbox::User "root";\n'  # the default user _apt cannot write below a home directory
         )
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """A command of apt's, on our configuration."""
+        """Run a command of apt with this configuration and return its output."""
         environment = {**os.environ, "APT_CONFIG": str(self._configuration)}
         result = subprocess.run(
             command, env=environment, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True
@@ -120,13 +124,14 @@ class _Apt:
         return result.stdout
 
     def parts_of(self, package: str) -> set[str]:
-        """The packages that make up the kernel that `package` leads to."""
-        shown = self.run("apt-cache", "depends", "--important", package)
-        parts = set(_PART_OF_A_KERNEL.findall(shown)) - {package}
+        """Return the names of the packages that make up the kernel that `package` depends on."""
+        dependencies = self.run("apt-cache", "depends", "--important", package)
+        parts = set(_PART_OF_A_KERNEL.findall(dependencies)) - {package}
         return parts.union(*(self.parts_of(part) for part in parts))
 
 
 def _sources(kernel: Kernel) -> Iterator[str]:
+    """Yield the lines of a sources.list for the kernel's suite."""
     options = f"[arch=amd64 signed-by={KEYRING}]"
     mirrors = _mirrors()
     yield f"deb {options} {mirrors['Debian']} {kernel.suite} main\n"
@@ -135,14 +140,14 @@ def _sources(kernel: Kernel) -> Iterator[str]:
 
 
 def _mirrors() -> dict[str, str]:
-    """Where this machine itself has Debian's archives from, by their labels."""
-    shown = subprocess.run(
+    """Return the URIs from which this machine gets Debian's archives, by the archives' labels."""
+    targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    found = dict(line.split(None, 1) for line in sorted(set(shown.splitlines())))
-    if not {"Debian", "Debian-Security"} <= found.keys():
-        sys.exit("the kernels come from Debian's archives, which apt knows here after: sudo apt-get update")
-    return found
+    mirrors = dict(line.split(None, 1) for line in sorted(set(targets.splitlines())))
+    if not {"Debian", "Debian-Security"} <= mirrors.keys():
+        sys.exit("apt has no index of Debian's archives, from which the kernels come; run: sudo apt-get update")
+    return mirrors

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Debian and Ubuntu have of what we need: provision.sh GROUP...
-# For CI, the virtual machines (make setup-vm) and the Vagrantfile. Needs root.
+# Installs groups of Debian or Ubuntu packages: provision.sh GROUP...
+# Used by .ci/run, make setup-vm, make setup-bcc and the Vagrantfile. Needs root.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -16,26 +16,26 @@ declare -A groups=(
 
 missing=()
 for group in "$@"; do
-	for package in ${groups[$group]:?there is no such group}; do
+	for package in ${groups[$group]:?unknown group $group}; do
 		dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
 			missing+=("$package")
 	done
 done
 if ((${#missing[@]})); then
 	apt-get update -q
-	wanted=()
+	available=()
 	for package in "${missing[@]}"; do
-		# bcc compiles against the running kernel's headers and no other's; a box that is older than its archive
-		# runs a kernel that apt has no more headers of.
+		# bcc can use only the headers of the running kernel. If a newer kernel has replaced it in the archive, its
+		# headers are gone from there.
 		if [[ $package == linux-headers-* ]] && ! apt-cache show "$package" >/dev/null 2>&1; then
-			echo "apt has no $package; bcc does without where the kernel has BTF" >&2
+			echo "apt has no $package; bcc works without it if the kernel has BTF" >&2
 		else
-			wanted+=("$package")
+			available+=("$package")
 		fi
 	done
-	apt-get install -q -y --no-install-recommends "${wanted[@]}"
+	apt-get install -q -y --no-install-recommends "${available[@]}"
 fi
-# The tests start their own.
+# The tests start Prometheus and Alertmanager themselves, so the services just installed are stopped.
 if [[ -d /run/systemd/system ]]; then
 	for service in prometheus prometheus-alertmanager; do
 		[[ " ${missing[*]} " != *" $service "* ]] || systemctl disable --now "$service"

@@ -1,8 +1,8 @@
-"""Runs the scenario tests in a virtual machine, on another kernel: vm.py NAME... | all.
+"""Run the tests that depend on the kernel in virtual machines: vm.py NAME... | all.
 
-The machine has this one's file system (it cannot write to it) and a kernel of scripts/kernels.py.
-It is emulated in software, so it needs neither /dev/kvm nor root; by one thread, so as many run at once as
-there are CPUs.
+A machine has a read-only view of this machine's file system and a kernel from scripts/kernels.py. It is
+emulated in software, so it needs neither /dev/kvm nor root. Each emulator uses one thread, so as many machines
+run at once as there are CPUs.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "vm"
 GUEST = ROOT / "tests" / "vm" / "guest.sh"
 TIME_LIMIT = 5400
-"""Seconds after which a machine is taken to hang."""
+"""Seconds after which a machine counts as hung."""
 PATIENCE = 180
-"""What tests are told to wait for something, in seconds, since all is slow in emulation."""
+"""PORTWATCH_TEST_PATIENCE in the machine, in seconds: emulation is slow."""
 
 
 async def test(kernel: kernels.Kernel, image: Path) -> bool:
-    """Boots a kernel, and tells whether all tests passed there."""
+    """Boot a kernel, run the tests, and return True if all of them passed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = RESULTS / f"{kernel.name}.xml"
-    status = result.with_suffix(".status")
-    for left in (result, status):
-        left.unlink(missing_ok=True)
+    status, log = result.with_suffix(".status"), result.with_suffix(".log")
+    for stale in (result, status):
+        stale.unlink(missing_ok=True)
     begin = time.monotonic()
-    await _run(kernel.name, _command(image, result, kernel.engines), result.with_suffix(".log"))
-    took = f"{time.monotonic() - begin:.0f} s in all"
-    # The guest's own word: vng (1.42) tells 255 of whatever runs in a machine without a udev.
+    await _run(kernel.name, _command(image, result, kernel.engines), log)
+    took = f"{time.monotonic() - begin:.0f} s in total"
+    # The exit status comes from a file, because vng (1.42) exits with 255 if the machine has no udev.
     if not (result.exists() and status.exists()):
-        print(f"{kernel.name}: the machine ended without a result, {took}", flush=True)
+        print(f"{kernel.name}: the machine exited without a result, {took}; see {log}", flush=True)
         return False
     suite = ElementTree.parse(result).getroot()[0]  # noqa: S314  # our own pytest wrote it
-    counts = ", ".join(f"{suite.get(what)} {what}" for what in ("tests", "failures", "errors", "skipped"))
+    counts = ", ".join(f"{suite.get(count)} {count}" for count in ("tests", "failures", "errors", "skipped"))
     print(f"{kernel.name} ({kernels.release_of(image)}): {counts}, {took}", flush=True)
     return status.read_text() == "0\n" and suite.get("failures") == suite.get("errors") == "0"
 
 
 def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
-    inside = {
+    environment = {
         "PORTWATCH_TEST_PATIENCE": str(PATIENCE),
         "PORTWATCH_TEST_ENGINES": " ".join(engines),
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
@@ -58,33 +58,38 @@ def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
     return [
         str(Path(sys.executable).with_name("vng")),
         "--disable-kvm",
-        "--verbose",  # without a udev in the machine, its console is the only way out of it
+        "--verbose",  # output goes through the console, the only channel if the machine has no udev
         f"--run={image}",
         "--user=root",
         "--cpus=2",
         "--memory=2G",
-        # One thread for all of its CPUs: with one for each, QEMU (7.2 at least) can go on running a function's
-        # first instruction as it was before ftrace changed it, for ever, and the machine hangs.
+        # One thread for all CPUs. With a thread for each, QEMU (7.2 at least) can keep executing the first
+        # instruction of a function as it was before ftrace patched it, and the machine hangs.
         "--qemu-opts=-accel tcg,thread=single",
         f"--rwdir={RESULTS}",
         "--exec",
-        shlex.join(["env", *(f"{name}={value}" for name, value in inside.items()), str(GUEST), str(result)]),
+        shlex.join(
+            ["env", *(f"{name}={value}" for name, value in environment.items()), str(GUEST), str(result)]
+        ),
     ]
 
 
 _LONGEST_LINE = 1 << 24
-"""Of what pytest says about a failure."""
+"""Limit for a line of output, in bytes. pytest prints long lines about failures."""
 _PASSED_ON = ("PORTWATCH_TEST_ENGINES", "PYTEST_ADDOPTS", "PYTHONPATH")
 
 
 async def _run(name: str, command: list[str], log: Path) -> None:
-    """To its end; whatever it started is ended with it. What its kernel says goes to `log` only."""
+    """Run a machine to its end and copy its output; kernel messages go only to `log`.
+
+    On a timeout or cancellation, kill the whole process group.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     machine = await asyncio.create_subprocess_exec(
         *command,
         env=environment,
         stdin=DEVNULL,
-        stdout=PIPE,  # a file, its emulator would truncate
+        stdout=PIPE,  # the emulator would truncate a file
         stderr=STDOUT,
         limit=_LONGEST_LINE,
         cwd=ROOT,
@@ -93,7 +98,7 @@ async def _run(name: str, command: list[str], log: Path) -> None:
     try:
         await asyncio.wait_for(_follow(name, machine, log), TIME_LIMIT)
     except asyncio.TimeoutError:
-        print(f"{name}: no end after {TIME_LIMIT} s", flush=True)
+        print(f"{name}: stopped after {TIME_LIMIT} s without a result", flush=True)
     finally:
         if machine.returncode is None:
             os.killpg(machine.pid, signal.SIGKILL)
@@ -101,39 +106,40 @@ async def _run(name: str, command: list[str], log: Path) -> None:
 
 
 async def _follow(name: str, machine: asyncio.subprocess.Process, log: Path) -> None:
+    """Copy the machine's output to `log`, and print all of it except kernel messages."""
     assert machine.stdout
-    with log.open("wb") as kept:
+    with log.open("wb") as file:
         async for line in machine.stdout:
-            kept.write(line)
+            file.write(line)
             if not line.startswith(b"["):
                 print(f"{name}: {line.decode('utf-8', 'replace').rstrip()}", flush=True)
     await machine.wait()
 
 
-async def test_all(wanted: Sequence[kernels.Kernel]) -> list[str]:
-    """Tests these, and returns the names of those that failed."""
-    this = asyncio.current_task()
-    assert this
-    # A machine that is left behind would run for an hour.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    images = [kernels.image_of(kernel) for kernel in wanted]
+async def test_all(selected: Sequence[kernels.Kernel]) -> list[str]:
+    """Test these kernels and return the names of those that failed."""
+    task = asyncio.current_task()
+    assert task
+    # Without this, SIGTERM would leave machines behind that run for up to TIME_LIMIT.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    images = [kernels.image_of(kernel) for kernel in selected]
     free = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def test_when_free(kernel: kernels.Kernel, image: Path) -> bool:
         async with free:
             return await test(kernel, image)
 
-    passed = await asyncio.gather(*map(test_when_free, wanted, images))
-    return [kernel.name for kernel, is_good in zip(wanted, passed, strict=True) if not is_good]
+    results = await asyncio.gather(*map(test_when_free, selected, images))
+    return [kernel.name for kernel, has_passed in zip(selected, results, strict=True) if not has_passed]
 
 
 def main(names: list[str]) -> str | None:
-    """Every kernel that is asked for, also when an earlier one fails."""
-    wanted = kernels.KERNELS if names == ["all"] else [kernels.named(name) for name in names]
+    """Test the named kernels, all of them even if one fails. Return an error message, or None."""
+    selected = kernels.KERNELS if names == ["all"] else [kernels.named(name) for name in names]
     try:
-        failed = asyncio.run(test_all(wanted))
+        failed = asyncio.run(test_all(selected))
     except asyncio.CancelledError:
-        return "ended by SIGTERM"
+        return "terminated by SIGTERM"
     return f"failed: {', '.join(failed)}" if failed else None
 
 
