@@ -1,4 +1,4 @@
-"""Write the table of what passed on each kernel into docs/engines.md, from the results of `make test-vm-all`."""
+"""Write the table of tested kernels into docs/engines.md, from the results of `make test-vm-all`."""
 
 from __future__ import annotations
 

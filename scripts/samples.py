@@ -1,7 +1,7 @@
 """Write the sample outputs in the documentation: samples.py [--check].
 
-Each sample is made from fixed values by the functions that print the real thing. It stands in a Markdown file between
-`<!-- sample: NAME -->` and `<!-- /sample -->`. tests/test_docs.py compares the files with the samples.
+Each sample is made from fixed values by the functions that print the real thing. It stands in a Markdown file
+between `<!-- sample: NAME -->` and `<!-- /sample -->`. tests/test_docs.py compares the files with the samples.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ NODE_SOCKET = Socket(0x1402, 345701, 4026531833, "tcp", "ipv4", "0.0.0.0", 8080)
 LOCAL_SOCKET = Socket(0x1410, 345810, 4026531833, "tcp", "ipv4", "127.0.0.1", 3000, backlog=511)
 PROXY_SOCKET = Socket(0x1177, 31002, 4026531833, "tcp", "ipv4", "0.0.0.0", 80, backlog=4096)  # noqa: S104
 
+PROXY_COMMAND = (
+    "/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 80 "
+    "-container-ip 172.17.0.2 -container-port 80"
+)
 DETAILS = {
     PROXY.pid: ProcessDetails(
-        tuple(
-            "/usr/bin/docker-proxy -proto tcp -host-ip 0.0.0.0 -host-port 80 "
-            "-container-ip 172.17.0.2 -container-port 80".split()
-        ),
+        tuple(PROXY_COMMAND.split(" ")),
         (Ancestor(1, "systemd"), Ancestor(911, "dockerd"), Ancestor(2201, "docker-proxy")),
     ),
     NODE.pid: ProcessDetails(
@@ -149,7 +150,9 @@ def _who() -> str:
 
 def _who_nobody() -> str:
     result = _lookup(blockers=(Holder(3120, "python3", None, "bound"),))
-    return _command("sudo portwatch who 9000", port_details.no_listener_message(Port(9000, ("tcp", "udp")), result))
+    return _command(
+        "sudo portwatch who 9000", port_details.no_listener_message(Port(9000, ("tcp", "udp")), result)
+    )
 
 
 def _kill() -> str:
