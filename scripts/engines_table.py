@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from portwatch.engines.bcc.hooks import KPROBES_LIMITS, STABLE_LIMITS
+from portwatch.engines.bcc.hooks import KPROBES_LIMITS
+from portwatch.engines.common_hooks import STABLE_LIMITS
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.engines.limits import OUTSIDE, Limit
 from portwatch.engines.poll import LIMITS

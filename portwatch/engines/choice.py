@@ -1,17 +1,18 @@
-"""Which engine runs here: the one that is asked for, or the best that works."""
+"""Selects an engine: the requested one, or the best that works on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from portwatch.engines.permissions import ASK_DOCTOR
 from portwatch.engines.protocol import Engine, Options
 from portwatch.errors import EngineUnavailable, NotPermitted, WrongUse
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine, and why the better ones were not taken."""
+    """The selected engine, and why better ones cannot run."""
 
     engine: Engine
     refusals: dict[str, EngineUnavailable] = field(default_factory=dict)
@@ -36,17 +37,18 @@ def _poll(options: Options) -> Engine:
 
 
 ENGINES: dict[str, Callable[[Options], Engine]] = {"core": _core, "bcc": _bcc, "poll": _poll}
-"""The best first. Each is imported when it is wanted."""
+"""Best first. Each function imports its engine when it is called."""
 
 
 def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Choice:
-    """The engine of that name, or the best that works for "auto".
+    """Return the engine of that name, or for "auto" the best one that works.
 
-    An engine works if `prove`, which is given it and uses it, does not raise EngineUnavailable.
-    Raises WrongUse where there is no such engine, or none with the hooks that are asked for.
+    `prove` is called with each candidate and uses it; the engine works if that does not raise EngineUnavailable
+    or OSError. Raise EngineUnavailable or NotPermitted if no candidate works, WrongUse if the name or the hooks
+    are unknown.
     """
     if name not in ("auto", *ENGINES):
-        raise WrongUse(f"there is no engine {name!r}: auto, {', '.join(ENGINES)} are the ones to choose from")
+        raise WrongUse(f"unknown engine {name!r}: choose one of auto, {', '.join(ENGINES)}")
     if options.hooks != "auto":
         name = _engine_with(options.hooks, name)
     refusals: dict[str, EngineUnavailable] = {}
@@ -66,18 +68,16 @@ def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Ch
     if name in refusals:
         raise refusals[name]
     kind = type(next(reversed(refusals.values())))
-    raise kind("no engine works here: " + "; ".join(f"{one}: {error}" for one, error in refusals.items()))
+    raise kind("no engine works here: " + "; ".join(f"{engine}: {error}" for engine, error in refusals.items()))
 
 
 def _engine_with(hooks: str, name: str) -> str:
     from portwatch.engines.core.hooks import HOOK_SETS
 
     if hooks not in HOOK_SETS:
-        raise WrongUse(
-            f"there are no hooks {hooks!r}: auto, {', '.join(HOOK_SETS)} are the ones to choose from"
-        )
+        raise WrongUse(f"unknown hooks {hooks!r}: choose one of auto, {', '.join(HOOK_SETS)}")
     if name not in ("auto", "core"):
-        raise WrongUse(f"hooks are chosen for the core engine only, and {name} was asked for")
+        raise WrongUse(f"only the core engine lets you choose its hooks, and the engine requested is {name}")
     return "core"
 
 
@@ -85,4 +85,4 @@ def _refusal(error: EngineUnavailable | OSError) -> EngineUnavailable:
     if isinstance(error, EngineUnavailable):
         return error
     kind = NotPermitted if isinstance(error, PermissionError) else EngineUnavailable
-    return kind(f"the system refuses what it needs ({error}); portwatch doctor shows what this machine allows")
+    return kind(f"the system refuses an operation that the engine needs ({error}); {ASK_DOCTOR}")

@@ -1,31 +1,40 @@
-"""What an engine may need of this machine, as single facts."""
+"""Facts about this machine that engines depend on, each found by one check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from portwatch.errors import EngineUnavailable
 
 State = Literal["ok", "limited", "not ok"]
-Check = Callable[[], tuple[State, str, str | None]]
-"""Returns the state, what was found, and what would help."""
+
+
+class Finding(NamedTuple):
+    """The result of a check."""
+
+    state: State
+    text: str
+    help: str | None = None
+    """What would improve the state."""
+
+
+Check = Callable[[], Finding]
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing that an engine may need, as it is on this machine."""
+    """A finding and the name of its check."""
 
     name: str
     state: State
     text: str
     help: str | None = None
-    """What would help."""
 
 
 def run_checks(checks: Mapping[str, Check]) -> Iterator[Fact]:
-    """Yield a fact for each check. A check that raises is a fact, too: what it looked for is not usable."""
+    """Yield a fact for each check. A check that raises counts as "not ok", with the error as its text."""
     for name, check in checks.items():
         try:
             yield Fact(name, *check())

@@ -1,69 +1,73 @@
-"""What this machine allows, and which engine that makes possible."""
+"""What this machine allows, and which engine works on it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any
 
 from portwatch.engines import machine, poll
 from portwatch.engines.bcc import diagnosis as bcc
 from portwatch.engines.choice import ENGINES, choose
 from portwatch.engines.core import diagnosis as core
-from portwatch.engines.diagnosis import Fact
+from portwatch.engines.diagnosis import Check, Fact, run_checks
 from portwatch.engines.limits import Limit
 from portwatch.engines.protocol import Options
 from portwatch.errors import EngineUnavailable
 from portwatch.linux import capabilities
 
-_DIAGNOSES = (machine.diagnose, core.diagnose, bcc.diagnose, poll.diagnose)
+_CHECKS: dict[str, Check] = {**machine.CHECKS, **core.CHECKS, **bcc.CHECKS, **poll.CHECKS}
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of really attaching an engine."""
+    """The outcome of attaching an engine."""
 
     engine: str
     works: bool
     refusal: str | None = None
     hooks: str | None = None
     why: str | None = None
-    """Why on these hooks and not on better ones."""
+    """Why better hooks are not used."""
     limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that doctor knows."""
+    """Everything that doctor found."""
 
     facts: tuple[Fact, ...]
     capabilities: dict[str, bool]
     trials: tuple[Trial, ...]
-    asked: str = "auto"
-    """The engine that it is about, if it is about one."""
+    """In order of preference."""
+    requested: str = "auto"
+    """The engine that was requested."""
 
     @property
     def taken(self) -> Trial | None:
-        """The engine that is taken: the first that works."""
+        """The first engine that works."""
         return next((trial for trial in self.trials if trial.works), None)
 
     @property
     def verdict(self) -> str:
-        """Which engine is taken."""
+        """Which engine is used, in words."""
         if not self.taken:
-            return "no engine works here" if self.asked == "auto" else f"{self.asked} does not work here"
-        return f"auto takes {self.taken.engine}" if self.asked == "auto" else f"{self.asked} is taken"
+            return (
+                "no engine works here" if self.requested == "auto" else f"{self.requested} does not work here"
+            )
+        return f"auto selects {self.taken.engine}" if self.requested == "auto" else f"{self.requested} is used"
 
     @property
     def why(self) -> str:
-        """Why that one."""
-        refused = [f"{trial.engine} cannot run here ({trial.refusal})" for trial in self._before_taken()]
-        if refused:
-            return "; ".join(refused)
-        return f"it is {'the first choice' if self.asked == 'auto' else 'what was asked for'}, and works"
+        """The reason for the verdict, in words."""
+        refusals = [
+            f"{trial.engine} cannot run here ({trial.refusal})" for trial in self._trials_before_taken()
+        ]
+        if refusals:
+            return "; ".join(refusals)
+        return "it is the first choice and works" if self.requested == "auto" else "it was requested and works"
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {
             "engine": self.taken.engine if self.taken else None,
             "why": self.why,
@@ -82,15 +86,15 @@ class Report:
             ],
         }
 
-    def _before_taken(self) -> tuple[Trial, ...]:
+    def _trials_before_taken(self) -> tuple[Trial, ...]:
         return self.trials[: self.trials.index(self.taken)] if self.taken else self.trials
 
 
 def examine(engine: str = "auto") -> Report:
-    """Check everything, then try every engine, or the one that is asked for."""
+    """Run every check, then attach and detach the requested engine, or each engine in turn."""
     return Report(
-        tuple(chain.from_iterable(diagnose() for diagnose in _DIAGNOSES)),
-        _held_capabilities(),
+        tuple(run_checks(_CHECKS)),
+        _effective_capabilities(),
         tuple(_try(name) for name in (ENGINES if engine == "auto" else (engine,))),
         engine,
     )
@@ -106,9 +110,9 @@ def _try(name: str) -> Trial:
     return Trial(name, True, None, info.hooks, info.why, info.limits)
 
 
-def _held_capabilities() -> dict[str, bool]:
+def _effective_capabilities() -> dict[str, bool]:
     try:
-        held = capabilities.effective()
+        effective = capabilities.effective()
     except OSError:
-        return {}  # the fact of that name says why
-    return {one.name: capabilities.has(one, held) for one in capabilities.ALL}
+        return {}  # the check "capabilities" reports the error
+    return {right.name: capabilities.has(right, effective) for right in capabilities.ALL}

@@ -1,4 +1,4 @@
-"""A kernel filter in the form that BPF programs read: bpf/filter.h in Python."""
+"""The kernel filter in the form that BPF programs read: bpf/filter.h in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CGROUPS_MAX = 4096
 
 
 class FilterMap(ctypes.Structure):
-    """struct filter, in memory shared with the programs."""
+    """struct filter, in memory that the programs share."""
 
     _fields_ = (
         ("ports", ctypes.c_uint64 * 1024),
@@ -30,17 +30,18 @@ class FilterMap(ctypes.Structure):
         if kernel_filter.ports is not None:
             size = ctypes.sizeof(self.ports)
             ctypes.memmove(self.ports, kernel_filter.ports.to_bytes(size, "little"), size)
-        listed = (
+        namespaces = (
             kernel_filter.excluded_namespaces if kernel_filter.namespaces is None else kernel_filter.namespaces
         )
-        self.namespaces[:] = [*listed, *[0] * (_NETNS_MAX - len(listed))]
+        self.namespaces[:] = [*namespaces, *[0] * (_NETNS_MAX - len(namespaces))]
         self.generation += 1
         ctypes.memset(self.excluded_cgroups, 0, ctypes.sizeof(self.excluded_cgroups))
 
     def exclude_cgroups(self, kernel_filter: KernelFilter, ids: Iterable[int]) -> None:
-        """Exclude those of these cgroups that no subscriber wants: the next record from there is not sent.
+        """Exclude each of these cgroups that no subscriber wants. Programs send no further records from it.
 
-        Only a cgroup's path tells whether it is wanted, so each is judged here when its first record arrives.
+        A filter matches cgroups by path, and programs know only ids. So the first record from a cgroup is
+        always sent, and judged here.
         """
         for cgroup_id in ids:
             path = cgroups.path_of(cgroup_id)
@@ -49,15 +50,17 @@ class FilterMap(ctypes.Structure):
 
 
 def supported(wanted: KernelFilter, *, has_marks: bool) -> KernelFilter:
-    """Return the narrowest filter that the programs can apply and that passes all of `wanted`.
+    """Return the narrowest filter that the programs can apply and that passes everything that `wanted` passes.
 
-    Trees and cgroups need marks in sockets: a close runs in any process, and only the mark tells who opened.
+    Trees and cgroups need a mark on each socket: any process may close it, and only the mark tells who opened it.
     """
-    # With cgroup v1 beside v2, the id of a v2 cgroup does not tell which cgroup a process is in.
+    # Where cgroup v1 is mounted beside v2, the id of a v2 cgroup does not tell which cgroup a process is in.
     cgroup_filters = wanted.cgroups if has_marks and cgroups.is_v2_only() else None
-    found = replace(wanted, watched_trees_only=wanted.watched_trees_only and has_marks, cgroups=cgroup_filters)
+    narrowest = replace(
+        wanted, watched_trees_only=wanted.watched_trees_only and has_marks, cgroups=cgroup_filters
+    )
     fits = max(len(wanted.namespaces or ()), len(wanted.excluded_namespaces)) <= _NETNS_MAX
-    return found if fits else replace(found, namespaces=None, excluded_namespaces=frozenset())
+    return narrowest if fits else replace(narrowest, namespaces=None, excluded_namespaces=frozenset())
 
 
 def flags(kernel_filter: KernelFilter) -> int:

@@ -1,4 +1,4 @@
-"""What engines can and cannot see, as data: doctor, the docs and the tests read this."""
+"""What engines cannot see, as data: read by doctor, /readyz, the README's table and the tests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something that an engine does not see as it happens."""
+    """Something that an engine does not see, or does not see as it happens."""
 
     name: str
     text: str
     scenarios: tuple[str, ...] = ()
+    """The scenarios of tests/kernel that an engine with this limit may fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """An engine as it runs here: its hooks, and what these leave out."""
+    """An engine as it runs on this machine: its hooks and their limits."""
 
     engine: str
     hooks: str
     limits: tuple[Limit, ...] = ()
     why: str | None = None
-    """Why these hooks and not better ones."""
+    """Why better hooks are not used."""
 
     def has_limit(self, name: str) -> bool:
         """Return True if this engine has the limit of that name."""
@@ -31,35 +32,40 @@ class EngineInfo:
 
 UDP_CONNECT = Limit(
     "udp_connect",
-    "a bound UDP socket that connects (and so no longer hears from everybody), or disconnects, "
-    "is noticed at the next reconciliation",
+    "a bound UDP socket that connects to a peer (and so stops serving others), or disconnects, is noticed only "
+    "at the next reconciliation",
     ("S17",),
 )
 UDP_AUTOBIND = Limit(
     "udp_autobind",
-    "with --ephemeral, a UDP port taken without bind() is noticed at the next reconciliation",
+    "with --ephemeral, a UDP port taken without bind() is noticed only at the next reconciliation",
     ("S16",),
 )
-IO_URING_FAILURES = Limit("io_uring_failures", "a bind or listen that fails through io_uring is not reported")
-COMPAT_FAILURES = Limit("compat_failures", "a bind or listen that fails in a 32-bit program is not reported")
-FAILURES = Limit("failures", "binds and listens that fail are not reported", ("S05", "S06", "S07"))
-BIND_FAILURES = Limit("bind_failures", "binds that fail are not reported", ("S06", "S07"))
-LISTEN_FAILURES = Limit("listen_failures", "listens that fail are not reported", ("S05",))
+IO_URING_FAILURES = Limit(
+    "io_uring_failures", "bind and listen requests that fail in io_uring are not reported"
+)
+COMPAT_FAILURES = Limit(
+    "compat_failures", "failed bind() and listen() calls of 32-bit programs are not reported"
+)
+FAILURES = Limit("failures", "failed bind() and listen() calls are not reported", ("S05", "S06", "S07"))
+BIND_FAILURES = Limit("bind_failures", "failed bind() calls are not reported", ("S06", "S07"))
+LISTEN_FAILURES = Limit("listen_failures", "failed listen() calls are not reported", ("S05",))
 BOUND_HOLDERS = Limit(
     "bound_holders",
-    "who has bound a port, and does not listen on it, is not named where somebody else is refused it",
+    "when a bind() fails, a process that has bound the port but does not listen on it is not named",
     ("S06",),
 )
 MPTCP_FAILURES = Limit(
     "mptcp_failures",
-    "a bind or listen of an MPTCP socket that fails is not reported, a changed backlog of its not at once",
+    "failed bind() and listen() calls on MPTCP sockets are not reported, and a changed backlog of an MPTCP "
+    "socket is noticed only at the next reconciliation",
 )
 REFUSED_UDP = Limit(
     "refused_udp",
-    "a UDP port that the kernel gave, and a cgroup's program then refused, is shown open until the next "
+    "a UDP port that the kernel assigned and a cgroup BPF program then refused is shown as open until the next "
     "reconciliation",
 )
-UDP = Limit("udp", "UDP ports are noticed at the next reconciliation", ("S15", "S16", "S17"))
+UDP = Limit("udp", "UDP ports are noticed only at the next reconciliation", ("S15", "S16", "S17"))
 SHORT_LIVED = Limit(
     "short_lived",
     "a port that opens and closes between two polls is not seen",
@@ -67,42 +73,43 @@ SHORT_LIVED = Limit(
 )
 ACTOR = Limit(
     "actor",
-    "who opened or closed a port is inferred from who holds it when the poll finds it",
+    "the process that opened or closed a port is inferred from the processes that hold it at the time of the poll",
     ("S09", "S12", "S24", "S30"),
 )
 EPHEMERAL_UDP = Limit(
     "ephemeral_udp",
-    "a UDP port that the kernel chose cannot be told from one that a program bound: both are shown",
+    "UDP ports that the kernel chose cannot be told from UDP ports that a program bound: both are shown",
     ("S16",),
 )
 OTHER_NAMESPACES = Limit(
     "other_namespaces",
-    "other network namespaces cannot be entered (CAP_SYS_ADMIN is missing): only our own is seen",
+    "only our own network namespace is seen, because entering others requires CAP_SYS_ADMIN",
     ("S18",),
 )
 EMPTY_NAMESPACES = Limit(
     "empty_namespaces",
-    "a network namespace that no process is in and no mount keeps is not found, and what listens there neither",
+    "a network namespace that has neither a process nor a mount is not found, and neither are its ports",
     ("S18",),
 )
 OTHER_OWNERS = Limit(
     "other_owners",
-    "the sockets of other users' processes have no owner here (CAP_SYS_PTRACE is missing)",
+    "sockets of other users' processes are shown without an owner, because CAP_SYS_PTRACE is missing",
 )
 COOKIES = Limit(
     "cookies",
-    "a socket's cookie is told only if somebody asked for it before: the inode tells sockets apart",
+    "a socket's cookie is known only if something requested it earlier; the inode identifies the socket instead",
 )
 TREES = Limit(
     "trees",
-    "who belongs to a tree (--pid, --not-pid) is looked up in /proc when something happens: where it has ended "
-    "by then, or one of those between it and the root has, it can be taken for one outside",
+    "membership in a process tree (--pid, --not-pid) is read from /proc after the event: if the process or one "
+    "of its ancestors has exited by then, the process may appear to be outside the tree",
     ("T03", "T04", "T06", "T09"),
 )
 OUTSIDE = Limit(
     "outside",
-    "with --pid, --cgroup or --container, what happens elsewhere is left out when it has been read, and not in "
-    "the kernel: "
-    "a storm there costs portwatch time",
+    "--pid, --cgroup and --container are applied after a record has been read, not in the kernel: "
+    "a storm of events elsewhere costs portwatch time",
 )
-BACKLOG_CHANGE = Limit("backlog_change", "a changed backlog is noticed at the next reconciliation", ("S04",))
+BACKLOG_CHANGE = Limit(
+    "backlog_change", "a changed backlog is noticed only at the next reconciliation", ("S04",)
+)

@@ -25,8 +25,8 @@ log = logging.getLogger("portwatch")
 
 NO_ROOM = "the map of watched processes is full: watch fewer process trees"
 MAP_ENTRIES = 65536
-"""The size of the map. A walk over its keys starts again whenever the key that it stands at is deleted,
-so this also bounds a walk."""
+"""The size of the map in bpf/. It also bounds a walk over the keys, which starts again at the first key
+whenever the key that it has reached is deleted."""
 _ALL_TREES = (1 << 64) - 1
 
 
@@ -34,20 +34,20 @@ class MemberMap(Protocol):
     """A BPF map from pid to (start, trees). BPF programs change it at any time."""
 
     def get(self, pid: int) -> tuple[int, int] | None:
-        """Return the entry of a process."""
+        """Return the entry of a process, or None."""
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
         """Insert the entry if `is_new`, else replace it.
 
-        Return False if the pid has an entry by now, or has none any more. Raise PortwatchError if the map
-        is full.
+        Return False if a BPF program has meanwhile inserted or deleted the entry. Raise PortwatchError if the
+        map is full.
         """
 
     def remove(self, pid: int) -> None:
         """Delete the entry, if there is one."""
 
     def pids(self) -> Iterable[int]:
-        """Yield every pid. One that is added or deleted meanwhile may be missed or be yielded twice."""
+        """Yield every pid. Entries that change during the walk may be missed or yielded twice."""
 
 
 class Members:
@@ -80,7 +80,7 @@ class Members:
             self._missed = missed
 
     def unwatch(self, tree: int) -> None:
-        """Drop a tree, including processes that are forked meanwhile."""
+        """Drop a tree. Repeats until no member is left, because members may fork meanwhile."""
         while members := [pid for pid, _, trees in self._all() if trees & tree]:
             for pid in members:
                 self._leave(pid, tree)
@@ -90,47 +90,47 @@ class Members:
         return reduce(or_, map(self._of, map(identity_of, processes)), 0)
 
     def _all(self) -> list[tuple[int, int, int]]:
-        """Return pid, start and trees of every member: a list, as deleting would disturb the walk."""
+        """Return pid, start and trees of every member. A list, because deletions disturb the walk."""
         pids = islice(self._entries.pids(), MAP_ENTRIES)
         return [(pid, *entry) for pid in pids if (entry := self._entries.get(pid))]
 
-    def _of(self, one: Identity) -> int:
-        start, trees = self._entries.get(one.pid) or (0, 0)
-        return trees if start == clock.ticks(one.start_time) else 0
+    def _of(self, process: Identity) -> int:
+        start, trees = self._entries.get(process.pid) or (0, 0)
+        return trees if start == clock.ticks(process.start_time) else 0
 
     def _add_descendants(self, trees: int) -> None:
-        """Add every descendant of members of any of these trees, until a pass finds no new one."""
-        while self._pass_over_processes(trees):
+        """Add all descendants of the members of any of these trees."""
+        while self._add_descendants_once(trees):  # until a pass finds no new one
             pass
 
-    def _pass_over_processes(self, watched: int) -> bool:
-        """Return True if a process was added."""
-        strangers: set[Identity] = set()
+    def _add_descendants_once(self, watched: int) -> bool:
+        """Look at each process once. Return True if one was added."""
+        outsiders: set[Identity] = set()
         has_added = False
-        for found in filter(None, map(identity_at, procfs.pids())):
-            line: list[Identity] = []
+        for process in filter(None, map(identity_at, procfs.pids())):
+            path: list[Identity] = []  # from the process up to below its nearest member
             trees = 0
-            for one in with_ancestors(found):
-                if one in strangers or (trees := self._of(one) & watched):
+            for ancestor in with_ancestors(process):
+                if ancestor in outsiders or (trees := self._of(ancestor) & watched):
                     break
-                line.append(one)
+                path.append(ancestor)
             if not trees:
-                strangers.update(line)
+                outsiders.update(path)
                 continue
-            # Ancestors first, and at once: from then on the kernel itself adds what they fork.
-            for one in reversed(line):
-                has_added |= self._join(one, trees)
+            # Ancestors first: once a process is a member, the kernel adds its later children.
+            for descendant in reversed(path):
+                has_added |= self._join(descendant, trees)
         return has_added
 
-    def _join(self, one: Identity, trees: int) -> bool:
+    def _join(self, process: Identity, trees: int) -> bool:
         """Add a process to trees. Return False if it has ended."""
-        start = clock.ticks(one.start_time)
-        while True:  # until no BPF program has changed the entry between get and put
-            entry = self._entries.get(one.pid)
+        start = clock.ticks(process.start_time)
+        while True:  # until no BPF program changes the entry between get and put
+            entry = self._entries.get(process.pid)
             before = entry[1] if entry and entry[0] == start else 0
-            if self._entries.put(one.pid, start, before | trees, is_new=entry is None):
+            if self._entries.put(process.pid, start, before | trees, is_new=entry is None):
                 break
-        return not self._remove_if_ended(one.pid, start)
+        return not self._remove_if_ended(process.pid, start)
 
     def _leave(self, pid: int, tree: int) -> None:
         entry = self._entries.get(pid)
@@ -142,7 +142,10 @@ class Members:
             self._remove_if_ended(pid, start)
 
     def _remove_if_ended(self, pid: int, start: int) -> bool:
-        """Delete an entry that was put after the process's exit; a later process of that pid keeps its own."""
+        """Delete the entry of a process that has ended: put after its exit, the kernel would never delete it.
+
+        A later process with the same pid keeps its own entry.
+        """
         if not has_ended(pid, start):
             return False
         if (entry := self._entries.get(pid)) and entry[0] == start:

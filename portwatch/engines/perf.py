@@ -1,4 +1,4 @@
-"""perf_event_open: how a program is attached to a tracepoint, whoever has mounted tracefs or not."""
+"""perf_event_open(2): attaches programs to tracepoints, even where tracefs is not mounted, and opens buffers."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ _FLAG_FD_CLOEXEC = 8
 
 
 def open_tracepoint(tracefs: int, name: str) -> int:
-    """A perf event on a tracepoint such as `syscalls/sys_enter_bind`, for every process."""
+    """Open a perf event on a tracepoint such as `syscalls/sys_enter_bind`, for all processes."""
     with open(
         f"events/{name}/id", encoding="ascii", opener=lambda path, flags: os.open(path, flags, dir_fd=tracefs)
     ) as file:
         tracepoint = int(file.read())
-    # A program runs for the tracepoint wherever it fires, whichever CPU its event is opened on.
+    # A program runs wherever the tracepoint fires, on whichever CPU the event is opened.
     return _open(name, 0, _TYPE_TRACEPOINT, tracepoint)
 
 
-def open_tracepoints(wanted: Mapping[str, str]) -> dict[str, int]:
-    """Such an event for each program's tracepoint; none where one of them is not to be had."""
-    opened: dict[str, int] = {}
+def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
+    """Open a perf event for each program's tracepoint. Return {} if one of them cannot be opened."""
+    events: dict[str, int] = {}
     try:
         tracefs = mounts.open_file_system("tracefs")
         try:
-            for program, tracepoint in wanted.items():
-                opened[program] = open_tracepoint(tracefs, tracepoint)
+            for program, tracepoint in tracepoints.items():
+                events[program] = open_tracepoint(tracefs, tracepoint)
         finally:
             os.close(tracefs)
-    except (OSError, EngineUnavailable):  # the limit `failures` says it
-        for event in opened.values():
+    except (OSError, EngineUnavailable):  # the limit `failures` reports it
+        for event in events.values():
             os.close(event)
         return {}
-    return opened
+    return events
 
 
 def attach(event: int, program: int) -> None:
-    """Runs a program whenever `event` happens, until that is closed."""
+    """Run a program whenever `event` occurs, until the event is closed."""
     fcntl.ioctl(event, _SET_BPF, program)
     fcntl.ioctl(event, _ENABLE, 0)
 
 
 def open_output(cpu: int) -> int:
-    """A perf event into whose buffer programs on a CPU write; its reader is woken for each record."""
+    """Open the perf event whose buffer programs on that CPU write to. It becomes readable with each record."""
     fd = _open(f"CPU {cpu}", cpu, _TYPE_SOFTWARE, _COUNT_BPF_OUTPUT, _SAMPLE_RAW, 1)
     fcntl.ioctl(fd, _ENABLE, 0)
     return fd

@@ -1,4 +1,4 @@
-"""What an engine offers, and what is asked of it."""
+"""The interface of engines, and the options that they take."""
 
 from __future__ import annotations
 
@@ -13,63 +13,66 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked of an engine."""
+    """Settings of an engine. Each engine ignores those that do not apply to it."""
 
     failures: bool = True
-    """Binds and listens that fail, too."""
+    """Report failed bind() and listen() calls."""
     ephemeral: bool = False
-    """UDP ports that the kernel chose, too."""
+    """Report UDP ports that the kernel chose."""
     interval: float = 1.0
-    """Seconds between two polls, for engines that poll."""
+    """Seconds between two polls."""
     hooks: str = "auto"
-    """The set of hooks, for engines that have several."""
+    """The name of a set of hooks, or "auto" for the best that works."""
 
 
 class Engine(Protocol):
-    """Sees ports open and close. All but `wake` are called from one thread at a time."""
+    """A source of records about ports.
+
+    One thread at a time may call its methods; only `wake` may be called from any thread.
+    """
 
     @property
     def name(self) -> str:
-        """What `--engine` calls it."""
+        """The name that `--engine` takes."""
 
     @property
     def info(self) -> EngineInfo:
-        """Its hooks on this machine, and what they cannot see."""
+        """The hooks on this machine, and their limits."""
 
     @property
     def lost(self) -> int:
-        """How many records it had to drop since `attach`."""
+        """The number of records, and of processes of watched trees, dropped since `attach` for want of space."""
 
     @property
     def recursion_misses(self) -> int:
-        """How often since `attach` the kernel left out a program, so that something may not have been seen."""
+        """How often since `attach` the kernel skipped a program, so that an event may have been missed."""
 
     def attach(self) -> None:
-        """Begins to see. Raises EngineUnavailable."""
+        """Start to record events. Raise EngineUnavailable if this machine does not allow it."""
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Waits for records, for `wake`, or for `timeout` seconds, and returns what there is."""
+        """Wait for records, for `wake`, or for `timeout` seconds; return the records that have arrived."""
 
     def read_up_to_now(self) -> list[Record]:
-        """Every record of what had happened when this was called, without waiting."""
+        """Return all records of what happened before the call, without waiting."""
 
     def wake(self) -> None:
-        """Ends a `read` that waits; from any thread."""
+        """Make a waiting `read` return."""
 
     def snapshot(self) -> Snapshot:
-        """What is open now; needs no `attach`."""
+        """Return all open sockets. Works without `attach`."""
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
-        """Who is in the way of a socket that was refused its address."""
+        """Return the processes whose sockets conflict with the address that `socket` was refused."""
 
     def watch(self, root: Identity, tree: int) -> None:
-        """From here on, records and snapshots say by the bit `tree` what concerns a process tree.
+        """Mark records and snapshots of a process tree with the bit `tree` from now on.
 
-        Raises PortwatchError if the process has ended.
+        Raise PortwatchError if the root process has ended.
         """
 
     def unwatch(self, tree: int) -> None:
-        """Forgets a tree."""
+        """Stop marking a process tree."""
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:
         """Record only what passes a filter, as far as this engine can; return the filter that applies now.
@@ -78,4 +81,4 @@ class Engine(Protocol):
         """
 
     def detach(self) -> None:
-        """Ends it; leaves nothing behind."""
+        """Stop recording, and remove everything from the kernel. The engine cannot be used again."""

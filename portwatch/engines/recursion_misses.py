@@ -1,8 +1,9 @@
-"""Runs of programs that the kernel left out.
+"""Counts how often the kernel skipped a BPF program.
 
-A program does not run on a CPU where it runs already. Where the kernel may preempt it in the middle, another
-process can come to the same hook meanwhile, and pass it unseen: on fentry in preemptible kernels, on raw
-tracepoints in the newest (in a slow virtual machine with 7.2, a few forks and ends of 10,000; none with 6.12).
+The kernel does not run a program on a CPU on which that program is already running. If the running instance is
+preempted, another process can reach the same hook on that CPU, and its event is missed. This happens with fentry
+in preemptible kernels, and with raw tracepoints in the newest kernels (in a slow virtual machine with 7.2, for a
+few of 10,000 forks and exits; for none with 6.12).
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from portwatch.linux.libc import bpf
 
 _OBJ_GET_INFO_BY_FD = 15
 _INFO = ctypes.c_char * 232
-_MISSES_AT = 208
-"""recursion_misses in struct bpf_prog_info; before Linux 5.12 the kernel leaves it as it was, 0."""
+_RECURSION_MISSES_OFFSET = 208
+"""The offset of recursion_misses in struct bpf_prog_info. Kernels before 5.12 do not write it: it stays 0."""
 
 
 def recursion_misses(program: int) -> int:
-    """How many there were of a program; of each it is open whether it was about anything that concerns us."""
+    """Return how often a program was skipped. The skipped events need not concern anything that is watched."""
     info = _INFO()
     bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, ctypes.sizeof(info), ctypes.addressof(info)))
-    return int(struct.unpack_from("=Q", info, _MISSES_AT)[0])
+    return int(struct.unpack_from("=Q", info, _RECURSION_MISSES_OFFSET)[0])

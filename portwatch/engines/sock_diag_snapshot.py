@@ -1,8 +1,8 @@
-"""What is open now, where no BPF iterator can tell: sock_diag, and /proc for the owners."""
+"""Snapshots without BPF: sockets from sock_diag, and their owners from /proc."""
 
 from __future__ import annotations
 
-from portwatch.engines import limits as caps
+from portwatch.engines import limits
 from portwatch.engines.members import Members
 from portwatch.errors import EngineUnavailable
 from portwatch.linux import capabilities, netns
@@ -11,51 +11,51 @@ from portwatch.model import OpenSocket, Snapshot, Socket
 from portwatch.snapshot import sock_diag
 from portwatch.snapshot.owners import holders_of
 
-LIMITS = (caps.EPHEMERAL_UDP, caps.EMPTY_NAMESPACES)
-"""What this cannot tell, whatever our rights."""
+LIMITS = (limits.EPHEMERAL_UDP, limits.EMPTY_NAMESPACES)
+"""The limits that apply whatever capabilities we have."""
 
 
 def take_snapshot(membership: Members | Lineage) -> Snapshot:
-    """Every open socket of every network namespace that we may enter, with its holders and their trees."""
-    held = with_holders(open_sockets(), membership)
-    return Snapshot(tuple(held), {one.socket.inode for one in held})
+    """Return the open sockets of every network namespace that we may enter, with their holders and trees."""
+    sockets = with_holders(open_sockets(), membership)
+    return Snapshot(tuple(sockets), {one.socket.inode for one in sockets})
 
 
 def open_sockets() -> list[Socket]:
-    """The same without holders. Raises EngineUnavailable."""
+    """Return the same sockets without holders. Raise EngineUnavailable if sock_diag does not answer."""
     own = netns.own()
     namespaces = (
         netns.all_namespaces() if capabilities.has(capabilities.SYS_ADMIN, capabilities.effective()) else [own]
     )
-    found: list[Socket] = []
+    sockets: list[Socket] = []
     for namespace in namespaces:
         try:
-            found += sock_diag.open_sockets(namespace)
+            sockets += sock_diag.open_sockets(namespace)
         except OSError as error:
             if namespace.inode == own.inode:
                 raise EngineUnavailable(
                     f"sock_diag does not answer ({error}): the kernel needs CONFIG_INET_DIAG and "
                     "CONFIG_INET_UDP_DIAG, or their modules (modprobe inet_diag tcp_diag udp_diag)"
                 ) from None
-            continue  # the namespace ended while we went through them
-    return found
+            continue  # the namespace ended after it was listed
+    return sockets
 
 
 def with_holders(sockets: list[Socket], membership: Members | Lineage) -> list[OpenSocket]:
-    """Sockets with the processes that hold them, and the trees of these."""
+    """Return the sockets together with the processes that hold them, and the trees of these processes."""
     if not sockets:
         return []
     holders = holders_of({socket.inode for socket in sockets if socket.inode})
-    found = ((socket, holders.get(socket.inode or 0, ())) for socket in sockets)
-    return [OpenSocket(socket, processes, membership.of(*processes)) for socket, processes in found]
+    held = ((socket, holders.get(socket.inode or 0, ())) for socket in sockets)
+    return [OpenSocket(socket, processes, membership.of(*processes)) for socket, processes in held]
 
 
-def limits() -> tuple[caps.Limit, ...]:
-    """What this cannot tell, with the rights that we have."""
+def current_limits() -> tuple[limits.Limit, ...]:
+    """Return the limits that apply with the capabilities that we have."""
     effective = capabilities.effective()
-    found = [*LIMITS]
+    current = [*LIMITS]
     if not capabilities.has(capabilities.SYS_ADMIN, effective):
-        found.append(caps.OTHER_NAMESPACES)
+        current.append(limits.OTHER_NAMESPACES)
     if not capabilities.has(capabilities.SYS_PTRACE, effective):
-        found.append(caps.OTHER_OWNERS)
-    return tuple(found)
+        current.append(limits.OTHER_OWNERS)
+    return tuple(current)

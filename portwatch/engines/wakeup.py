@@ -1,4 +1,4 @@
-"""What ends a wait of the thread that reads an engine."""
+"""An event that makes the thread that reads an engine return from its wait."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ import threading
 
 
 class Wakeup:
-    """A descriptor to wait on. Set when it is closed already, it leaves alone what got its number."""
+    """An eventfd to poll together with other descriptors.
+
+    `set` is safe at any time, even after `close`: it never writes to another file that has got the same
+    descriptor number since.
+    """
 
     def __init__(self) -> None:
         self._fd: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # To be entered again by a signal handler, which may come at any time.
-        self._guard = threading.RLock()
+        # Guards _fd. Reentrant, because a signal handler may call `set` while its own thread holds the lock.
+        self._lock = threading.RLock()
 
     def fileno(self) -> int:
-        """For pollers; -1 when it is closed."""
+        """Return the descriptor to poll, or -1 after `close`."""
         return -1 if self._fd is None else self._fd
 
     def set(self) -> None:
-        """Ends a wait, or the next one; from any thread, and from a signal handler."""
-        with self._guard:
+        """End the current wait or, if there is none, the next one. Any thread or signal handler may call it."""
+        with self._lock:
             if self._fd is not None:
                 os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
-        """Has the next wait be one."""
+        """Re-arm the event."""
         os.eventfd_read(self.fileno())
 
     def close(self) -> None:
-        """Ends it."""
-        with self._guard:
+        """Close the descriptor."""
+        with self._lock:
             fd, self._fd = self._fd, None
             if fd is not None:
                 os.close(fd)

@@ -14,7 +14,7 @@ import pytest
 from support import Actor, RecordingWatcher, open_files, wait_until
 
 from portwatch.engines import perf
-from portwatch.engines.bcc import compiler, headers, hooks, shared_map
+from portwatch.engines.bcc import attaching, compiler, cpu_buffers, headers, hooks, shared_map
 from portwatch.engines.bcc.compiler import SOURCES
 from portwatch.engines.bcc.engine import BccEngine
 from portwatch.engines.choice import Choice
@@ -206,7 +206,7 @@ def test_no_program_has_a_loop_which_verifiers_before_5_3_reject():
     assert len(names) > 20
     engine = BccEngine()
     try:
-        looping = [name for name in names if has_loop(engine._bpf.dump_func(name.encode()))]
+        looping = [name for name in names if has_loop(engine._programs.bpf.dump_func(name.encode()))]
     finally:
         engine.detach()
     assert looping == []
@@ -270,21 +270,21 @@ def test_the_reason_for_no_kprobes_quotes_the_kernel(attach_engine):
     info = attach_engine().info
     if info.hooks == hooks.KPROBES_NAME:
         pytest.skip("this kernel has kprobes")
-    assert re.fullmatch(r"kprobes: none can sit on inet_csk_listen_stop \(.+: .+\)", info.why)
+    assert re.fullmatch(r"kprobes: cannot attach to inet_csk_listen_stop \(.+: .+\)", info.why)
 
 
 @pytest.mark.parametrize("has_mptcp", [True, False])
 def test_missing_mptcp_functions_are_a_limit_only_if_the_kernel_has_mptcp(
     has_mptcp, monkeypatch, tmp_path, attach_engine
 ):
-    monkeypatch.setattr("portwatch.engines.bcc.engine.MPTCP", tmp_path if has_mptcp else tmp_path / "absent")
+    monkeypatch.setattr(attaching, "MPTCP", tmp_path if has_mptcp else tmp_path / "absent")
     monkeypatch.setattr(
-        BccEngine, "_refusal_of", lambda _, probe: "is absent" if "mptcp" in probe.function else None
+        attaching, "_refusal_of", lambda _, probe: "is absent" if "mptcp" in probe.function else None
     )
     info = attach_engine().info
     assert (MPTCP_FAILURES in info.limits) == has_mptcp
     assert info.why == (
-        "none can sit on mptcp_listen (is absent), mptcp_bind (is absent)" if has_mptcp else None
+        "cannot attach to mptcp_listen (is absent), mptcp_bind (is absent)" if has_mptcp else None
     )
 
 
@@ -292,13 +292,16 @@ def test_if_one_tracepoint_fails_the_others_are_closed_and_failures_are_a_limit(
     opened = []
     open_tracepoint = perf.open_tracepoint
 
+    def refuse_kprobes(*_):
+        raise EngineUnavailable("there are no kprobes")
+
     def deny_the_third(*arguments):
         if len(opened) == 2:
             raise PermissionError(errno.EACCES, "Permission denied")
         opened.append(open_tracepoint(*arguments))
         return opened[-1]
 
-    monkeypatch.setattr(BccEngine, "_attach_kprobes", lambda _: False)
+    monkeypatch.setattr(attaching, "_attach_kprobes", refuse_kprobes)
     monkeypatch.setattr(perf, "open_tracepoint", deny_the_third)
     before = open_files()
     assert FAILURES in attach_engine().info.limits
@@ -329,7 +332,7 @@ def test_a_cpu_that_comes_online_later_is_read_from_the_next_snapshot_on(monkeyp
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         pytest.skip("needs two CPUs")
-    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus[:1])
+    monkeypatch.setattr(cpu_buffers, "online_cpus", lambda: cpus[:1])
     engine = attach_engine(failures=False)
 
     def kinds():
@@ -338,11 +341,11 @@ def test_a_cpu_that_comes_online_later_is_read_from_the_next_snapshot_on(monkeyp
     actor.do(f"os.sched_setaffinity(0, {{{cpus[1]}}})")
     actor.do("s = listener(port=8080)")
     assert kinds() == []
-    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus)
+    monkeypatch.setattr(cpu_buffers, "online_cpus", lambda: cpus)
     engine.snapshot()
     actor.do("s.close()")
     assert kinds() == ["close"]
-    monkeypatch.setattr("portwatch.engines.bcc.engine._online_cpus", lambda: cpus[:1])
+    monkeypatch.setattr(cpu_buffers, "online_cpus", lambda: cpus[:1])
     actor.do("s = listener(port=8081)")
     engine.snapshot()
     assert kinds() == ["open"]

@@ -1,1 +1,1 @@
-"""The engine on BPF programs that bcc compiles when it starts."""
+"""The engine whose BPF programs bcc compiles when the engine starts."""

@@ -74,7 +74,7 @@ def _forget() -> None:
         del sys.modules[name]
 
 
-class Program:
+class CompiledPrograms:
     """What was compiled, and what of the running kernel it was compiled for."""
 
     def __init__(self, bpf: Any, iterator_function: int | None) -> None:
@@ -83,7 +83,7 @@ class Program:
         """The BTF id of the function that stands for the pass over open files."""
 
 
-def compile_programs(*, ephemeral: bool) -> Program:
+def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
     """Compiles bpf/bcc.bpf.c for the running kernel. Raises EngineUnavailable."""
     bcc = find_bcc()
     source = (SOURCES / "bcc.bpf.c").read_text("utf-8")
@@ -113,7 +113,7 @@ def compile_programs(*, ephemeral: bool) -> Program:
             bpf = bcc.BPF(text=source.encode(), cflags=flags)
     except Exception as error:  # bcc raises nothing more precise
         raise EngineUnavailable(f"bcc cannot compile the programs: {_first_error(said) or error}") from error
-    return Program(bpf, function)
+    return CompiledPrograms(bpf, function)
 
 
 @contextmanager

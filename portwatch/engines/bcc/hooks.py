@@ -1,21 +1,21 @@
-"""The two sets of hooks, as data; one is attached as a whole.
+"""The two sets of hooks that bcc's programs attach to: kprobes and stable hooks.
 
-In the order in which they are attached: what sees closes comes first, so that no open
-is seen whose close is not.
+One set is attached as a whole, in the order given here. Programs that see closes come first: no open is reported
+whose close is missed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from portwatch.engines import limits as caps
+from portwatch.engines import limits
 from portwatch.engines.bcc import syscalls
-from portwatch.engines.core.hooks import STABLE
+from portwatch.engines.limits import Limit
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupHook:
-    """A program at the root cgroup, by the kernel's numbers for its kind and its place."""
+    """A program for the root cgroup, with its BPF_PROG_TYPE and its attach type."""
 
     program: str
     kind: int
@@ -24,44 +24,40 @@ class CgroupHook:
 
 @dataclass(frozen=True, slots=True)
 class Kprobe:
-    """A function of the kernel's, and the programs at its entry and at its exit."""
+    """A kernel function, and the programs for its entry and its exit."""
 
     function: str
     entry: str
     exit: str | None = None
-    lost: tuple[caps.Limit, ...] = ()
-    """What is not seen where none can sit on it; nothing is said where nothing is exact without."""
+    limits_without: tuple[Limit, ...] = ()
+    """The limits where it cannot be attached. If there are none, all of the kprobes depend on it."""
 
 
-STABLE_NAME = STABLE.name
 CGROUP = (
-    CgroupHook("udp_released", syscalls.CGROUP_SOCK, 34),
-    CgroupHook("listen_opened", syscalls.SOCK_OPS, 3),
-    CgroupHook("bind_asked", syscalls.CGROUP_SOCK_ADDR, 8),
-    CgroupHook("bind_asked", syscalls.CGROUP_SOCK_ADDR, 9),
-    CgroupHook("udp_bound", syscalls.CGROUP_SOCK, 12),
-    CgroupHook("udp_bound", syscalls.CGROUP_SOCK, 13),
+    CgroupHook("cgroup_sock_release", syscalls.CGROUP_SOCK, 34),
+    CgroupHook("sockops_listen", syscalls.SOCK_OPS, 3),
+    CgroupHook("cgroup_bind", syscalls.CGROUP_SOCK_ADDR, 8),
+    CgroupHook("cgroup_bind", syscalls.CGROUP_SOCK_ADDR, 9),
+    CgroupHook("cgroup_post_bind", syscalls.CGROUP_SOCK, 12),
+    CgroupHook("cgroup_post_bind", syscalls.CGROUP_SOCK, 13),
 )
-RAW_TRACEPOINTS = {"listen_closed": "inet_sock_set_state"}
-TRACEPOINTS = STABLE.tracepoints
-STABLE_LIMITS = STABLE.limits
-WITHOUT_FAILURES = STABLE.without_failures
+RAW_TRACEPOINTS = {"sock_set_state": "inet_sock_set_state"}
 
 KPROBES_NAME = "kprobes"
 KPROBES: tuple[Kprobe, ...] = (
-    Kprobe("inet_csk_listen_stop", "listen_stops"),
-    Kprobe("inet_release", "udp_releases", None, (caps.UDP,)),
-    Kprobe("inet_csk_listen_start", "listen_starts", "listen_started"),
-    Kprobe("udp_lib_get_port", "udp_takes", "udp_taken", (caps.UDP,)),
+    Kprobe("inet_csk_listen_stop", "inet_csk_listen_stop_entry"),
+    Kprobe("inet_release", "inet_release_entry", None, (limits.UDP,)),
+    Kprobe("inet_csk_listen_start", "inet_csk_listen_start_entry", "inet_csk_listen_start_exit"),
+    Kprobe("udp_lib_get_port", "udp_lib_get_port_entry", "udp_lib_get_port_exit", (limits.UDP,)),
 )
 FAILURE_KPROBES = (
-    Kprobe("inet_listen", "socket_listens", "socket_listened", (caps.LISTEN_FAILURES, caps.BACKLOG_CHANGE)),
-    Kprobe("inet_bind", "socket_binds", "socket_bound", (caps.BIND_FAILURES,)),
-    Kprobe("inet6_bind", "socket_binds", "socket_bound", (caps.BIND_FAILURES,)),
+    Kprobe("inet_listen", "listen_entry", "listen_exit", (limits.LISTEN_FAILURES, limits.BACKLOG_CHANGE)),
+    Kprobe("inet_bind", "bind_entry", "bind_exit", (limits.BIND_FAILURES,)),
+    Kprobe("inet6_bind", "bind_entry", "bind_exit", (limits.BIND_FAILURES,)),
 )
 MPTCP_KPROBES = (
-    Kprobe("mptcp_listen", "socket_listens", "socket_listened", (caps.MPTCP_FAILURES,)),
-    Kprobe("mptcp_bind", "socket_binds", "socket_bound", (caps.MPTCP_FAILURES,)),
+    Kprobe("mptcp_listen", "listen_entry", "listen_exit", (limits.MPTCP_FAILURES,)),
+    Kprobe("mptcp_bind", "bind_entry", "bind_exit", (limits.MPTCP_FAILURES,)),
 )
-"""For failures, too, where the kernel has MPTCP."""
-KPROBES_LIMITS = (caps.UDP_CONNECT, caps.REFUSED_UDP, caps.COOKIES)
+"""More kprobes for failures, on kernels with MPTCP."""
+KPROBES_LIMITS = (limits.UDP_CONNECT, limits.REFUSED_UDP, limits.COOKIES)

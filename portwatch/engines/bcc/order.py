@@ -1,4 +1,4 @@
-"""Puts records from one buffer for each CPU into the order in which they happened."""
+"""Puts the records of several buffers, one per CPU, into the order of their events."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from collections.abc import Callable
 from typing import Any
 
 Fields = tuple[Any, ...]
-"""A record's fields, its time first."""
+"""The fields of a record. The first is its time."""
 
 
-class Order:
-    """Drains all buffers, and hands on what nothing older can follow.
+class OrderedReader:
+    """Reads all buffers, and returns the records that no older record can follow.
 
-    Buffers are emptied one after the other: a socket's close may be found in the second
-    when its open came into the first just after that was left. But an open is in its
-    buffer before its close happens at all. So of a drain, what happened before the drain
-    began is complete; what is younger waits for the next one.
+    Buffers are drained one after the other. So a drain may find a close in the second buffer, but not the open
+    before it, which came into the first buffer just after that was drained. But a record is in its buffer before
+    anything later happens to its socket. Therefore all records older than the start of a drain are complete
+    after it; younger records wait for the next drain.
     """
 
     def __init__(self, drain: Callable[[], list[Fields]], clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._drain = drain
         self._clock = clock
-        self._waiting: list[Fields] = []
+        self._pending: list[Fields] = []
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether records wait for the next drain."""
-        return bool(self._waiting)
+    def has_pending(self) -> bool:
+        """True if records wait for the next drain."""
+        return bool(self._pending)
 
-    def take(self) -> list[Fields]:
-        """All that had happened when this was called, and what more is in order."""
-        begin = self._look()
-        if self._waiting and self._waiting[-1][0] >= begin:
-            begin = self._look()
+    def read(self) -> list[Fields]:
+        """Return at least all records of what happened before the call, in order."""
+        start = self._drain_buffers()
+        if self._pending and self._pending[-1][0] >= start:
+            start = self._drain_buffers()
         complete = next(
-            (index for index, fields in enumerate(self._waiting) if fields[0] >= begin), len(self._waiting)
+            (index for index, fields in enumerate(self._pending) if fields[0] >= start), len(self._pending)
         )
-        taken, self._waiting = self._waiting[:complete], self._waiting[complete:]
-        return taken
+        records, self._pending = self._pending[:complete], self._pending[complete:]
+        return records
 
-    def _look(self) -> int:
-        begin = self._clock()
-        self._waiting += self._drain()
-        self._waiting.sort(key=lambda fields: fields[0])
-        return begin
+    def _drain_buffers(self) -> int:
+        """Return the time at which the drain started."""
+        start = self._clock()
+        self._pending += self._drain()
+        self._pending.sort(key=lambda fields: fields[0])
+        return start

@@ -22,7 +22,7 @@ _COUNT = Struct("=8xQ")
 _RAW_SIZE = 4
 
 
-class Buffer:
+class PerfBuffer:
     """Records as the kernel wrote them into `memory`: a page of positions, then a power of two of data."""
 
     def __init__(self, memory: mmap.mmap) -> None:

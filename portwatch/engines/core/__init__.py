@@ -1,1 +1,1 @@
-"""The engine on BPF programs that were compiled when the package was built."""
+"""The engine whose BPF programs are compiled when the package is built."""

@@ -1,24 +1,20 @@
-"""What the core engine needs."""
+"""Checks of what the core engine depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from portwatch.engines.core.engine import OBJECT
-from portwatch.engines.core.libbpf import Libbpf
-from portwatch.engines.diagnosis import Fact, State, run_checks
+from portwatch.engines.core.libbpf import REINSTALL, Libbpf
+from portwatch.engines.core.programs import OBJECT
+from portwatch.engines.diagnosis import Check, Finding
 
 
-def diagnose() -> Iterator[Fact]:
-    """Yield the facts."""
-    return run_checks({"libbpf": _libbpf, "bpf object": _object})
+def _libbpf() -> Finding:
+    return Finding("ok", f"version {Libbpf().version}")
 
 
-def _libbpf() -> tuple[State, str, str | None]:
-    return "ok", f"version {Libbpf().version}", None
-
-
-def _object() -> tuple[State, str, str | None]:
+def _object() -> Finding:
     if OBJECT.exists():
-        return "ok", f"{OBJECT}, {OBJECT.stat().st_size >> 10} KiB", None
-    return "not ok", f"{OBJECT} is missing", "install portwatch again, where a C compiler for BPF is to be had"
+        return Finding("ok", f"{OBJECT}, {OBJECT.stat().st_size >> 10} KiB")
+    return Finding("not ok", f"{OBJECT} is missing", REINSTALL)
+
+
+CHECKS: dict[str, Check] = {"libbpf": _libbpf, "bpf object": _object}

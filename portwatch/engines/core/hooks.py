@@ -1,91 +1,90 @@
-"""The sets of hooks that the programs sit on."""
+"""The sets of hooks that core's programs attach to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from portwatch.engines import limits as caps
+from portwatch.engines import common_hooks, limits
+from portwatch.engines.limits import Limit
 
 
 @dataclass(frozen=True, slots=True)
 class HookSet:
-    """Programs that together see everything once; sets are not mixed."""
+    """Programs that together see every event exactly once. One set is attached at a time."""
 
     name: str
-    limits: tuple[caps.Limit, ...]
-    without_failures: tuple[caps.Limit, ...]
-    """What else is not seen where failures are not asked for, or not to be had."""
+    limits: tuple[Limit, ...]
+    without_failures: tuple[Limit, ...]
+    """Additional limits when failures are not requested or cannot be seen."""
     tracing: tuple[str, ...]
-    """Programs whose section says all about where they are attached; those that see closes come first."""
+    """Programs whose ELF section names their attach point. Those that see closes come first."""
     cgroup: tuple[str, ...] = ()
-    """Attached behind these, in the same order."""
+    """Programs for the root cgroup, attached after `tracing`. Those that see closes come first."""
     tracepoints: Mapping[str, str] = field(default_factory=dict)
-    """For failures: program to syscall tracepoint. These tax every syscall of every thread (see bench/)."""
+    """Programs that see failures, and their syscall tracepoints."""
     for_failures: tuple[str, ...] = ()
-    """Tracing programs that see failures only."""
+    """Tracing programs that are needed for failures only."""
     for_ephemeral: tuple[str, ...] = ()
-    """Tracing programs that see ports that the kernel chose only."""
-    without_socket_helpers: tuple[caps.Limit, ...] = ()
-    """What else is not seen before 5.12."""
+    """Tracing programs that are needed for ephemeral UDP ports only."""
+    without_socket_helpers: tuple[Limit, ...] = ()
+    """Additional limits on kernels whose tracing programs lack the socket helpers (before 5.12)."""
     needs_socket_helpers: bool = False
-    """Whether nothing else would give it a socket's cookie; tracing programs may ask for it from 5.12 on."""
-    on_functions: bool = False
-    """Whether its programs sit on functions of the kernel, as some forbid."""
-    where_there: Mapping[str, str] = field(default_factory=dict)
-    """Program to the kernel's function without which it is left out, and nothing with it."""
+    """True if the set has no other way to get a socket's cookie."""
+    uses_fentry: bool = False
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Programs that are left out, at no loss, where the kernel lacks the function they attach to."""
 
 
 FENTRY = HookSet(
     name="fentry",
     limits=(),
-    without_failures=(caps.FAILURES,),
+    without_failures=(limits.FAILURES,),
     tracing=(
-        "listen_stopped",
-        "udp_unhashed",
-        "udp_connected4",
-        "udp_connected6",
-        "listen_started",
-        "listen_called",
-        "subflow_listen_called",
-        "bind4_returned",
-        "bind6_returned",
-        "udp_disconnected",
+        "inet_csk_listen_stop_entry",
+        "udp_lib_unhash_entry",
+        "ip4_datagram_connect_exit",
+        "ip6_datagram_connect_exit",
+        "inet_csk_listen_start_exit",
+        "inet_listen_entry",
+        "inet_listen_sk_entry",
+        "inet_bind_exit",
+        "inet6_bind_exit",
+        "udp_disconnect_exit",
     ),
     for_failures=(
-        "listen_returned",
-        "subflow_listen_returned",
-        "subflow_bind4_returned",
-        "subflow_bind6_returned",
+        "inet_listen_exit",
+        "inet_listen_sk_exit",
+        "inet_bind_sk_exit",
+        "inet6_bind_sk_exit",
     ),
-    for_ephemeral=("udp_port_chosen",),
+    for_ephemeral=("udp_lib_get_port_exit",),
     needs_socket_helpers=True,
-    on_functions=True,
-    where_there={
-        "subflow_listen_called": "__inet_listen_sk",
-        "subflow_listen_returned": "__inet_listen_sk",
-        "subflow_bind4_returned": "inet_bind_sk",
-        "subflow_bind6_returned": "inet6_bind_sk",
+    uses_fentry=True,
+    optional={
+        "inet_listen_sk_entry": "__inet_listen_sk",
+        "inet_listen_sk_exit": "__inet_listen_sk",
+        "inet_bind_sk_exit": "inet_bind_sk",
+        "inet6_bind_sk_exit": "inet6_bind_sk",
     },
 )
 
 STABLE = HookSet(
-    name="stable",
-    limits=(caps.UDP_CONNECT, caps.UDP_AUTOBIND, caps.IO_URING_FAILURES, caps.COMPAT_FAILURES),
-    without_failures=(caps.FAILURES, caps.BACKLOG_CHANGE),
-    without_socket_helpers=(caps.COOKIES, caps.OUTSIDE),
-    tracing=("listen_closed",),
-    cgroup=("udp_released", "bind4_asked", "bind6_asked", "udp_bound4", "udp_bound6", "listen_opened"),
-    tracepoints={
-        "bind_entered": "syscalls/sys_enter_bind",
-        "bind_exited": "syscalls/sys_exit_bind",
-        "listen_entered": "syscalls/sys_enter_listen",
-        "listen_exited": "syscalls/sys_exit_listen",
-    },
+    name=common_hooks.STABLE,
+    limits=common_hooks.STABLE_LIMITS,
+    without_failures=common_hooks.LIMITS_WITHOUT_FAILURES,
+    without_socket_helpers=(limits.COOKIES, limits.OUTSIDE),
+    tracing=("sock_set_state",),
+    cgroup=(
+        "cgroup_sock_release",
+        "cgroup_bind4",
+        "cgroup_bind6",
+        "cgroup_post_bind4",
+        "cgroup_post_bind6",
+        "sockops_listen",
+    ),
+    tracepoints=common_hooks.SYSCALL_TRACEPOINTS,
 )
 
-FORKS = {"process_exited": "sched_process_exit", "process_forked": "sched_process_fork"}
-"""Programs that keep process trees, and their tracepoints, with any set; attached for the first tree."""
-
 HOOK_SETS = {hooks.name: hooks for hooks in (FENTRY, STABLE)}
-"""The best first."""
+"""Best first."""

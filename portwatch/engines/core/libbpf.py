@@ -1,4 +1,4 @@
-"""libbpf.so.1 through ctypes: the few calls that load, attach and share memory."""
+"""libbpf.so.1 through ctypes: the calls that load and attach programs and access maps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from portwatch.engines.permissions import ASK_DOCTOR, missing_capabilities
 from portwatch.errors import EngineUnavailable, NotPermitted
 from portwatch.linux import capabilities, kernel
 
@@ -19,7 +20,7 @@ Layout = TypeVar("Layout", bound=ctypes.Structure)
 
 _PrintFunction = CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
-# name: (what it returns, what it takes)
+# name: (result type, argument types)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_major_version": (c_uint32, []),
     "libbpf_minor_version": (c_uint32, []),
@@ -58,43 +59,38 @@ _BPF_TRACE_FENTRY = 24
 _BPF_NOEXIST, _BPF_EXIST = 1, 2
 _RETURN_0 = (ctypes.c_uint64 * 2)(0xB7, 0x95)
 
-_FIRST_OF_LIBBPF = 4000
-"""Numbers from here on are libbpf's own, of which the C library knows nothing."""
+_LIBBPF_ERRNO_START = 4000
+"""Error numbers from here on are libbpf's own; strerror(3) does not know them."""
 
-INSTALL = "install it (Debian, Ubuntu: apt-get install libbpf1; Fedora: dnf install libbpf)"
-
-
-_REBUILD = (
-    "this installation is incomplete; install portwatch again, "
-    "where a C compiler for BPF is to be had (make build)"
-)
+INSTALL = "apt-get install libbpf1 (Fedora: dnf install libbpf)"
+REINSTALL = "reinstall portwatch (in a source tree: make build); building it needs a C compiler for BPF"
 
 
 class _LoadOptions(ctypes.Structure):
-    """The beginning of bpf_prog_load_opts; the rest is zeros to whoever is given no more."""
+    """The beginning of struct bpf_prog_load_opts. libbpf takes fields beyond `sz` as zero."""
 
     _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_int))
 
 
 class Libbpf:
-    """The library, and the warnings that it last gave."""
+    """The library's functions, and the warnings since the last failure."""
 
     def __init__(self, soname: str = "libbpf.so.1") -> None:
-        """Raises EngineUnavailable where libbpf is missing or older than 1.0."""
+        """Raise EngineUnavailable if libbpf is missing or older than 1.0."""
         try:
             library = ctypes.CDLL(soname, use_errno=True)
             for name, (result, arguments) in _PROTOTYPES.items():
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
-            raise EngineUnavailable(f"libbpf 1.0 or later is needed and {error}; {INSTALL}") from None
+            raise EngineUnavailable(f"libbpf 1.0 or later is required ({error}): {INSTALL}") from None
         self.functions = SimpleNamespace(**{name: getattr(library, name) for name in _PROTOTYPES})
-        """Only those of `_PROTOTYPES`: of any other, ctypes would truncate a returned pointer to an int."""
+        """Only those in `_PROTOTYPES`: without a prototype, ctypes truncates a returned pointer to an int."""
         self._warnings: list[str] = []
         libc = ctypes.CDLL(None)
         libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
 
-        # va_list is handed to a function as a pointer on x86-64 and arm64 alike.
+        # On x86-64 and arm64 alike, a va_list argument is passed as a pointer.
         def keep_warning(level: int, template: bytes, arguments: int) -> int:
             if level == 0:
                 buffer = ctypes.create_string_buffer(4096)
@@ -102,19 +98,19 @@ class Libbpf:
                 self._warnings.append(buffer.value.decode("utf-8", "backslashreplace").strip())
             return 0
 
-        self._print = _PrintFunction(keep_warning)  # ctypes frees a callback that nobody keeps
+        self._print = _PrintFunction(keep_warning)  # without a reference, ctypes would free the callback
         self.functions.libbpf_set_print(self._print)
 
     @property
     def version(self) -> str:
-        """Its version, such as 1.1."""
+        """The version, such as 1.1."""
         return f"{self.functions.libbpf_major_version()}.{self.functions.libbpf_minor_version()}"
 
     def forbids_fentry(self) -> bool:
-        """Whether the kernel takes no program for any of its functions, whichever it be.
+        """Return True if the kernel refuses fentry programs for all functions.
 
-        It is shown one for no function at all: where others are allowed, that is invalid, not
-        forbidden. Microseconds, where the load of a whole object in vain costs 30 ms.
+        Try to load a program for no function: a kernel that allows fentry answers EINVAL, not EPERM. This takes
+        microseconds; loading the whole object in vain takes 30 ms.
         """
         options = _LoadOptions(ctypes.sizeof(_LoadOptions), 1, _BPF_TRACE_FENTRY)
         self.functions.bpf_prog_load(
@@ -123,110 +119,111 @@ class Libbpf:
         return ctypes.get_errno() == EPERM
 
     def kernel_functions(self, names: Iterable[str]) -> set[str]:
-        """Those of these functions that the running kernel has, not inlined wherever they are called."""
+        """Return those of these functions that the running kernel has, and has not inlined everywhere."""
         btf = self.functions.btf__load_vmlinux_btf()
         if not btf:
-            raise self.failure("the kernel's BTF cannot be read", ctypes.get_errno())
-        found = {
+            raise self.failure("cannot read the kernel's BTF", ctypes.get_errno())
+        present = {
             name
             for name in names
             if self.functions.btf__find_by_name_kind(btf, name.encode(), _BTF_KIND_FUNC) > 0
         }
         self.functions.btf__free(btf)
-        return found
+        return present
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
-        """The exception for a call that failed, with what libbpf said about it."""
-        # It takes a refusal for a sign of an old kernel, and complains of a limit, whatever was the reason.
+        """Return the exception for a call that failed, including libbpf's first relevant warning."""
+        # libbpf blames RLIMIT_MEMLOCK for every EPERM, as old kernels need it.
         relevant = (line for line in self._warnings if "RLIMIT_MEMLOCK" not in line)
-        said = next((line for line in relevant if line.startswith("libbpf:")), "")
+        warning = next((line for line in relevant if line.startswith("libbpf:")), "")
         del self._warnings[:]
-        reason = f"{what}: " + (os.strerror(errno) if errno < _FIRST_OF_LIBBPF else "libbpf cannot read it")
-        if missing := capabilities.missing_for_programs():
-            # Not every kernel says EPERM then: without CAP_PERFMON it is EINVAL.
-            return NotPermitted(f"{reason}, for want of {', '.join(missing)}; run it as root (sudo portwatch)")
-        reason += f" ({said})" if said else ""
-        # The verifier does not know a helper that lockdown forbids: EINVAL.
+        reason = os.strerror(errno) if errno < _LIBBPF_ERRNO_START else "libbpf cannot read it"
+        text = f"{what}: {reason}"
+        if missing := missing_capabilities():
+            # Not only for EPERM: without CAP_PERFMON, some kernels answer EINVAL.
+            return NotPermitted(f"{text}; {missing}")
+        text += f" ({warning})" if warning else ""
+        # For a helper that lockdown forbids, the verifier answers EINVAL, as it does for an unknown one.
         if errno in (EPERM, EINVAL) and kernel.lockdown() == kernel.CONFIDENTIALITY:
             return NotPermitted(
-                f"{reason}: the kernel is locked down to confidentiality, so that programs may not read its "
-                f"memory; {kernel.LOCKDOWN_HELP}"
+                f"{text}: the kernel is locked down in confidentiality mode, in which BPF programs may not read "
+                f"kernel memory; {kernel.LOCKDOWN_HELP}"
             )
         if errno == EPERM and (limit := capabilities.memlock()) is not None:
             return NotPermitted(
-                f"{reason}: this kernel keeps BPF to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and cannot be "
-                f"raised without CAP_SYS_RESOURCE; {capabilities.RAISE_MEMLOCK}"
+                f"{text}: this kernel limits BPF memory to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and cannot "
+                f"be raised without CAP_SYS_RESOURCE; {capabilities.RAISE_MEMLOCK}"
             )
         if errno == EPERM:
             return NotPermitted(
-                f"{reason}: no capability is missing, so it is a security module or a container's "
-                "seccomp profile that forbids it; portwatch doctor shows what this machine allows"
+                f"{text}: no capability is missing, so a security module or a container's seccomp profile "
+                f"forbids it; {ASK_DOCTOR}"
             )
-        return EngineUnavailable(reason)
+        return EngineUnavailable(text)
 
 
 class Object:
-    """A BPF object: opened, set up, loaded; its links end with it."""
+    """A BPF object file: opened, configured, loaded, attached. `close` also destroys its links."""
 
     def __init__(self, libbpf: Libbpf, path: Path) -> None:
         if not path.exists():
-            raise EngineUnavailable(f"the BPF object {path} is missing: {_REBUILD}")
+            raise EngineUnavailable(f"the BPF object {path} is missing: {REINSTALL}")
         self._path = path
         self._libbpf = libbpf
         self._functions = libbpf.functions
         self._links: list[int] = []
         self._handle = self._functions.bpf_object__open_file(str(path).encode(), None)
         if not self._handle:
-            raise EngineUnavailable(f"libbpf cannot read the BPF object {path}: {_REBUILD}")
+            raise EngineUnavailable(f"libbpf cannot read the BPF object {path}: {REINSTALL}")
 
     def programs(self) -> dict[str, int]:
-        """Every program, by name."""
-        found, program = {}, None
+        """Return the handles of all programs by name."""
+        handles, program = {}, None
         while program := self._functions.bpf_object__next_program(self._handle, program):
-            found[self._functions.bpf_program__name(program).decode()] = program
-        return found
+            handles[self._functions.bpf_program__name(program).decode()] = program
+        return handles
 
     def keep_only(self, names: set[str]) -> None:
-        """Leaves every other program unloaded."""
+        """Select the programs that `load` loads."""
         for name, program in self.programs().items():
             self._functions.bpf_program__set_autoload(program, name in names)
 
     def load(self) -> None:
-        """Has the kernel verify and take the programs."""
+        """Load the selected programs into the kernel, which verifies them."""
         result = self._functions.bpf_object__load(self._handle)
         if result:
-            raise self._libbpf.failure("the kernel does not take the programs", -result)
+            raise self._libbpf.failure("the kernel refuses to load the BPF programs", -result)
 
     def map_fd(self, name: str) -> int:
-        """The file descriptor of a map."""
+        """Return the file descriptor of a map. Valid once the object is loaded."""
         return int(self._functions.bpf_map__fd(self._map(name)))
 
     def resize(self, name: str, entries: int) -> None:
-        """Sets the size of a map, before it is loaded."""
+        """Set the size of a map. Call it before `load`."""
         self._functions.bpf_map__set_max_entries(self._map(name), entries)
 
     def set_constants(self, layout: ctypes.Structure) -> None:
-        """Fills in what the programs declare as constants, before they are loaded."""
+        """Set the programs' constants. Call it before `load`."""
         size = c_size_t()
         address = self._functions.bpf_map__initial_value(self._map(".rodata"), byref(size))
         if size.value != ctypes.sizeof(layout):
-            raise self._stale()
+            raise self._wrong_version()
         ctypes.memmove(address, byref(layout), size.value)
 
     def variables(self, layout: type[Layout]) -> Layout:
-        """The variables of the programs, in memory that we share with them once they are loaded.
+        """Return the programs' variables, in memory shared with the kernel. Call it after `load`.
 
-        libbpf itself maps them only for its generated skeletons, before 1.5.
+        Before 1.5, libbpf itself maps them for generated skeletons only.
         """
         memory = mmap.mmap(self.map_fd(".bss"), ctypes.sizeof(layout))
         return layout.from_buffer(memory)
 
     def program_fd(self, name: str) -> int:
-        """The descriptor of a program that is loaded."""
+        """Return the file descriptor of a loaded program."""
         return int(self._functions.bpf_program__fd(self._program(name)))
 
     def attach(self, name: str, cgroup_fd: int | None = None, perf_fd: int | None = None) -> None:
-        """Attaches a program where its section says, to a cgroup, or to a perf event."""
+        """Attach a program to a cgroup, to a perf event, or to what its ELF section names."""
         program = self._program(name)
         if cgroup_fd is not None:
             link = self._functions.bpf_program__attach_cgroup(program, cgroup_fd)
@@ -235,26 +232,26 @@ class Object:
         else:
             link = self._functions.bpf_program__attach(program)
         if not link:
-            raise self._libbpf.failure(f"{name} does not attach", ctypes.get_errno())
+            raise self._libbpf.failure(f"cannot attach {name}", ctypes.get_errno())
         self._links.append(link)
 
     def attach_iterator(self, name: str) -> int:
-        """A link from which `open_iterator` starts passes."""
+        """Return a link for `open_iterator`."""
         link = self._functions.bpf_program__attach_iter(self._program(name), None)
         if not link:
-            raise self._libbpf.failure(f"{name} does not attach", ctypes.get_errno())
+            raise self._libbpf.failure(f"cannot attach {name}", ctypes.get_errno())
         self._links.append(link)
         return int(link)
 
     def open_iterator(self, link: int) -> int:
-        """A file descriptor whose reading is one pass of the iterator."""
+        """Return a file descriptor that reads one pass of the iterator."""
         fd = self._functions.bpf_iter_create(self._functions.bpf_link__fd(link))
         if fd < 0:
-            raise self._libbpf.failure("the iterator does not start", -fd)
+            raise self._libbpf.failure("cannot start the iterator", -fd)
         return int(fd)
 
     def close(self) -> None:
-        """Detaches and unloads everything."""
+        """Detach and unload all programs."""
         for link in self._links:
             self._functions.bpf_link__destroy(link)
         self._links.clear()
@@ -263,16 +260,18 @@ class Object:
             self._handle = None
 
     def _map(self, name: str) -> int:
-        found = self._functions.bpf_object__find_map_by_name(self._handle, name.encode())
-        if not found:
-            raise self._stale()
-        return int(found)
+        handle = self._functions.bpf_object__find_map_by_name(self._handle, name.encode())
+        if not handle:
+            raise self._wrong_version()
+        return int(handle)
 
     def _program(self, name: str) -> int:
         try:
             return self.programs()[name]
         except KeyError:
-            raise self._stale() from None
+            raise self._wrong_version() from None
 
-    def _stale(self) -> EngineUnavailable:
-        return EngineUnavailable(f"the BPF object {self._path} is another version's: {_REBUILD}")
+    def _wrong_version(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"the BPF object {self._path} belongs to another version of portwatch: {REINSTALL}"
+        )

@@ -1,4 +1,4 @@
-"""A BPF map of processes, through libbpf."""
+"""The map of processes of watched trees, through libbpf."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ _BPF_NOEXIST, _BPF_EXIST = 1, 2
 
 
 class _Member(ctypes.Structure):
+    """struct member of bpf/core.bpf.c's map `members`."""
+
     _fields_ = (("start", c_uint64), ("trees", c_uint64))
 
 
 class LibbpfMemberMap:
-    """A map of the kernel's, pid to struct member, as portwatch.tree has it."""
+    """A `MemberMap`, see portwatch.engines.members."""
 
     def __init__(self, libbpf: Libbpf, fd: int) -> None:
         self._functions = libbpf.functions
         self._fd = fd
 
     def get(self, pid: int) -> tuple[int, int] | None:
-        """What is kept of a process."""
-        found = _Member()
-        if self._functions.bpf_map_lookup_elem(self._fd, byref(c_uint32(pid)), byref(found)):
+        """Return the entry of a process, or None."""
+        member = _Member()
+        if self._functions.bpf_map_lookup_elem(self._fd, byref(c_uint32(pid)), byref(member)):
             return None
-        return found.start, found.trees
+        return member.start, member.trees
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Keeps this of it; False if `is_new` is not so any more. Raises PortwatchError if there is no room."""
+        """Insert or replace the entry. Return False if a BPF program was faster."""
         member = byref(_Member(start, trees))
         flags = _BPF_NOEXIST if is_new else _BPF_EXIST
         result = self._functions.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), member, flags)
@@ -42,11 +44,11 @@ class LibbpfMemberMap:
         return not result
 
     def remove(self, pid: int) -> None:
-        """Keeps nothing of it, and is content if nothing was kept."""
+        """Delete the entry, if there is one."""
         self._functions.bpf_map_delete_elem(self._fd, byref(c_uint32(pid)))
 
     def pids(self) -> Iterator[int]:
-        """Of whom something is kept."""
+        """Yield every pid."""
         pid, previous = c_uint32(), None
         while not self._functions.bpf_map_get_next_key(self._fd, previous, byref(pid)):
             yield pid.value

@@ -1,7 +1,7 @@
-"""The reading side of a BPF ring buffer whose records are all of one size.
+"""The consumer of a BPF ring buffer whose records all have one size.
 
-libbpf's own reader calls back for each record, 2 µs each through ctypes. Here
-a batch is read straight from the shared memory in one pass.
+libbpf's consumer calls back for each record, at 2 µs each through ctypes. This one copies a batch of records from
+the shared memory in one pass.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BUSY = 1 << 31
 
 
 class Ring:
-    """Batches of records, each the bytes of `record_size`, in the order they were reserved."""
+    """Batches of records of `record_size` bytes, in the order in which programs reserved them."""
 
     def __init__(self, fd: int, size: int, record_size: int) -> None:
         self._size = size
         self._stride = HEADER + (record_size + 7) // 8 * 8
         self._headers = struct.Struct(f"<I{self._stride - 4}x")
-        # The data are mapped twice, one behind the other: a batch never wraps.
+        # The kernel maps the data area twice in a row, so a batch that wraps is still contiguous.
         self._consumer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._data = mmap.mmap(
             fd, mmap.PAGESIZE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE
@@ -35,27 +35,27 @@ class Ring:
         self._poll.register(fd, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """Readable while there are records."""
+        """Return a descriptor that is readable while there are records."""
         return self._poll.fileno()
 
     @property
     def produced(self) -> int:
-        """How far the kernel has got; `read` past it to have all that is there now."""
+        """The producer position. Once `consumed` reaches it, everything that was in the ring has been read."""
         return self._producer_position[0]
 
     @property
     def consumed(self) -> int:
-        """How far we have got."""
+        """The consumer position."""
         return self._consumer_position[0]
 
     def read(self) -> bytes:
-        """Every record that is complete, each behind its header."""
+        """Consume and return all records up to the first one that is not yet committed, with their headers."""
         start = self._consumer_position[0]
         length = self._producer_position[0] - start
         if not length:
             return b""
-        # Elsewhere than on x86 the loads of the positions, the headers and the data need
-        # to be kept in order; taking a lock is what does that in Python.
+        # Only x86 keeps the order of the loads of positions, headers and data by itself. Python has no memory
+        # barrier; taking a lock implies one.
         with self._barrier:
             offset = mmap.PAGESIZE + start % self._size
             view = self._view[offset : offset + length]
@@ -71,7 +71,7 @@ class Ring:
         return batch
 
     def close(self) -> None:
-        """Unmaps the buffer."""
+        """Unmap the buffer."""
         self._poll.close()
         for view in (self._view, self._consumer_position, self._producer_position):
             view.release()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from portwatch.engines.bcc.order import Order
+from portwatch.engines.bcc.order import OrderedReader
 
 
 class Buffers:
@@ -34,7 +34,7 @@ class Buffers:
 
 def test_a_close_found_before_its_open_waits_for_it():
     buffers = Buffers(2)
-    order = Order(buffers.drain, buffers.clock)
+    order = OrderedReader(buffers.drain, buffers.clock)
 
     def happen_once():
         buffers.between = lambda: None
@@ -42,36 +42,36 @@ def test_a_close_found_before_its_open_waits_for_it():
         buffers.happen(1, "close")
 
     buffers.between = happen_once
-    taken = order.take()
-    taken += order.take()
+    taken = order.read()
+    taken += order.read()
     assert [what for _, what in taken] == ["open", "close"]
 
 
 def test_what_happened_before_is_taken_at_once():
     buffers = Buffers(3)
-    order = Order(buffers.drain, buffers.clock)
+    order = OrderedReader(buffers.drain, buffers.clock)
     for cpu in (2, 0, 1):
         buffers.happen(cpu, cpu)
-    assert [what for _, what in order.take()] == [2, 0, 1]
-    assert not order.is_waiting
+    assert [what for _, what in order.read()] == [2, 0, 1]
+    assert not order.has_pending
 
 
 def test_what_waits_is_said_so_that_nobody_sleeps_on_it():
     buffers = Buffers(2)
-    order = Order(buffers.drain, buffers.clock)
+    order = OrderedReader(buffers.drain, buffers.clock)
     buffers.between = lambda: buffers.happen(1, "storm")
-    order.take()
-    assert order.is_waiting
+    order.read()
+    assert order.has_pending
     buffers.between = lambda: None
-    order.take()
-    assert not order.is_waiting
+    order.read()
+    assert not order.has_pending
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_lost_and_no_close_comes_before_its_open(seed):
     chance = random.Random(seed)
     buffers = Buffers(4)
-    order = Order(buffers.drain, buffers.clock)
+    order = OrderedReader(buffers.drain, buffers.clock)
     open_sockets, made = set(), 0
 
     def live():
@@ -85,9 +85,9 @@ def test_nothing_is_lost_and_no_close_comes_before_its_open(seed):
                 buffers.happen(chance.randrange(4), ("open", made))
 
     buffers.between = live
-    taken = [record for _ in range(50) for record in order.take()]
+    taken = [record for _ in range(50) for record in order.read()]
     buffers.between = lambda: None
-    taken += order.take()
+    taken += order.read()
     known = set()
     for _, (kind, number) in taken:
         if kind == "open":

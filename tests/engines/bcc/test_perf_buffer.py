@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from portwatch.engines.bcc.perf_buffer import Buffer
+from portwatch.engines.bcc.perf_buffer import PerfBuffer
 from portwatch.record import LAYOUT
 
 SIZE = mmap.PAGESIZE
@@ -43,7 +43,7 @@ class Kernel:
 @pytest.mark.parametrize("start", [0, SIZE - 8, SIZE - 100, 5 * SIZE - 160])
 def test_records_are_read_once_wherever_they_wrap(start):
     kernel = Kernel(start)
-    buffer = Buffer(kernel.memory)
+    buffer = PerfBuffer(kernel.memory)
     for number in range(5):
         kernel.sample(number)
     assert [fields[0] for fields in buffer.read()[0]] == [0, 1, 2, 3, 4]
@@ -55,7 +55,7 @@ def test_records_are_read_once_wherever_they_wrap(start):
 
 def test_what_was_lost_is_counted_between_the_records():
     kernel = Kernel()
-    buffer = Buffer(kernel.memory)
+    buffer = PerfBuffer(kernel.memory)
     kernel.sample(1)
     kernel.lose(3)
     kernel.sample(2)
@@ -68,7 +68,7 @@ def test_what_was_lost_is_counted_between_the_records():
 
 def test_we_tell_the_kernel_how_far_we_have_read():
     kernel = Kernel()
-    buffer = Buffer(kernel.memory)
+    buffer = PerfBuffer(kernel.memory)
     kernel.sample(1)
     buffer.read()
     assert struct.unpack_from("=Q", kernel.memory, TAIL)[0] == kernel.head

@@ -1,0 +1,108 @@
+"""The BPF programs of the bcc engine, compiled; loads them, and keeps what is attached."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import Any
+
+from portwatch.engines.bcc import syscalls
+from portwatch.engines.bcc.compiler import compile_programs, quiet
+from portwatch.engines.bcc.member_map import BccMemberMap
+from portwatch.engines.common_hooks import FORKS, ITERATOR
+from portwatch.engines.recursion_misses import recursion_misses
+from portwatch.errors import EngineUnavailable
+
+
+class Programs:
+    """bpf/bcc.bpf.c, compiled for the running kernel. Everything that is attached ends with `close`."""
+
+    def __init__(self, *, ephemeral: bool) -> None:
+        """Raise EngineUnavailable if bcc is missing or cannot compile the programs."""
+        compiled = compile_programs(ephemeral=ephemeral)
+        self.bpf = compiled.bpf
+        self._descriptors: list[int] = []
+        self._loaded: list[int] = []
+        self._fork_programs: dict[str, int] = {}
+        """By raw tracepoint."""
+        self._iterator = self._attach_iterator(compiled.iterator_function)
+
+    @property
+    def has_iterator(self) -> bool:
+        """True if this kernel lets the programs iterate over all open files."""
+        return self._iterator is not None
+
+    @property
+    def has_fork_hooks(self) -> bool:
+        """True if the kernel can track process trees. False until `load_fork_programs`."""
+        return bool(self._fork_programs)
+
+    @property
+    def recursion_misses(self) -> int:
+        """How often the kernel skipped one of the programs."""
+        loaded_by_bcc = (function.fd for function in self.bpf.funcs.values())
+        return sum(map(recursion_misses, [*self._loaded, *loaded_by_bcc]))
+
+    def table(self, name: str) -> Any:
+        """Return a map, as a table of bcc's."""
+        return self.bpf[name.encode()]
+
+    def load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
+        """Load a program without bcc, and return its descriptor. Raise OSError or EngineUnavailable."""
+        # libbcc, as loaded by the bcc package that compiled the programs
+        library = sys.modules[type(self.bpf).__module__].lib
+        size = library.bpf_function_size(self.bpf.module, name.encode())
+        address = library.bpf_function_start(self.bpf.module, name.encode())
+        code = syscalls.Code(name, address, size // 8)
+        program = self.keep(syscalls.load(code, kind, attach_type, function))
+        self._loaded.append(program)
+        return program
+
+    def keep(self, descriptor: int) -> int:
+        """Keep a descriptor open until `close`, and return it."""
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def load_fork_programs(self) -> bool:
+        """Load the programs that track process trees. Return False if the kernel cannot: it is before 4.17."""
+        try:
+            for name, tracepoint in FORKS.items():
+                self._fork_programs[tracepoint] = self.load(name, syscalls.RAW_TRACEPOINT)
+        except (OSError, EngineUnavailable):
+            self._fork_programs.clear()
+        return self.has_fork_hooks
+
+    def attach_fork_hooks(self) -> BccMemberMap:
+        """Start tracking process trees, and return the map of their processes."""
+        for tracepoint, program in self._fork_programs.items():
+            self.keep(syscalls.attach_raw_tracepoint(program, tracepoint))
+        return BccMemberMap(self.table("members"))
+
+    def open_iterator(self) -> int:
+        """Return a descriptor that reads one pass over all open files."""
+        assert self._iterator is not None
+        return syscalls.open_iterator(self._iterator)
+
+    def free_compiler_memory(self) -> None:
+        """Free memory of the compiler. No program can be loaded after this."""
+        self.bpf.free_bcc_memory()
+
+    def close(self) -> None:
+        """Detach and unload all programs."""
+        for fd in reversed(self._descriptors):
+            os.close(fd)
+        self._descriptors.clear()
+        self._iterator = None
+        with quiet([]):
+            self.bpf.cleanup()
+        atexit.unregister(self.bpf.cleanup)  # registered by bcc; it would keep the object alive until exit
+
+    def _attach_iterator(self, function: int | None) -> int | None:
+        if function is None:
+            return None
+        try:
+            program = self.load(ITERATOR, syscalls.TRACING, syscalls.TRACE_ITER, function)
+            return self.keep(syscalls.attach_iterator(program))
+        except (OSError, EngineUnavailable):  # some kernels have iterators, but not the helpers that ours calls
+            return None
