@@ -1,4 +1,4 @@
-"""How soon the bcc engine sees, without kernel headers, and what it holds of memory."""
+"""Start-up time and memory of the bcc engine, without kernel headers."""
 
 import json
 import socket
@@ -11,8 +11,8 @@ RUNS = 15
 TAIL = (COMMAND, "tail", "--json", "--engine", "bcc")
 
 
-def until_ready(port):
-    """Seconds from the start to the first line of what was open, and the memory then held."""
+def measure_start(port):
+    """Return the seconds until the snapshot's line for `port`, then RSS and peak RSS in MiB."""
     start = time.perf_counter()
     with running(*TAIL) as process:
         next(line for line in process.stdout if json.loads(line)["port"] == port)
@@ -23,14 +23,14 @@ def until_ready(port):
 
 
 def main():
-    begin("The bcc engine: compiled at the start, without kernel headers")
+    begin("The bcc engine, which compiles at the start, without kernel headers")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = [until_ready(server.getsockname()[1]) for _ in range(RUNS)]
-    times, resident, most = zip(*found, strict=True)
+        runs = [measure_start(server.getsockname()[1]) for _ in range(RUNS)]
+    times, resident, peak = zip(*runs, strict=True)
     judge("portwatch --engine bcc tail, p50", percentile(times, 50), "s", most=1.5)
-    judge("RSS, the most of all runs", max(resident), "MB", most=160)
-    show("the start", " · ".join(f"p{p} {percentile(times, p):.2f} s" for p in (50, 90, 100)))
-    show("most resident while it compiles", f"{max(most):.0f} MB")
+    judge("RSS, maximum of all runs", max(resident), "MB", most=160)
+    show("start", " · ".join(f"p{p} {percentile(times, p):.2f} s" for p in (50, 90, 100)))
+    show("peak RSS while it compiles", f"{max(peak):.0f} MB")
 
 
 if __name__ == "__main__":

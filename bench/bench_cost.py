@@ -1,4 +1,4 @@
-"""What tracing costs those who only close connections, or call the kernel for something else."""
+"""Overhead of tracing on connections, UDP sockets and unrelated syscalls."""
 
 import math
 import time
@@ -16,7 +16,7 @@ TITLES = {
     "tcp_close": "closing both ends of a TCP connection",
     "tcp_connection": "TCP: connect, accept, close both ends",
     "udp_connected": "UDP: socket, connect, close",
-    "getppid": "getppid, for every other syscall",
+    "getppid": "getppid, as an example of an unrelated syscall",
 }
 BARS = {"tcp_close": 3, "udp_connected": 6}
 
@@ -36,16 +36,16 @@ def untraced():
     yield
 
 
-ARMS = {
+VARIANTS = {
     "without": untraced,
     "--no-failures": lambda: attached(failures=False),
     "default": lambda: attached(failures=True),
 }
 
 
-def block(program, arm):
-    """Nanoseconds of each workload: the least of a few tries, which interrupts spoil the least."""
-    with ARMS[arm]():
+def block(program, variant):
+    """Return the nanoseconds of each operation: the minimum of a few runs, least disturbed by interrupts."""
+    with VARIANTS[variant]():
         time.sleep(SETTLE)
         return {
             name: min(program.nanoseconds(name, count) for _ in range(REPEATS)) for name, count in WORK.items()
@@ -53,34 +53,35 @@ def block(program, arm):
 
 
 def main():
-    begin("What it costs the traced: alternating blocks with and without, median of paired ratios [95 %]")
-    order = (*ARMS, *reversed(ARMS))
+    begin("Overhead: alternating blocks with and without tracing, median of paired ratios [95 % interval]")
+    order = (*VARIANTS, *reversed(VARIANTS))
     with workload() as program:
         block(program, "without")
-        rounds = [[(arm, block(program, arm)) for arm in order] for _ in range(ROUNDS)]
+        rounds = [[(variant, block(program, variant)) for variant in order] for _ in range(ROUNDS)]
 
-    def logarithms(name, arm):
-        return [sum(math.log(found[name]) for which, found in blocks if which == arm) / 2 for blocks in rounds]
+    def logarithms(name, variant):
+        return [sum(math.log(times[name]) for run, times in blocks if run == variant) / 2 for blocks in rounds]
 
     for name, title in TITLES.items():
         base = logarithms(name, "without")
         nanoseconds = math.exp(sum(base) / len(base))
-        show(title, f"{nanoseconds:,.0f} ns without")
-        for arm in list(ARMS)[1:]:
+        show(title, f"{nanoseconds:,.0f} ns without tracing")
+        for variant in list(VARIANTS)[1:]:
             ratios = [
-                100 * math.expm1(one - zero) for one, zero in zip(logarithms(name, arm), base, strict=True)
+                100 * math.expm1(traced - untraced)
+                for traced, untraced in zip(logarithms(name, variant), base, strict=True)
             ]
             middle, low, high = median_with_interval(ratios)
             spread = f"[{low:+.1f} … {high:+.1f}], {nanoseconds * middle / 100:+.0f} ns"
             if name in BARS:
-                judge(f"  {arm}: {spread}", middle, "%", most=BARS[name])
+                judge(f"  {variant}: {spread}", middle, "%", most=BARS[name])
             else:
-                show(f"  {arm}: {spread}", f"{middle:+.1f} %")
+                show(f"  {variant}: {spread}", f"{middle:+.1f} %")
         noise = [
             100 * math.expm1(math.log(blocks[-1][1][name]) - math.log(blocks[0][1][name])) for blocks in rounds
         ]
         middle, low, high = median_with_interval(noise)
-        show(f"  without, against itself: [{low:+.1f} … {high:+.1f}]", f"{middle:+.1f} %")
+        show(f"  untraced against untraced: [{low:+.1f} … {high:+.1f}]", f"{middle:+.1f} %")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A tree that forks thousands of times a second: what a fork costs in it, and that nothing grows."""
+"""A watched process tree that forks thousands of times a second: cost of a fork, members and memory."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ FORKS_IN_A_PAIR = 1_000
 
 
 def members(watcher):
-    return sum(1 for _ in watcher.choice.engine._membership._kept.pids())
+    return sum(1 for _ in watcher.choice.engine._membership._entries.pids())
 
 
 def grow(work, watcher):
@@ -28,10 +28,8 @@ def grow(work, watcher):
         largest = max(largest, members(watcher))
         time.sleep(0.01)
     judge("forks a second", 1e9 / nanoseconds[0], "", least=5_000)
-    show(
-        f"members of the trees in the course of {FORKS:,} forks", f"{largest} at most, {members(watcher)} after"
-    )
-    show("our memory before and after", f"{before:.1f} and {megabytes(os.getpid()):.1f} MB")
+    show(f"members of the trees during {FORKS:,} forks", f"{largest} at most, {members(watcher)} afterwards")
+    show("RSS before and after", f"{before:.1f} and {megabytes(os.getpid()):.1f} MB")
     show("records lost", f"{watcher.counts.lost}")
     watcher.remove_pid(work.pid)
 
@@ -46,13 +44,13 @@ def cost(work, watcher):
         plain.append(without / 1000)
         ratios.append(100 * (within / without - 1))
     middle, low, high = median_with_interval(ratios)
-    show("a fork and its end, of a process outside", f"{statistics.median(plain):.0f} µs")
-    show("the same, of a process of the tree", f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})")
+    show("fork and exit outside the tree", f"{statistics.median(plain):.0f} µs")
+    show("overhead of the same inside the tree", f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})")
 
 
 def main():
-    begin("A tree that forks without end")
-    # Another tree is watched all the time, so that the programs are attached all the time.
+    begin("A watched tree that forks without pause")
+    # A second tree is always watched, so that the programs stay attached.
     with (
         forked(lambda: time.sleep(3600)) as other,
         workload() as work,
@@ -62,4 +60,5 @@ def main():
         cost(work, watcher)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What watching costs while nothing happens: wakeups and CPU, against polling."""
+"""Wakeups and CPU time while no port changes, compared with polling by ss."""
 
 import os
 import resource
@@ -10,13 +10,13 @@ from common import COMMAND, begin, judge, running, show
 
 SECONDS = 20
 SETTLE = 3
-TRIES = 3
+ATTEMPTS = 3
 EXPECTED = {"core": 0, "poll": 2 * SECONDS}
-"""Wakeups; with more of them another try is made."""
+"""Expected wakeups by engine. A run with more of them is repeated."""
 
 
 def wakeups(pid):
-    """How often a thread of a process gave up the CPU to wait, all threads together."""
+    """Return the voluntary context switches of all threads of a process."""
     return sum(
         int(line.split()[1])
         for status in Path(f"/proc/{pid}/task").glob("*/status")
@@ -26,34 +26,34 @@ def wakeups(pid):
 
 
 def run_time(pid):
-    """Milliseconds on a CPU, all threads together."""
+    """Return the CPU time of all threads of a process in milliseconds."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
 
 
 def tail(engine):
-    """Wakeups, milliseconds of CPU, and lines written, while nothing happens."""
+    """Run `tail` for SECONDS; return its wakeups, milliseconds of CPU time, and lines of output."""
     with running(COMMAND, "tail", "--json", "--no-snapshot", "--engine", engine) as process:
         time.sleep(SETTLE)
         os.set_blocking(process.stdout.fileno(), False)
         process.stdout.read()
         before = wakeups(process.pid), run_time(process.pid)
         time.sleep(SECONDS)
-        found = wakeups(process.pid) - before[0], run_time(process.pid) - before[1]
+        used = wakeups(process.pid) - before[0], run_time(process.pid) - before[1]
         lines = (process.stdout.read() or b"").count(b"\n")
         os.set_blocking(process.stdout.fileno(), True)
-        return *found, lines
+        return *used, lines
 
 
 def quietest(engine):
-    """Of a few tries the one with the fewest wakeups: others may open and close ports here."""
-    tries = []
-    while len(tries) < TRIES and (not tries or tries[-1][0] > EXPECTED[engine]):
-        tries.append(tail(engine))
-    return min(tries)
+    """Return the run with the fewest wakeups of a few: other programs may open and close ports."""
+    runs = []
+    while len(runs) < ATTEMPTS and (not runs or runs[-1][0] > EXPECTED[engine]):
+        runs.append(tail(engine))
+    return min(runs)
 
 
 def polling():
-    """Milliseconds of CPU of `ss -lntp` once a second."""
+    """Run `ss -lntp` once a second for SECONDS; return its CPU time in milliseconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(SECONDS):
         subprocess.run(("ss", "-lntp"), check=True, stdout=subprocess.DEVNULL)
@@ -63,7 +63,7 @@ def polling():
 
 
 def main():
-    begin(f"At rest: {SECONDS} s in which nothing should happen, between two reconciliations")
+    begin(f"Idle: {SECONDS} s without changes, between two reconciliations")
     for engine in EXPECTED:
         count, milliseconds, lines = quietest(engine)
         if engine == "core":
@@ -71,12 +71,13 @@ def main():
         else:
             show("tail --engine poll: wakeups", f"{count}")
         show(
-            f"tail --engine {engine}: CPU", f"{milliseconds:.1f} ms, {milliseconds / SECONDS / 10:.3f} % of one"
+            f"tail --engine {engine}: CPU",
+            f"{milliseconds:.1f} ms, {milliseconds / SECONDS / 10:.3f} % of one CPU",
         )
         if lines:
-            show("", f"but {lines} events came meanwhile: something else opens and closes ports here")
+            show("", f"disturbed by {lines} events: other programs opened or closed ports")
     milliseconds = polling()
-    show("ss -lntp every second: CPU", f"{milliseconds:.1f} ms, {milliseconds / SECONDS / 10:.3f} % of one")
+    show("ss -lntp every second: CPU", f"{milliseconds:.1f} ms, {milliseconds / SECONDS / 10:.3f} % of one CPU")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The journal: what writing costs its caller, how soon an event is durable, and what it takes of the disk."""
+"""The journal: cost of write() to its caller, time until an event is durable, and disk space."""
 
 import json
 import os
@@ -54,8 +54,8 @@ def wait_for(journal, seq):
         time.sleep(0.0005)
 
 
-def flush(folder):
-    """Seconds that the disk takes for a write of one page."""
+def sync_page(folder):
+    """Return the seconds that the disk takes to write and sync one page."""
     with (folder / "page").open("wb", buffering=0) as file:
 
         def once():
@@ -66,29 +66,29 @@ def flush(folder):
 
 
 def latencies(journal):
-    """Seconds from `write` until an event is durable: at rest, and right after another commit."""
+    """Return the seconds from `write` until an event is durable: for events 0.3 s apart, and back to back."""
 
-    def one(seq):
+    def write_durably(seq):
         return seconds(lambda: (journal.write(event(seq)), wait_for(journal, seq)))
 
     at_rest = []
     for seq in range(1, SINGLE + 1):
         time.sleep(0.3)
-        at_rest.append(one(seq))
-    return at_rest, [one(seq) for seq in range(SINGLE + 1, 2 * SINGLE + 1)]
+        at_rest.append(write_durably(seq))
+    return at_rest, [write_durably(seq) for seq in range(SINGLE + 1, 2 * SINGLE + 1)]
 
 
-def many(journal):
-    """Microseconds of each `write`, and seconds until all of `EVENTS` are durable."""
+def write_all(journal):
+    """Write EVENTS events; return the microseconds of each `write`, and the seconds until all are durable."""
     first = 2 * SINGLE + 1
     events = [event(seq) for seq in range(first, first + EVENTS)]
     costs = []
     start = time.perf_counter()
-    for one in events:
-        while one.seq - journal.last_seq > CAPACITY // 2:
+    for entry in events:
+        while entry.seq - journal.last_seq > CAPACITY // 2:
             time.sleep(0.001)
         before = time.perf_counter_ns()
-        journal.write(one)
+        journal.write(entry)
         costs.append((time.perf_counter_ns() - before) / 1000)
     wait_for(journal, events[-1].seq)
     return costs, time.perf_counter() - start
@@ -96,33 +96,33 @@ def many(journal):
 
 def main():
     begin(f"The journal: {EVENTS:,} events")
-    with tempfile.TemporaryDirectory(dir=".") as name:  # /tmp may be memory
+    with tempfile.TemporaryDirectory(dir=".") as name:  # /tmp may be a tmpfs
         folder = Path(name)
-        show("the disk alone: 4 KiB and fsync", f"{1000 * flush(folder):.2f} ms")
+        show("the disk alone: write and fsync of 4 KiB", f"{1000 * sync_page(folder):.2f} ms")
         path = folder / "journal"
         with closing(Journal(path, max_age=1e9, max_bytes=1024 * MEGABYTE)) as journal:
             journal.start()
             at_rest, in_turn = latencies(journal)
-            costs, took = many(journal)
+            costs, took = write_all(journal)
             lost = journal.lost
         size = path.stat().st_size / (EVENTS + 2 * SINGLE)
-        judge("durable after, one event at rest: p99", percentile(at_rest, 99), "s", most=1)
-        show("durable after, one event at rest: p50", f"{1000 * statistics.median(at_rest):.1f} ms")
-        judge("durable after, one event after another: p99", percentile(in_turn, 99), "s", most=1)
+        judge("time until durable, events 0.3 s apart: p99", percentile(at_rest, 99), "s", most=1)
+        show("time until durable, events 0.3 s apart: p50", f"{1000 * statistics.median(at_rest):.1f} ms")
+        judge("time until durable, events back to back: p99", percentile(in_turn, 99), "s", most=1)
         judge("events a second, all durable", EVENTS / took, "", least=10_000)
         show("events lost", number(lost))
         judge("cost of write() to its caller: p50", statistics.median(costs), "µs", most=5)
         show("cost of write() to its caller: p99", f"{percentile(costs, 99):.1f} µs")
         line = len(event(EVENTS).to_json())
         judge("bytes on disk for an event", size, "", most=1.5 * line)
-        show("bytes of its line", number(line))
+        show("bytes of its line of JSON", number(line))
         reader = Reader(path)
         took = seconds(lambda: sum(1 for _ in reader.events()))
-        show("read back: events a second", number((EVENTS + 2 * SINGLE) / took))
-        took = seconds(lambda: [json.loads(one) for one in reader.events(newest_first=True, limit=100)])
-        show("the newest 100", f"{1000 * took:.1f} ms")
+        show("query: all, events a second", number((EVENTS + 2 * SINGLE) / took))
+        took = seconds(lambda: [json.loads(line) for line in reader.events(newest_first=True, limit=100)])
+        show("query: the newest 100", f"{1000 * took:.1f} ms")
         took = seconds(lambda: list(reader.events(ports=((2000, 2000),))))
-        show(f"those of one port among {EVENTS:,}", f"{1000 * took:.1f} ms")
+        show(f"query: one port among {EVENTS:,} events", f"{1000 * took:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the listen to whoever wants to know: by callback, by the bare engine, and by asking ss."""
+"""Latency from listen() to its report: by callback, by the engine alone, and by polling ss."""
 
 import random
 import socket
@@ -27,39 +27,43 @@ def microseconds(values):
     return " · ".join(f"p{p} {percentile(values, p) / 1000:,.0f} µs" for p in (50, 90, 99, 100))
 
 
-def of_callback(pid):
-    found = {"open": [], "close": []}
+def callback_delays(pid):
+    """Return the nanoseconds from each open, and from each close, to its callback."""
+    delays = {"open": [], "close": []}
 
-    def note(event):
-        late = time.time_ns() - event.time
+    def record(event):
+        delay = time.time_ns() - event.time
         if event.ns_pid == pid:
-            found[event.kind].append(late)
+            delays[event.kind].append(delay)
 
-    with PortWatcher(callback=note, snapshot=False) as watcher:
-        watcher.listeners()  # returns when what the start left to do is done
-        found["open"].clear()
-        found["close"].clear()
+    with PortWatcher(callback=record, snapshot=False) as watcher:
+        watcher.listeners()  # returns only after the work of the start is done
+        delays["open"].clear()
+        delays["close"].clear()
         time.sleep(2 * PAUSE * PAIRS)
-    return found["open"], found["close"]
+    return delays["open"], delays["close"]
 
 
-def of_engine(pid):
-    found = []
+def engine_delays(pid):
+    """Return the nanoseconds from each open to the return of the engine's `read`."""
+    delays = []
     engine = CoreEngine()
     engine.attach()
-    while len(found) < PAIRS:
+    while len(delays) < PAIRS:
         records = engine.read(None)
         now = time.time_ns()
-        found += [
-            now - one.time for one in records if one.kind == "open" and one.actor and one.actor.ns_pid == pid
+        delays += [
+            now - record.time
+            for record in records
+            if record.kind == "open" and record.actor and record.actor.ns_pid == pid
         ]
     engine.detach()
-    return found
+    return delays
 
 
 @contextmanager
-def listener_at_some_moment(interval):
-    """A child that says its port, waits for a while, listens, and says when that was."""
+def listener_at_random_times(interval):
+    """Run a child that sends its port, waits for a random time, listens, and sends the time of that."""
     ours, theirs = socket.socketpair()
 
     def listen():
@@ -76,9 +80,10 @@ def listener_at_some_moment(interval):
         yield ours
 
 
-def of_polling(interval, count):
-    found = []
-    with listener_at_some_moment(interval) as child:
+def polling_delays(interval, count):
+    """Return the nanoseconds from each of `count` listens until a poll of `ss` shows it."""
+    delays = []
+    with listener_at_random_times(interval) as child:
         for _ in range(count):
             ending = f":{child.recv(16).decode()} ".encode()
             due = time.monotonic()
@@ -86,23 +91,23 @@ def of_polling(interval, count):
                 due += interval
                 time.sleep(max(0, due - time.monotonic()))
             now = time.time_ns()
-            found.append(now - int(child.recv(32)))
+            delays.append(now - int(child.recv(32)))
             child.send(b"x")
-    return found
+    return delays
 
 
 def main():
-    begin("How late: from the kernel's time of a listen to the moment somebody has been told")
+    begin("Latency: from the kernel's timestamp of a change to its report")
     with forked(open_and_close) as pid:
-        opened, closed = of_callback(pid)
-        bare = of_engine(pid)
+        opened, closed = callback_delays(pid)
+        bare = engine_delays(pid)
     judge("listen → callback, p50", percentile(opened, 50) / 1000, "µs", most=150)
     judge("listen → callback, p99", percentile(opened, 99) / 1000, "µs", most=1000)
     show("listen → callback", microseconds(opened))
     show("close → callback", microseconds(closed))
     show("listen → CoreEngine.read", microseconds(bare))
     for interval, count in POLLS.items():
-        show(f"listen → seen by `ss -Hlnt` every {interval:g} s", microseconds(of_polling(interval, count)))
+        show(f"listen → seen by `ss -Hlnt` every {interval:g} s", microseconds(polling_delays(interval, count)))
 
 
 if __name__ == "__main__":

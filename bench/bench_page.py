@@ -1,4 +1,4 @@
-"""From listen() to the moment a browser has handled the event, and to its row in the table."""
+"""Latency from listen() to a browser's event handler, and to the row on the page."""
 
 import shutil
 import socket
@@ -10,8 +10,8 @@ from common import begin, daemon, judge, percentile, show
 from selenium import webdriver
 
 FIRST_PORT = 21_000
-KEEP = """
-    window.heard = {};
+RECORD_TIMES = """
+    window.received = {};
     window.shown = {};
     const now = () => performance.timeOrigin + performance.now();
     new MutationObserver(changes => {
@@ -21,7 +21,7 @@ KEEP = """
     const source = new EventSource('/api/v0/events');
     source.addEventListener('open', message => {
       if (!message.data) { window.listening = true; return; }
-      window.heard[JSON.parse(message.data).port] = now();
+      window.received[JSON.parse(message.data).port] = now();
     });
 """
 
@@ -35,7 +35,10 @@ def chromium():
 
 
 def measure(browser, where, opens, pause):
-    """How late each came, by the moments that the browser noted under a name."""
+    """Open ports and return the 99th percentile of the delays in milliseconds.
+
+    `where` names the variable in the browser that holds the time of each port.
+    """
     begun = {}
     browser.execute_script(f"window.{where} = {{}}")
     for port in range(FIRST_PORT, FIRST_PORT + opens):
@@ -45,28 +48,29 @@ def measure(browser, where, opens, pause):
             server.listen()
             time.sleep(pause)
     time.sleep(1)
-    noted = browser.execute_script(f"return window.{where}")
-    late = [noted[str(port)] - when for port, when in begun.items() if str(port) in noted]
-    show(f"events that were {where}", f"{len(late)} of {opens}")
-    show("p50", f"{statistics.median(late):.1f} ms")
-    return percentile(late, 99)
+    times = browser.execute_script(f"return window.{where}")
+    delays = [times[str(port)] - start for port, start in begun.items() if str(port) in times]
+    show(f"events that were {where}", f"{len(delays)} of {opens}")
+    show("p50", f"{statistics.median(delays):.1f} ms")
+    return percentile(delays, 99)
 
 
 def main():
-    begin("From listen() to the browser, beside the page that shows it")
+    begin("From listen() to a browser that shows the page")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        sys.exit("   needs Chromium and its driver: scripts/provision.sh page")
+        sys.exit("   needs Chromium and its driver; run: scripts/provision.sh page")
     with daemon() as (_, port):
         browser = chromium()
         try:
             browser.get(f"http://127.0.0.1:{port}/")
-            browser.execute_script(KEEP)
+            browser.execute_script(RECORD_TIMES)
             while not browser.execute_script("return window.listening"):
                 time.sleep(0.05)
-            judge("p99", measure(browser, "heard", opens=300, pause=0.02), "ms", most=50)
+            judge("p99", measure(browser, "received", opens=300, pause=0.02), "ms", most=50)
             judge("p99", measure(browser, "shown", opens=60, pause=0.2), "ms", most=1000)
         finally:
             browser.quit()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A scrape of 10,000 listeners, and what events wait for meanwhile."""
+"""Duration of a scrape with 10,000 listeners, and delay of events during scrapes."""
 
 import http.client
 import json
@@ -24,36 +24,37 @@ OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-E
 
 
 def hold(number, ready):
-    """Listens at an address of its own, and stays."""
+    """Listen on an address of its own until killed."""
     servers = [socket.create_server((f"127.2.0.{number + 1}", 20_000 + port)) for port in range(LISTENERS)]
     os.write(ready, b"x")
     signal.pause()
     del servers
 
 
-def crowd(stack):
+def start_processes(stack):
+    """Start the listening processes, and return when all of them listen."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (LISTENERS + 50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    done, ready = os.pipe()
+    read_end, ready = os.pipe()
     for number in range(PROCESSES):
         stack.enter_context(forked(lambda number=number: hold(number, ready)))
     for _ in range(PROCESSES):
-        os.read(done, 1)
+        os.read(read_end, 1)
 
 
 class Daemon:
-    """The one that is measured."""
+    """The daemon that is measured."""
 
     def __init__(self, pid, port):
         self.pid = pid
         self._port = port
 
-    def ask(self, path, headers):
+    def get(self, path, headers):
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         connection.request("GET", path, headers=headers)
         return connection.getresponse()
 
     def scrape(self, headers):
-        return self.ask("/metrics", headers).read()
+        return self.get("/metrics", headers).read()
 
     def scrapes(self, headers):
         return [1000 * seconds(lambda: self.scrape(headers)) for _ in range(SCRAPES)]
@@ -64,23 +65,23 @@ class Daemon:
                 if self.scrape(TEXT).count(b"\nportwatch_listening_port{") >= listeners:
                     return
             except OSError:
-                pass  # it is not there yet
+                pass  # it does not listen yet
             time.sleep(0.05)
-        raise SystemExit("   the daemon does not see the listeners")
+        raise SystemExit("   the daemon did not report the listeners within 30 s")
 
     def delays(self):
-        """Milliseconds from each of many listens until the stream has told of it."""
-        stream = self.ask("/api/v0/events", {})
-        found = []
+        """Return the milliseconds from each of EVENTS listens to its event on the stream."""
+        stream = self.get("/api/v0/events", {})
+        delays = []
         for _ in range(EVENTS):
             begin = time.perf_counter()
             with socket.create_server(("127.0.0.1", 0)) as server:
                 port = server.getsockname()[1]
                 while not is_open_of(port, stream.readline()):
                     pass
-                found.append(1000 * (time.perf_counter() - begin))
+                delays.append(1000 * (time.perf_counter() - begin))
             time.sleep(PAUSE)
-        return found
+        return delays
 
 
 def is_open_of(port, line):
@@ -90,7 +91,7 @@ def is_open_of(port, line):
     return (event["kind"], event["port"]) == ("open", port)
 
 
-def scrape_on(measured):
+def scrape_forever(measured):
     while True:
         measured.scrape(OPENMETRICS)
 
@@ -105,9 +106,9 @@ def main():
         measured = Daemon(pid, port)
         measured.wait_for(1)
         time.sleep(AT_REST)
-        judge("memory at rest", megabytes(pid), "MB", most=80)
-        show("a scrape with next to nothing open", spread(measured.scrapes(OPENMETRICS)))
-        crowd(stack)
+        judge("RSS with few listeners", megabytes(pid), "MB", most=80)
+        show("a scrape with few listeners", spread(measured.scrapes(OPENMETRICS)))
+        start_processes(stack)
         measured.wait_for(PROCESSES * LISTENERS)
         for name, headers in (("text", TEXT), ("OpenMetrics, gzip", OPENMETRICS)):
             took = measured.scrapes(headers)
@@ -116,12 +117,12 @@ def main():
         quiet, busy = [], []
         for _ in range(BLOCKS):
             quiet += measured.delays()
-            with forked(lambda: scrape_on(measured)):
+            with forked(lambda: scrape_forever(measured)):
                 busy += measured.delays()
-        judge("from listen to the stream while scraped without a pause", max(busy), "ms", most=20)
-        show("the same", spread(busy))
-        show("without scrapes", spread(quiet))
-        show("memory after that", f"{megabytes(pid):.0f} MB")
+        judge("listen → stream during continuous scrapes: the slowest", max(busy), "ms", most=20)
+        show("listen → stream during continuous scrapes", spread(busy))
+        show("listen → stream without scrapes", spread(quiet))
+        show("RSS after that", f"{megabytes(pid):.0f} MB")
 
 
 if __name__ == "__main__":

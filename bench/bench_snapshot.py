@@ -1,4 +1,4 @@
-"""What is open, with owners, on a busy machine: against ss, psutil and lsof."""
+"""Time to list all listeners with their owners on a busy machine, compared with ss, psutil and lsof."""
 
 import os
 import resource
@@ -20,7 +20,7 @@ SLOW_ROUNDS = 3
 
 
 def hold(number, ready):
-    """Listens at an address of its own, opens files, and stays."""
+    """Listen on an address of its own and hold files open until killed."""
     address = f"127.1.{number // 250}.{number % 250 + 1}"
     servers = [socket.create_server((address, 20_000 + port)) for port in range(LISTENERS)]
     null = os.open(os.devnull, os.O_RDONLY)
@@ -32,52 +32,55 @@ def hold(number, ready):
     del servers
 
 
-def crowd(stack):
-    """The processes that are found."""
+def start_processes(stack):
+    """Start the processes to be found, and return when all of them are set up."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(FILES + 50, resource.getrlimit(0)[1]),) * 2)
-    done, ready = os.pipe()
+    read_end, ready = os.pipe()
     for number in range(PROCESSES):
         stack.enter_context(forked(lambda number=number: hold(number, ready)))
     os.close(ready)
     for _ in range(PROCESSES):
-        if not os.read(done, 1):
-            raise SystemExit("   a process that was to be found has ended: is there memory for 400,000 files?")
+        if not os.read(read_end, 1):
+            raise SystemExit("   a process exited during setup; is there enough memory for 400,000 files?")
 
 
 def snapshot_once():
     engine = CoreEngine()
-    found = len(engine.snapshot().held)
+    count = len(engine.snapshot().held)
     engine.detach()
-    assert found >= PROCESSES * LISTENERS, found
+    assert count >= PROCESSES * LISTENERS, count
 
 
 def main():
-    begin(f"What is open now, with owners: {PROCESSES} processes, each {FILES} files and {LISTENERS} listeners")
+    begin(f"Snapshot with owners: {PROCESSES} processes, each with {FILES} files and {LISTENERS} listeners")
     with ExitStack() as stack:
-        crowd(stack)
+        start_processes(stack)
         engine = CoreEngine()
         stack.callback(engine.detach)
         ways = {
             "engine.snapshot()": engine.snapshot,
-            "CoreEngine().snapshot(), loaded for it": snapshot_once,
+            "CoreEngine().snapshot(), loading included": snapshot_once,
             "portwatch list": lambda: run(COMMAND, "list", "--engine", "core"),
             "ss -lntp": lambda: run("ss", "-lntp"),
             "psutil.net_connections": lambda: psutil.net_connections("inet"),
             "lsof -nP -iTCP -sTCP:LISTEN": lambda: run("lsof", "-nP", "-iTCP", "-sTCP:LISTEN"),
-            "ss -lnt, without owners": lambda: run("ss", "-lnt"),
+            "ss -lnt, which shows no owners": lambda: run("ss", "-lnt"),
         }
         if not installed("lsof"):
             del ways["lsof -nP -iTCP -sTCP:LISTEN"]
         engine.snapshot()
-        found = {name: [] for name in ways}
-        for turn in range(ROUNDS):
+        times = {name: [] for name in ways}
+        for round_number in range(ROUNDS):
             for name, way in ways.items():
-                if turn < SLOW_ROUNDS or name not in ("lsof -nP -iTCP -sTCP:LISTEN", "psutil.net_connections"):
-                    found[name].append(seconds(way))
-    medians = {name: statistics.median(values) for name, values in found.items()}
+                if round_number < SLOW_ROUNDS or name not in (
+                    "lsof -nP -iTCP -sTCP:LISTEN",
+                    "psutil.net_connections",
+                ):
+                    times[name].append(seconds(way))
+    medians = {name: statistics.median(values) for name, values in times.items()}
     judge("times faster than `ss -lntp`", medians["ss -lntp"] / medians["engine.snapshot()"], "", least=15)
     for name, value in medians.items():
-        show(name, f"{value:.3f} s   ({medians['ss -lntp'] / value:.1f} times `ss -lntp`)")
+        show(name, f"{value:.3f} s   ({medians['ss -lntp'] / value:.1f} times as fast as `ss -lntp`)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the start of `portwatch tail` to the moment it sees: its first line of what was open already."""
+"""Time from the start of `portwatch tail` until it traces, shown by the first line of its snapshot."""
 
 import json
 import socket
@@ -15,17 +15,18 @@ BPFTRACE = (
 )
 
 
-def until_line(command, expected):
+def seconds_until_line(command, is_expected):
+    """Return the seconds from the start of a command to an expected line of its output."""
     start = time.perf_counter()
     with running(*command) as process:
         for line in process.stdout:
-            if expected(line):
+            if is_expected(line):
                 return time.perf_counter() - start
-    raise SystemExit(f"   {command[0]} ended without the line that was waited for")
+    raise SystemExit(f"   {command[0]} exited without the expected line")
 
 
-def assert_it_sees(command, port):
-    """That a port is opened and seen as soon as the snapshot is there: what "ready" means."""
+def assert_traces_after_snapshot(command, port):
+    """Check that a port opened right after the snapshot's line is traced, so that this line means "ready"."""
     with running(*command) as process:
         next(line for line in process.stdout if json.loads(line)["port"] == port)
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -39,21 +40,23 @@ def milliseconds(values):
 
 
 def main():
-    begin("How soon it sees: from the start of the process to its first line")
+    begin("Start-up: from the start of the process to its first line")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        found = {"python -c pass": [], "python -c 'import click'": [], "portwatch tail": []}
+        times = {"python -c pass": [], "python -c 'import click'": [], "portwatch tail": []}
         tail = (COMMAND, "tail", "--json", "--engine", "core")
-        assert_it_sees(tail, port)
+        assert_traces_after_snapshot(tail, port)
         for _ in range(RUNS):
-            found["portwatch tail"].append(until_line(tail, lambda line: b'"port":%d,' % port in line))
+            times["portwatch tail"].append(seconds_until_line(tail, lambda line: b'"port":%d,' % port in line))
             for imports in ("pass", "import click"):
-                name = next(name for name in found if imports in name)
-                found[name].append(seconds(lambda command=imports: run(sys.executable, "-c", command)))
+                name = next(name for name in times if imports in name)
+                times[name].append(seconds(lambda command=imports: run(sys.executable, "-c", command)))
             if installed("bpftrace"):
-                found.setdefault("bpftrace, one tracepoint", []).append(until_line(BPFTRACE, b"ready\n".__eq__))
-    judge("portwatch tail, p50", 1000 * percentile(found["portwatch tail"], 50), "ms", most=150)
-    for name, values in found.items():
+                times.setdefault("bpftrace, one tracepoint", []).append(
+                    seconds_until_line(BPFTRACE, b"ready\n".__eq__)
+                )
+    judge("portwatch tail, p50", 1000 * percentile(times["portwatch tail"], 50), "ms", most=150)
+    for name, values in times.items():
         show(name, milliseconds(values))
 
 

@@ -1,4 +1,4 @@
-"""1,000 subscribers, those with a scope, and those who read nothing, at 1,000 events a second."""
+"""The event stream at 1,000 events a second: 1,000 subscribers, subscribers with a scope, and idle ones."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from common import begin, daemon, forked, megabytes, percentile, show
 
 SUBSCRIBERS = (1, 1000)
 SCOPED = 100
-SLOW = 100
+IDLE = 100
 PAIRS_A_SECOND = 500
 SECONDS = 10.0
 SETTLE = 1.0
@@ -24,7 +24,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Client:
-    """A subscriber, which counts what it is told; it may have a scope."""
+    """A subscriber that counts its events. `query` may give it a scope."""
 
     def __init__(self, port, query=""):
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -36,11 +36,11 @@ class Client:
         self._tail = b""
 
     def read(self):
-        """What has come. Of a thousand clients, their lines are not taken apart."""
+        """Count the events that have arrived and return the raw data, which is not parsed for lack of time."""
         data = self.socket.recv(1 << 20)
-        known = self._tail + data
-        self.count += known.count(_DATA)
-        self._tail = known[-len(_DATA) + 1 :]
+        received = self._tail + data
+        self.count += received.count(_DATA)
+        self._tail = received[-len(_DATA) + 1 :]
         return data
 
     def __enter__(self):
@@ -51,7 +51,7 @@ class Client:
 
 
 def open_and_close(pairs):
-    """Ports that the kernel chooses, at an even pace."""
+    """Open and close ports that the kernel chooses, at an even pace."""
     begin = time.monotonic()
     for number in range(pairs):
         with socket.create_server(("127.0.0.1", 0)):
@@ -74,13 +74,13 @@ def read_all(clients, expected):
                 if client is clients[0]:
                     now = time.time_ns()
                     *lines, rest = (rest + data).split(b"\n")
-                    delays += [now - kernels_time(line) for line in lines if line.startswith(_DATA[1:])]
+                    delays += [now - kernel_time(line) for line in lines if line.startswith(_DATA[1:])]
                 if client.count >= expected:
                     waiting.discard(client)
     return delays
 
 
-def kernels_time(line):
+def kernel_time(line):
     text = json.loads(line[6:])["time"].rstrip("Z")
     whole, _, fraction = text.partition(".")
     seconds = int(time.mktime(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))) - time.timezone
@@ -93,7 +93,7 @@ def cpu_seconds(pid):
 
 
 def measure(what, pid, port, subscribers, query="", idle=0):
-    """`idle` more subscribers read nothing at all."""
+    """Print the figures for `subscribers` that read the stream and `idle` ones that never read."""
     pairs = int(PAIRS_A_SECOND * SECONDS)
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(port, query)) for _ in range(subscribers)]
@@ -106,31 +106,34 @@ def measure(what, pid, port, subscribers, query="", idle=0):
         took, cpu = time.monotonic() - begun, cpu_seconds(pid) - before
         counts = [client.count for client in clients]
         show(what, f"{2 * pairs / took:,.0f} events a second for {took:.1f} s")
-        show("  each was told of", f"{min(counts):,} to {max(counts):,} of {2 * pairs:,}")
-        show("  the daemon's CPU", f"{cpu / took:.2f} s a second")
-        show("  its memory", f"{megabytes(pid):.0f} MB")
+        show("  events for each subscriber", f"{min(counts):,} to {max(counts):,} of {2 * pairs:,}")
+        show("  CPU time of the daemon", f"{cpu / took:.2f} s a second")
+        show("  RSS of the daemon", f"{megabytes(pid):.0f} MB")
         spread = f"p50 {statistics.median(delays) / 1e6:.1f} ms, p99 {percentile(delays, 99) / 1e6:.1f}"
-        show("  from the kernel to a subscriber", spread)
+        show("  delay from the kernel to a subscriber", spread)
 
 
-def in_a_namespace_of_our_own():
-    """Goes on there: what others open here would be told of, too."""
+def enter_new_namespace():
+    """Start again in a new network namespace, where no other program opens ports."""
     if not os.environ.get("ALONE"):
         setup = 'ip link set lo up && exec "$@"'
         os.environ["ALONE"] = "yes"
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, *sys.argv])  # noqa: S606  # no shell reads what varies
+        os.execvp("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, *sys.argv])  # noqa: S606  # the shell reads only a fixed string
 
 
 def main():
-    in_a_namespace_of_our_own()
+    enter_new_namespace()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    begin("The stream, with many subscribers")
+    begin("The event stream with many subscribers")
     with daemon("--netns", "self") as (pid, port):
-        show("at rest", f"{megabytes(pid):.0f} MB")
+        show("RSS without subscribers", f"{megabytes(pid):.0f} MB")
         for subscribers in SUBSCRIBERS:
             measure(f"{subscribers:,} subscriber{'s' * (subscribers > 1)}", pid, port, subscribers)
-        measure(f"{SCOPED:,} with a scope", pid, port, SCOPED, query="?proto=tcp&not_process=nobody*")
-        measure(f"1 beside {SLOW:,} that read nothing", pid, port, 1, idle=SLOW)
+        measure(
+            f"{SCOPED:,} subscribers with a scope", pid, port, SCOPED, query="?proto=tcp&not_process=nobody*"
+        )
+        measure(f"1 subscriber and {IDLE:,} that never read", pid, port, 1, idle=IDLE)
 
 
-main()
+if __name__ == "__main__":
+    main()

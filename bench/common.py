@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, figures beside their bars, and processes to measure."""
+"""Helpers shared by the benchmarks: the report, statistics, and processes to measure."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _WIDTH = 52
 
 
 def begin(title: str) -> None:
-    """The heading: what is measured, and on what."""
+    """Print the heading and the machine. Exit with an error if this is not root."""
     if os.geteuid():
-        sys.exit(f"{Path(sys.argv[0]).name}: needs root, as the engine does (sudo make bench)")
+        sys.exit(f"{Path(sys.argv[0]).name}: the engine needs root; run: make bench")
     sys.stdout.reconfigure(line_buffering=True)
     print(f"\n== {title}")
     print(
@@ -36,16 +36,16 @@ def begin(title: str) -> None:
         f"{platform.python_implementation()} {platform.python_version()}, portwatch {portwatch.__version__}"
     )
     for pid, name in sorted(_other_tracers().items()):
-        print(f"   Note: {name} ({pid}) has BPF programs attached; what is called `without` is with these.")
+        print(f"   Note: {name} ({pid}) has BPF programs attached, also in the figures called `without`.")
 
 
 def show(what: str, figure: str) -> None:
-    """A figure without a bar."""
+    """Print a figure."""
     print(f"   {what:<{_WIDTH}} {figure}")
 
 
 def judge(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> None:
-    """A figure, its bar, and whether it holds."""
+    """Print a figure, the bar that it must reach, and whether it does."""
     bar = f"≤ {most:,g}" if most is not None else f"≥ {least:,g}"
     holds = (most is None or value <= most) and (least is None or value >= least)
     unit = unit and f" {unit}"
@@ -53,41 +53,41 @@ def judge(what: str, value: float, unit: str, *, most: float | None = None, leas
 
 
 def number(value: float) -> str:
-    """With as many digits as say something."""
+    """Format a number: three significant digits, or all digits of a whole number or of 100 and more."""
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of the values do not exceed."""
+    """Return the smallest value that at least `percent` of the values do not exceed."""
     return sorted(values)[max(0, -(-len(values) * percent // 100).__int__() - 1)]
 
 
 def median_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and the ends of its 95 % confidence interval, by bootstrap."""
+    """Return the median and the bounds of its 95 % confidence interval, by bootstrap."""
     medians = sorted(statistics.median(random.choices(values, k=len(values))) for _ in range(2000))
     return statistics.median(values), medians[50], medians[-51]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the run time of `work` in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def run(*command: str) -> None:
-    """Runs a command to its end and reads what it prints, as whoever uses it would."""
+    """Run a command to its end and read its output, as a user of the command would."""
     subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def installed(name: str) -> bool:
-    """Whether there is such a command."""
+    """Return True if the command is installed."""
     return shutil.which(name) is not None
 
 
 @contextmanager
 def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command whose output is read by us; it is ended with the block."""
+    """Run a command with pipes for input and output; terminate it at the end of the block."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield process
@@ -98,13 +98,13 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def daemon(*options: str) -> Iterator[tuple[int, int]]:
-    """Portwatch serve, when it is ready: its pid and its port."""
+    """Run `portwatch serve` and yield its pid and port when it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}", *options)
     with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process:
         while process.poll() is None:
-            with suppress(OSError):  # it is not there yet
+            with suppress(OSError):  # it does not listen yet
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
@@ -114,14 +114,14 @@ def daemon(*options: str) -> Iterator[tuple[int, int]]:
 
 
 def megabytes(pid: int) -> float:
-    """The resident memory of a process."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 @contextmanager
 def forked(work: Callable[[], object]) -> Iterator[int]:
-    """A child that does `work` and is ended with the block. Fork before there are threads."""
+    """Run `work` in a forked child, which is killed at the end of the block. Only safe before threads start."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -136,22 +136,25 @@ def forked(work: Callable[[], object]) -> Iterator[int]:
 
 
 class Workload:
-    """workload.c, which does one thing many times on a CPU of its own."""
+    """A running workload.c, which performs one operation many times, on a CPU of its own."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self.pid = process.pid
 
-    def nanoseconds(self, what: str, count: int) -> float:
-        """How long each of `count` took."""
-        self._process.stdin.write(f"{what} {count}\n".encode())
+    def nanoseconds(self, operation: str, count: int) -> float:
+        """Perform an operation `count` times and return the nanoseconds for each."""
+        self._process.stdin.write(f"{operation} {count}\n".encode())
         self._process.stdin.flush()
         return int(self._process.stdout.readline()) / count
 
 
 @contextmanager
 def workload() -> Iterator[Workload]:
-    """Compiled, on the first CPU and in a network namespace of its own; we go to the other CPUs."""
+    """Compile and run workload.c on the first CPU, in a new network namespace.
+
+    This process moves to the other CPUs.
+    """
     compiler = next(filter(installed, ("cc", "gcc", "clang")), None)
     if not compiler:
         sys.exit(
@@ -161,7 +164,7 @@ def workload() -> Iterator[Workload]:
         program = f"{folder}/workload"
         run(compiler, "-O2", "-o", program, str(Path(__file__).with_name("workload.c")))
         os.sched_setaffinity(0, CPUS[1:] or CPUS)
-        # Tens of thousands of connections stay in TIME_WAIT: nobody else's ports are to suffer.
+        # A network namespace of its own: tens of thousands of connections stay in TIME_WAIT and occupy ports.
         setup = 'ip link set lo up && echo 1000000 >/proc/sys/net/ipv4/tcp_max_tw_buckets && exec "$@"'
         pin = ("taskset", "--cpu-list", str(CPUS[0]))
         with running("unshare", "--net", *pin, "sh", "-c", setup, "sh", program) as process:
@@ -169,12 +172,13 @@ def workload() -> Iterator[Workload]:
 
 
 def _other_tracers() -> dict[int, str]:
-    found = {}
+    """Return {pid: name} of the processes that hold BPF links."""
+    tracers = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
             if os.readlink(link) in ("anon_inode:bpf_link", "anon_inode:bpf-link"):
-                found[int(link.parts[2])] = Path(*link.parts[:3], "comm").read_text(encoding="utf-8").strip()
-    return found
+                tracers[int(link.parts[2])] = Path(*link.parts[:3], "comm").read_text(encoding="utf-8").strip()
+    return tracers
 
 
 def _cpu_model() -> str:

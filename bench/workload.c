@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Does one thing many times: reads lines "NAME COUNT", answers each with the nanoseconds it took. */
+/* Reads lines "NAME COUNT", performs that operation COUNT times, and prints the nanoseconds it took in total. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -33,7 +33,7 @@ static long long now(void)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* Each time at another address: so the search for a free port always ends at once. */
+/* Another address each time, so that the search for a free local port always succeeds at once. */
 static struct sockaddr *next_address(void)
 {
 	static unsigned int turn;
