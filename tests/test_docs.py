@@ -76,6 +76,14 @@ def test_the_contributors_guide_names_what_exists():
         assert re.search(definition, (ROOT / path).read_text(), re.MULTILINE), f"{path} has no {name}"
 
 
+def test_messages_in_troubleshooting_are_those_of_the_program():
+    sources = "".join(path.read_text() for path in (ROOT / "portwatch").rglob("*.py"))
+    joined = re.sub(r'"\s*f?"', "", sources)  # a long message is several literals, one behind the other
+    quoted = re.findall(r'^\| "([^"]+)"', (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    parts = [part.strip() for message in quoted for part in message.split("...") if part.strip()]
+    assert [part for part in parts if part not in joined] == []
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
