@@ -1,99 +1,102 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The programs for bcc, compiled when the engine starts. Two sets of hooks, of which
- * one is attached as a whole: kprobes, and where the kernel has none the stable hooks
- * of core.bpf.c. Which hook is exact about what is told in docs/hooks.md.
+ * The programs of the bcc engine, compiled when it starts. There are two sets of hooks, of which
+ * one is attached as a whole: kprobes, and on kernels without them the stable hooks, which are
+ * those of core.bpf.c. A program is named after its hook. docs/kernel-hooks.md says what each
+ * hook sees, and why it was chosen.
  *
- * bcc rewrites this file, not what it includes: maps are used here, the kernel's and
- * the contexts' fields are read in the headers.
+ * bcc rewrites this file, but not the headers. Maps can be used in this file only; fields of the
+ * kernel's structs and of contexts are read in the headers only.
  */
 #include "kernel.h"
 #include "portwatch.h"
 #include "read.h"
+#include "sock.h"
+#include "task.h"
 #include "capture.h"
 #ifdef HAS_ITERATOR
 #include "socket_iter.h"
 #endif
-#include "tree.h"
 #include "filter.h"
 #include "contexts.h"
 
-/* A call under way in a thread, from its entry to its exit. */
+BPF_PERF_OUTPUT(records);
+
+/* A bind() or listen() in progress, from its entry to its exit. */
 struct call {
-	__u64 address;	/* of the sockaddr, in user space; of kprobes in the kernel's */
-	__u64 socket;	/* struct socket *, where the call is known by it */
-	__u32 fd;
+	__u64 sockaddr;	/* in user memory; for kprobes in kernel memory */
+	__u64 socket;	/* struct socket *, for kprobes */
+	__u32 fd;	/* for system calls */
 	__u32 length;	/* of the sockaddr */
-	__u32 opened;	/* the listen was reported as an open */
+	__u32 opened;	/* a hook inside this listen() has reported an open */
 };
 
-BPF_PERF_OUTPUT(records);
+/* By thread. */
 BPF_TABLE(CALLS_TYPE, u64, struct call, calls, 4096);
-/* What a bind or listen under way in a thread is about, between two hooks inside the call. */
-BPF_TABLE(CALLS_TYPE, u64, u64, inner, 4096);
-/*
- * Processes of the watched trees, and by their address in the kernel the sockets that these had, of
- * which a close will be told: it takes them out again.
- */
-BPF_TABLE("hash", u32, struct member, members, 65536);
-BPF_TABLE("hash", u64, u8, of_tree, 65536);
-/* Those that were opened outside of the wanted cgroups, in which generation: their closes are not told. */
-BPF_TABLE("hash", u64, u32, excluded_opens, 16384);
 
-/* What the reader asks for. */
+/*
+ * A value that one hook inside a bind() or listen() leaves for a later hook inside the same call.
+ * By thread, so apart from `calls`, where the thread has an entry meanwhile.
+ */
+BPF_TABLE(CALLS_TYPE, u64, u64, nested_calls, 4096);
+
+/* Processes of the watched trees, by pid. */
+BPF_TABLE("hash", u32, struct member, members, 65536);
+
+/* Sockets that watched trees opened or hold, by address in the kernel; removed at their close. */
+BPF_TABLE("hash", u64, u8, tree_sockets, 65536);
+
+/* Sockets whose open was excluded, by address, with the generation of the filter that excluded it. */
+BPF_TABLE("hash", u64, u32, excluded_sockets, 16384);
+
+/* Written by user space. */
 struct control {
-	u64 trees;	/* that are watched, a bit for each */
-	u32 filter_flags;	/* what is not told: of enum filter_flag */
-	u32 port;	/* whose users the next pass shows, 0 for all that is open */
+	u64 trees;	/* bit mask of the trees that are watched */
+	u32 filter_flags;	/* enum filter_flag */
+	u32 port;	/* iter_sockets reports only users of this port; 0: everything that is open */
 };
 BPF_F_TABLE("array", u32, struct control, controls, 1, SHARED_FLAGS);
 
-/* Too large to be asked for with the rest, which is copied. */
+/* Apart from `controls`, because get_control() returns a copy, and this is too large to copy. */
 BPF_F_TABLE("array", u32, struct filter, filters, 1, SHARED_FLAGS);
 
-/* What there was no room for. */
+/* Counters read by user space. */
 struct drops {
-	u64 records;	/* of which the kernel itself tells only with the next one that has room */
+	u64 records;	/* the kernel counts these too, but reports them only with the next record that fits */
 	u64 members;
 };
 BPF_F_TABLE("array", u32, struct drops, drops, 1, SHARED_FLAGS);
 
-INLINE void count_lost_record(void)
+INLINE void count_dropped_record(void)
 {
-	u32 first = 0;
-	struct drops *count = drops.lookup(&first);
+	u32 index = 0;
+	struct drops *count = drops.lookup(&index);
 
 	if (count)
 		__sync_fetch_and_add(&count->records, 1);
 }
 
-INLINE void count_missed_member(void)
+INLINE void count_dropped_member(void)
 {
-	u32 first = 0;
-	struct drops *count = drops.lookup(&first);
+	u32 index = 0;
+	struct drops *count = drops.lookup(&index);
 
 	if (count)
 		__sync_fetch_and_add(&count->members, 1);
 }
 
-INLINE void submit(void *ctx, struct portwatch_record *record)
+INLINE struct control get_control(void)
 {
-	if (records.perf_submit(ctx, record, sizeof(*record)))
-		count_lost_record();
+	struct control none = {};
+	u32 index = 0;
+	struct control *control = controls.lookup(&index);
+
+	return control ? *control : none;
 }
 
-INLINE struct control control(void)
+INLINE u64 trees_of(struct task_struct *task)
 {
-	struct control nothing = {};
-	u32 first = 0;
-	struct control *request = controls.lookup(&first);
-
-	return request ? *request : nothing;
-}
-
-static u64 trees_of(struct task_struct *task)
-{
-	u64 watched = control().trees;
+	u64 watched = get_control().trees;
 	struct member *member;
 	u32 pid;
 
@@ -101,263 +104,313 @@ static u64 trees_of(struct task_struct *task)
 		return 0;
 	pid = pid_of(task);
 	member = members.lookup(&pid);
-	return member && member->start == start_of(task) ? member->trees & watched : 0;
+	return member && member->start == start_ticks_of(task) ? member->trees & watched : 0;
 }
 
-static bool passes_filter(struct sock *sk, u16 port)
+INLINE bool passes_filter(struct sock *sk, u16 port)
 {
-	u32 flags = control().filter_flags, first = 0;
-	struct filter *wanted = filters.lookup(&first);
+	u32 flags = get_control().filter_flags, index = 0;
+	struct filter *filter = filters.lookup(&index);
 
-	return !flags || !wanted || filter_passes(wanted, flags, sk, port);
+	return !flags || !filter || matches_socket(filter, flags, sk, port);
 }
 
-/* Whether what a process of no watched tree does is told. */
-INLINE bool reports_all_processes(void)
+INLINE bool watched_trees_only(void)
 {
-	return !(control().filter_flags & FILTER_TREES);
+	return get_control().filter_flags & FILTER_TREES;
 }
 
-static bool is_outside(struct task_struct *task)
+INLINE bool is_excluded(struct task_struct *task)
 {
-	u32 flags = control().filter_flags, first = 0;
-	struct filter *wanted = filters.lookup(&first);
+	u32 flags = get_control().filter_flags, index = 0;
+	struct filter *filter = filters.lookup(&index);
 
-	return flags & FILTER_CGROUPS && wanted && is_in_excluded_cgroup(wanted, task);
+	return flags & FILTER_CGROUPS && filter && is_in_excluded_cgroup(filter, task);
 }
 
-static u32 generation(void)
+INLINE u32 filter_generation(void)
 {
-	u32 first = 0;
-	struct filter *wanted = filters.lookup(&first);
+	u32 index = 0;
+	struct filter *filter = filters.lookup(&index);
 
-	return wanted ? wanted->generation : 0;
+	return filter ? filter->generation : 0;
 }
 
-INLINE bool is_open_excluded(struct sock *sk)
+/*
+ * For an open: true if the current process is in an excluded cgroup. Records the answer in
+ * excluded_sockets, so that the close is excluded as well, whichever process it runs in.
+ */
+INLINE bool mark_if_excluded(struct sock *sk)
 {
 	u64 address = (u64)sk;
-	u32 now = generation();
+	u32 generation = filter_generation();
 
-	if (!is_outside((void *)bpf_get_current_task())) {
-		excluded_opens.delete(&address);
+	if (!is_excluded(this_task())) {
+		excluded_sockets.delete(&address);
 		return false;
 	}
-	excluded_opens.update(&address, &now);
+	excluded_sockets.update(&address, &generation);
 	return true;
 }
 
-/* Not in an earlier generation, since what was not wanted then can be now. */
-INLINE bool is_close_excluded(struct sock *sk)
+/*
+ * For a close: true if the open was excluded. Removes the socket from excluded_sockets. An open
+ * excluded by an earlier generation of the filter does not count: this one may want it.
+ */
+INLINE bool pop_excluded_socket(struct sock *sk)
 {
 	u64 address = (u64)sk;
-	u32 *noted = excluded_opens.lookup(&address);
-	bool it;
+	u32 *generation = excluded_sockets.lookup(&address);
+	bool is_current;
 
-	if (!noted)
+	if (!generation)
 		return false;
-	it = *noted == generation();
-	excluded_opens.delete(&address);
-	return it;
+	is_current = *generation == filter_generation();
+	excluded_sockets.delete(&address);
+	return is_current;
 }
 
-/* Of an open: fills its trees, and whether it is told. Its socket is then known to be theirs. */
+/* For a close: true if the socket is in tree_sockets. Removes it, since its address will be reused. */
+INLINE bool pop_tree_socket(struct sock *sk)
+{
+	u64 address = (u64)sk;
+
+	return !tree_sockets.delete(&address);
+}
+
+/* Sets record->trees and evaluates the filter. Adds the socket to tree_sockets if a tree opens it. */
 INLINE bool must_report_open(struct portwatch_record *record, struct sock *sk)
 {
 	u64 address = (u64)sk;
 	u8 yes = 1;
 
-	record->trees = trees_of((void *)bpf_get_current_task());
-	if (record->trees && of_tree.update(&address, &yes))
-		count_lost_record();
+	record->trees = trees_of(this_task());
+	if (record->trees && tree_sockets.update(&address, &yes))
+		count_dropped_record();
 	if (!passes_filter(sk, record->port))
 		return false;
-	if (!record->trees && !reports_all_processes() && !of_tree.lookup(&address))
+	if (!record->trees && watched_trees_only() && !tree_sockets.lookup(&address))
 		return false;
-	return !is_open_excluded(sk);
+	return !mark_if_excluded(sk);
 }
 
-/* Of a close, with which the address becomes another socket's. */
+/* Sets record->trees and evaluates the filter. Forgets the socket. */
 INLINE bool must_report_close(struct portwatch_record *record, struct sock *sk)
 {
-	u64 address = (u64)sk;
-	bool had = !of_tree.delete(&address), outside = is_close_excluded(sk);
+	bool was_of_tree = pop_tree_socket(sk), was_excluded = pop_excluded_socket(sk);
 
-	record->trees = trees_of((void *)bpf_get_current_task());
-	if (outside || !passes_filter(sk, last_port_of(sk)))
+	record->trees = trees_of(this_task());
+	if (was_excluded || !passes_filter(sk, last_port_of(sk)))
 		return false;
-	return had || reports_all_processes();
+	return was_of_tree || !watched_trees_only();
 }
 
-/* Of what is told only if a watched tree does it itself. */
-INLINE bool must_report_for_actor(struct portwatch_record *record, struct sock *sk)
+/*
+ * Sets record->trees and evaluates the filter for a failure or a changed backlog. These are judged
+ * by the calling process alone, whichever process opened the socket.
+ */
+INLINE bool must_report_for_caller(struct portwatch_record *record, struct sock *sk)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = this_task();
 
 	record->trees = trees_of(task);
-	if (!passes_filter(sk, record->port) || is_outside(task))
+	if (!passes_filter(sk, record->port) || is_excluded(task))
 		return false;
-	return record->trees || reports_all_processes();
+	return record->trees || !watched_trees_only();
 }
 
-INLINE void mark_opened(void)
+INLINE void submit(void *ctx, struct portwatch_record *record)
 {
-	u64 thread = bpf_get_current_task();
+	if (records.perf_submit(ctx, record, sizeof(*record)))
+		count_dropped_record();
+}
+
+/* How user space recognizes the socket: by its cookie, or by its address where a hook cannot make cookies. */
+struct identity {
+	u64 cookie;
+	u64 address;
+};
+
+INLINE struct identity by_cookie(u64 cookie)
+{
+	struct identity identity = { .cookie = cookie };
+
+	return identity;
+}
+
+/* With the cookie, if an iterator or another hook has made one before. */
+INLINE struct identity by_address(struct sock *sk)
+{
+	struct identity identity = { .cookie = stored_cookie_of(sk), .address = (u64)sk };
+
+	return identity;
+}
+
+INLINE void report_open(void *ctx, struct sock *sk, struct identity identity, u32 flags)
+{
+	struct portwatch_record record;
+
+	capture(&record, PORTWATCH_OPEN, sk);
+	record.cookie = identity.cookie;
+	record.sock = identity.address;
+	record.flags |= flags;
+	if (must_report_open(&record, sk))
+		submit(ctx, &record);
+}
+
+INLINE void report_close(void *ctx, struct sock *sk, struct identity identity)
+{
+	struct portwatch_record record;
+
+	capture(&record, PORTWATCH_CLOSE, sk);
+	record.cookie = identity.cookie;
+	record.sock = identity.address;
+	if (must_report_close(&record, sk))
+		submit(ctx, &record);
+}
+
+/* `requested` is NULL if the address could not be read. */
+INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const struct sockaddr_any *requested)
+{
+	struct portwatch_record record;
+
+	capture(&record, PORTWATCH_BIND_FAILED, sk);
+	record.error = error;
+	if (requested)
+		capture_requested_address(&record, sk, requested);
+	if (must_report_for_caller(&record, sk))
+		submit(ctx, &record);
+}
+
+/* For a listen() that opened nothing. If it succeeded, it found a listener and changed its backlog. */
+INLINE void report_listen_result(void *ctx, struct sock *sk, int result)
+{
+	struct identity identity = by_address(sk);
+	struct portwatch_record record;
+
+	capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
+	record.cookie = identity.cookie;
+	record.sock = identity.address;
+	record.error = result;
+	if (must_report_for_caller(&record, sk))
+		submit(ctx, &record);
+}
+
+INLINE void set_call_opened(void)
+{
+	u64 thread = this_thread();
 	struct call *call = calls.lookup(&thread);
 
 	if (call)
 		call->opened = 1;
 }
 
-/* Stable hooks: what core.bpf.c does, with the marks of UDP sockets read from the socket. */
-
-int listen_opened(struct bpf_sock_ops *ctx)
+INLINE int begin_call(struct call *call)
 {
-	struct portwatch_record record;
-	struct sock *sk = listening_sock(ctx);
+	u64 thread = this_thread();
 
-	if (!sk)
-		return 1;
-	capture(&record, PORTWATCH_OPEN, sk);
-	record.cookie = bpf_get_socket_cookie(ctx);
-	if (must_report_open(&record, sk))
-		submit(ctx, &record);
-	mark_opened();
-	return 1;
-}
-
-int listen_closed(struct bpf_raw_tracepoint_args *ctx)
-{
-	struct portwatch_record record;
-	struct sock *sk = sock_that_stops(ctx);
-
-	if (!sk)
-		return 0;
-	capture(&record, PORTWATCH_CLOSE, sk);
-	capture_identity(&record, sk);
-	if (must_report_close(&record, sk))
-		submit(ctx, &record);
+	calls.update(&thread, call);
 	return 0;
 }
 
-/* The bound port no longer tells who chose it: sk_userlocks is set after post_bind. */
-int bind_asked(struct bpf_sock_addr *ctx)
-{
-	u64 thread = bpf_get_current_task();
-	u64 kernel_chooses = asks_kernel_to_choose(ctx);
+/* Stable hooks. Comments that apply to core.bpf.c's programs too are there. */
 
-	if (is_udp_bind(ctx))
-		inner.update(&thread, &kernel_chooses);
-	return 1;
-}
-
-int udp_bound(struct bpf_sock *ctx)
+int sockops_listen(struct bpf_sock_ops *ctx)
 {
-	u64 thread = bpf_get_current_task();
-	struct sock *sk = udp_sock(ctx);
-	struct portwatch_record record;
-	u64 *noted, kernel_chose;
+	struct sock *sk = sock_of_listen_cb(ctx);
 
 	if (!sk)
 		return 1;
-	noted = inner.lookup(&thread);
-	kernel_chose = noted ? *noted : 0;
-	inner.delete(&thread);
-	if ((kernel_chose && !EPHEMERAL) || !has_file(sk))
-		return 1;
-	capture(&record, PORTWATCH_OPEN, sk);
-	record.cookie = bpf_get_socket_cookie(ctx);
-	if (!kernel_chose)
-		record.flags |= PORTWATCH_PORT_CHOSEN;
-	if (must_report_open(&record, sk))
-		submit(ctx, &record);
+	report_open(ctx, sk, by_cookie(bpf_get_socket_cookie(ctx)), 0);
+	set_call_opened();
 	return 1;
 }
 
-int udp_released(struct bpf_sock *ctx)
+int sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct sock *sk = udp_sock(ctx);
-	struct portwatch_record record;
+	struct sock *sk = closing_listener(ctx);
 
-	if (!sk || !is_tracked_udp(sk))
-		return 1;
-	capture(&record, PORTWATCH_CLOSE, sk);
-	record.cookie = bpf_get_socket_cookie(ctx);
-	if (must_report_close(&record, sk))
-		submit(ctx, &record);
+	if (sk)
+		report_close(ctx, sk, by_address(sk));
+	return 0;
+}
+
+/* Leaves for cgroup_post_bind whether the kernel chooses the port: by then it cannot be told. */
+int cgroup_bind(struct bpf_sock_addr *ctx)
+{
+	u64 thread = this_thread();
+	u64 kernel_chooses_port = lets_kernel_choose_port(ctx);
+
+	if (is_udp_bind(ctx))
+		nested_calls.update(&thread, &kernel_chooses_port);
 	return 1;
 }
 
-INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const struct sockaddr_any *asked)
+int cgroup_post_bind(struct bpf_sock *ctx)
 {
-	struct portwatch_record record;
+	u64 thread = this_thread();
+	struct sock *sk = udp_sock_of(ctx);
+	u64 *nested, kernel_chose_port;
 
-	capture(&record, PORTWATCH_BIND_FAILED, sk);
-	record.error = error;
-	if (asked)
-		capture_requested(&record, sk, asked);
-	if (must_report_for_actor(&record, sk))
-		submit(ctx, &record);
+	if (!sk)
+		return 1;
+	nested = nested_calls.lookup(&thread);
+	kernel_chose_port = nested ? *nested : 0;
+	nested_calls.delete(&thread);
+	if ((kernel_chose_port && !EPHEMERAL) || !has_file(sk))
+		return 1;
+	report_open(ctx, sk, by_cookie(bpf_get_socket_cookie(ctx)), kernel_chose_port ? 0 : PORTWATCH_PORT_CHOSEN);
+	return 1;
 }
 
-/* A listen that succeeded and opened nothing found a listener, and changed its backlog. */
-INLINE void report_listen(void *ctx, struct sock *sk, int result)
+int cgroup_sock_release(struct bpf_sock *ctx)
 {
-	struct portwatch_record record;
+	struct sock *sk = udp_sock_of(ctx);
 
-	capture(&record, result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk);
-	capture_identity(&record, sk);
-	record.error = result;
-	if (must_report_for_actor(&record, sk))
-		submit(ctx, &record);
+	if (sk && has_tracked_port(sk, EPHEMERAL))
+		report_close(ctx, sk, by_cookie(bpf_get_socket_cookie(ctx)));
+	return 1;
 }
 
-/* The address is read at the exit: at the entry its page may never have been touched. */
-int bind_entered(struct syscall_enter *ctx)
+int sys_enter_bind(struct syscall_enter *ctx)
 {
-	u64 thread = bpf_get_current_task();
 	struct call call = {};
 
 	call.fd = syscall_argument(ctx, 0);
-	call.address = syscall_argument(ctx, 1);
+	call.sockaddr = syscall_argument(ctx, 1);
 	call.length = syscall_argument(ctx, 2);
-	calls.update(&thread, &call);
-	return 0;
+	return begin_call(&call);
 }
 
-int bind_exited(struct syscall_exit *ctx)
+int sys_exit_bind(struct syscall_exit *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	struct call *call = calls.lookup(&thread);
-	struct sockaddr_any asked = {};
+	struct sockaddr_any requested = {};
 	int result = syscall_result(ctx);
 	struct sock *sk;
-	bool is_read;
 
 	if (!call)
 		return 0;
 	sk = result < 0 ? sock_of_fd(call->fd) : NULL;
-	if (sk) {
-		is_read = read_asked(&asked, (void *)call->address, call->length);
-		report_bind_failed(ctx, sk, result, is_read ? &asked : NULL);
-	}
+	if (sk)
+		report_bind_failed(ctx, sk, result,
+				   read_user_sockaddr(&requested, (void *)call->sockaddr, call->length));
 	calls.delete(&thread);
 	return 0;
 }
 
-int listen_entered(struct syscall_enter *ctx)
+int sys_enter_listen(struct syscall_enter *ctx)
 {
-	u64 thread = bpf_get_current_task();
 	struct call call = {};
 
 	call.fd = syscall_argument(ctx, 0);
-	calls.update(&thread, &call);
-	return 0;
+	return begin_call(&call);
 }
 
-int listen_exited(struct syscall_exit *ctx)
+int sys_exit_listen(struct syscall_exit *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	struct call *call = calls.lookup(&thread);
 	struct sock *sk;
 
@@ -365,180 +418,154 @@ int listen_exited(struct syscall_exit *ctx)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
 	if (sk && !is_udp(sk))
-		report_listen(ctx, sk, syscall_result(ctx));
+		report_listen_result(ctx, sk, syscall_result(ctx));
 	calls.delete(&thread);
 	return 0;
 }
 
 /* Kprobes. */
 
-/* Exactly one for each CLOSE to LISTEN, MPTCP's subflow too; takes sk first in every kernel. */
-int listen_starts(struct pt_regs *ctx)
+/* Runs once for each change from CLOSE to LISTEN, for MPTCP's subflow too. `sk` is the first argument in all kernels. */
+int inet_csk_listen_start_entry(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	u64 sk = PT_REGS_PARM1(ctx);
 
-	inner.update(&thread, &sk);
+	nested_calls.update(&thread, &sk);
 	return 0;
 }
 
-int listen_started(struct pt_regs *ctx)
+int inet_csk_listen_start_exit(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
-	struct portwatch_record record;
-	u64 *noted = inner.lookup(&thread);
+	u64 thread = this_thread();
+	u64 *nested = nested_calls.lookup(&thread);
 	struct sock *sk;
 
-	if (!noted)
+	if (!nested)
 		return 0;
-	sk = (void *)*noted;
-	inner.delete(&thread);
+	sk = (void *)*nested;
+	nested_calls.delete(&thread);
 	if ((int)PT_REGS_RC(ctx) || !is_tcp(sk))
 		return 0;
-	capture(&record, PORTWATCH_OPEN, sk);
-	capture_identity(&record, sk);
-	if (must_report_open(&record, sk))
-		submit(ctx, &record);
-	mark_opened();
+	report_open(ctx, sk, by_address(sk), 0);
+	set_call_opened();
 	return 0;
 }
 
-int listen_stops(struct pt_regs *ctx)
+int inet_csk_listen_stop_entry(struct pt_regs *ctx)
 {
 	struct sock *sk = (void *)PT_REGS_PARM1(ctx);
-	struct portwatch_record record;
 
-	if (!is_tcp(sk))
-		return 0;
-	capture(&record, PORTWATCH_CLOSE, sk);
-	capture_identity(&record, sk);
-	if (must_report_close(&record, sk))
-		submit(ctx, &record);
+	if (is_tcp(sk))
+		report_close(ctx, sk, by_address(sk));
 	return 0;
 }
 
-/* On inet_release, which runs for every connection that a busy server closes. */
-int udp_releases(struct pt_regs *ctx)
+/* Hot: runs for every connection that a busy server closes. */
+int inet_release_entry(struct pt_regs *ctx)
 {
 	struct sock *sk = sock_of_socket((void *)PT_REGS_PARM1(ctx));
-	struct portwatch_record record;
 
-	if (!sk || !is_udp(sk) || !is_tracked_udp(sk))
-		return 0;
-	capture(&record, PORTWATCH_CLOSE, sk);
-	capture_identity(&record, sk);
-	if (must_report_close(&record, sk))
-		submit(ctx, &record);
+	if (sk && is_udp(sk) && has_tracked_port(sk, EPHEMERAL))
+		report_close(ctx, sk, by_address(sk));
 	return 0;
 }
 
-/* On udp_lib_get_port(sk, snum): snum is 0 where the kernel chooses, as for every DNS query. */
-int udp_takes(struct pt_regs *ctx)
+/* udp_lib_get_port(sk, snum, ...): snum is 0 if the kernel chooses the port, as it does for every DNS query. */
+int udp_lib_get_port_entry(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	u64 sk = PT_REGS_PARM1(ctx);
-	bool chosen = (unsigned short)PT_REGS_PARM2(ctx);
+	bool program_chooses_port = (unsigned short)PT_REGS_PARM2(ctx);
 
-	/* What a call left behind whose exit was missed is not this one's. */
-	inner.delete(&thread);
-	if (!chosen && !EPHEMERAL)
+	/* An earlier call whose exit was missed may have left its socket here. */
+	nested_calls.delete(&thread);
+	if (!program_chooses_port && !EPHEMERAL)
 		return 0;
 	if (!is_udp((void *)sk) || !has_file((void *)sk))
 		return 0;
-	sk |= chosen;	/* a pointer's lowest bit is free */
-	inner.update(&thread, &sk);
+	sk |= program_chooses_port;	/* the lowest bit of a pointer is free */
+	nested_calls.update(&thread, &sk);
 	return 0;
 }
 
-int udp_taken(struct pt_regs *ctx)
+int udp_lib_get_port_exit(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
-	struct portwatch_record record;
-	u64 *noted = inner.lookup(&thread);
+	u64 thread = this_thread();
+	u64 *nested = nested_calls.lookup(&thread);
 	struct sock *sk;
-	bool chosen;
+	bool program_chose;
 
-	if (!noted)
+	if (!nested)
 		return 0;
-	chosen = *noted & 1;
-	sk = (void *)(*noted & ~1ULL);
-	inner.delete(&thread);
+	program_chose = *nested & 1;
+	sk = (void *)(*nested & ~1ULL);
+	nested_calls.delete(&thread);
 	if ((int)PT_REGS_RC(ctx))
 		return 0;
-	capture(&record, PORTWATCH_OPEN, sk);
-	capture_identity(&record, sk);
-	if (chosen)
-		record.flags |= PORTWATCH_PORT_CHOSEN;
-	if (must_report_open(&record, sk))
-		submit(ctx, &record);
+	report_open(ctx, sk, by_address(sk), program_chose ? PORTWATCH_PORT_CHOSEN : 0);
 	return 0;
 }
 
 /*
- * On inet_bind, inet6_bind and mptcp_bind, which may call each other: the inner one's
- * exit reports and forgets the call, so the outer one's finds nothing to report.
+ * On inet_bind, inet6_bind and mptcp_bind, which may call each other: the exit of the inner one
+ * reports and removes the call, so that the exit of the outer one finds nothing to report.
  */
-int socket_binds(struct pt_regs *ctx)
+int bind_entry(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
 	struct call call = {};
 
 	call.socket = PT_REGS_PARM1(ctx);
-	call.address = PT_REGS_PARM2(ctx);
+	call.sockaddr = PT_REGS_PARM2(ctx);
 	call.length = PT_REGS_PARM3(ctx);
-	calls.update(&thread, &call);
-	return 0;
+	return begin_call(&call);
 }
 
-int socket_bound(struct pt_regs *ctx)
+int bind_exit(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	struct call *call = calls.lookup(&thread);
-	struct sockaddr_any asked = {};
+	struct sockaddr_any requested = {};
 	int result = PT_REGS_RC(ctx);
 	struct sock *sk;
-	bool is_read;
 
 	if (!call)
 		return 0;
-	sk = result < 0 ? our_sock_of((void *)call->socket) : NULL;
-	if (sk) {
-		is_read = read_asked_in_kernel(&asked, (void *)call->address, call->length);
-		report_bind_failed(ctx, sk, result, is_read ? &asked : NULL);
-	}
+	sk = result < 0 ? sock_of_socket((void *)call->socket) : NULL;
+	if (sk && is_supported(sk))
+		report_bind_failed(ctx, sk, result,
+				   read_kernel_sockaddr(&requested, (void *)call->sockaddr, call->length));
 	calls.delete(&thread);
 	return 0;
 }
 
-/* On inet_listen and mptcp_listen, of which the latter calls the former until 6.6. */
-int socket_listens(struct pt_regs *ctx)
+/* On inet_listen and mptcp_listen. Before 6.6, the latter calls the former. */
+int listen_entry(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
 	struct call call = {};
 
 	call.socket = PT_REGS_PARM1(ctx);
-	calls.update(&thread, &call);
-	return 0;
+	return begin_call(&call);
 }
 
-int socket_listened(struct pt_regs *ctx)
+int listen_exit(struct pt_regs *ctx)
 {
-	u64 thread = bpf_get_current_task();
+	u64 thread = this_thread();
 	struct call *call = calls.lookup(&thread);
 	struct sock *sk;
 
 	if (!call)
 		return 0;
-	sk = call->opened ? NULL : our_sock_of((void *)call->socket);
-	if (sk)
-		report_listen(ctx, sk, PT_REGS_RC(ctx));
+	sk = call->opened ? NULL : sock_of_socket((void *)call->socket);
+	if (sk && is_supported(sk))
+		report_listen_result(ctx, sk, PT_REGS_RC(ctx));
 	calls.delete(&thread);
 	return 0;
 }
 
-/* Process trees: what core.bpf.c does. */
+/* Process trees. */
 
-int process_forked(struct bpf_raw_tracepoint_args *ctx)
+int process_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *parent = raw_argument(ctx, 0), *child = raw_argument(ctx, 1);
 	struct member member = {};
@@ -547,14 +574,14 @@ int process_forked(struct bpf_raw_tracepoint_args *ctx)
 	member.trees = trees_of(parent);
 	if (!member.trees || is_thread(child))
 		return 0;
-	member.start = start_of(child);
+	member.start = start_ticks_of(child);
 	pid = pid_of(child);
 	if (members.update(&pid, &member))
-		count_missed_member();
+		count_dropped_member();
 	return 0;
 }
 
-int process_exited(struct bpf_raw_tracepoint_args *ctx)
+int process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = raw_argument(ctx, 0);
 	u32 pid;
@@ -570,22 +597,22 @@ int process_exited(struct bpf_raw_tracepoint_args *ctx)
 
 int iter_sockets(struct bpf_iter__task_file *ctx)
 {
-	struct task_struct *task = held_by(ctx);
-	struct sock *sk = held_sock(ctx, control().port);
+	struct task_struct *task = task_of_iter(ctx);
+	struct sock *sk = sock_of_iter(ctx, get_control().port);
 	u64 address, trees;
 	u8 yes = 1;
 
 	if (!sk || !task)
 		return 0;
 	trees = trees_of(task);
-	address = trees ? (u64)sock_that_is_told_of(sk) : 0;
-	if (address && of_tree.update(&address, &yes))
-		count_lost_record();
-	address = (u64)sock_that_listens(sk);
-	/* Opened outside, and passed on to somebody wanted, its close is. */
-	if (!is_outside(task))
-		excluded_opens.delete(&address);
-	show_held(ctx, task, sk, trees);
+	address = trees ? (u64)sock_reported_on_close(sk) : 0;
+	if (address && tree_sockets.update(&address, &yes))
+		count_dropped_record();
+	address = (u64)listening_sock(sk);
+	/* Opened in an excluded cgroup, and now held by a process in another: its close is reported. */
+	if (!is_excluded(task))
+		excluded_sockets.delete(&address);
+	write_holder(ctx, task, sk, bpf_get_socket_cookie(sk), trees);
 	return 0;
 }
 

@@ -1,32 +1,36 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The programs for libbpf: here on hooks that need neither kprobes nor fentry,
- * in fentry.h on those. Which hook is exact about what is told in docs/hooks.md.
+ * The programs of the core engine, loaded by libbpf. This file has the stable hooks, which
+ * need neither kprobes nor fentry; fentry.h has those on fentry and fexit. A program is named
+ * after its hook. docs/kernel-hooks.md says what each hook sees, and why it was chosen.
  */
 #define CORE
 #include "libbpf.h"
 #include "kernel.h"
 #include "portwatch.h"
 #include "read.h"
+#include "sock.h"
+#include "task.h"
 #include "capture.h"
 #include "socket_iter.h"
-#include "tree.h"
 #include "filter.h"
 
-/* Filled in before the load. One variable, since the compiler orders several as it likes. */
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Set before the programs are loaded. One struct, because the compiler may reorder separate variables. */
 const volatile struct {
-	bool ephemeral;		/* UDP ports that the kernel chose, too */
-	bool failures;		/* binds and listens that fail, too */
+	bool ephemeral;		/* report UDP ports that the kernel chose, too */
+	bool failures;		/* report binds and listens that fail */
 	bool socket_helpers;	/* tracing programs may call the helpers for sockets: from 5.12 on */
 } settings = {};
 
-/* Memory shared with the reader. */
+/* Mapped by user space, which writes all but the counters. */
 struct {
-	__u64 lost;	/* records for which the ring had no room */
-	__u64 missed;	/* processes of trees for which the map of members had none */
-	__u64 port;	/* the next pass shows not what is open, but whoever uses this port */
-	__u64 trees;	/* that are watched, a bit for each */
-	__u64 filter_flags;	/* what is not told: of enum filter_flag */
+	__u64 dropped_records;	/* for which the ring had no room */
+	__u64 dropped_members;	/* for which the map of members had no room */
+	__u64 port;		/* iter_sockets reports only users of this port; 0: everything that is open */
+	__u64 trees;		/* bit mask of the trees that are watched */
+	__u64 filter_flags;	/* enum filter_flag */
 	struct filter filter;
 } shared = {};
 
@@ -35,14 +39,15 @@ struct {
 	__uint(max_entries, 4 << 20);
 } records SEC(".maps");
 
-/* A call under way in a thread, from its entry to its exit. */
+/* A bind() or listen() in progress, from its entry to its exit. */
 struct call {
-	__u64 address;	/* of the sockaddr, in user space */
+	__u64 sockaddr;	/* in user memory */
 	__u32 fd;
 	__u32 length;	/* of the sockaddr */
-	__u32 opened;	/* the listen was reported by listen_opened */
+	__u32 opened;	/* sockops_listen has seen this listen() succeed */
 };
 
+/* By thread. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -51,16 +56,15 @@ struct {
 } calls SEC(".maps");
 
 /*
- * Marks the UDP sockets that we reported, so that the release of every other
- * socket costs one look at its protocol, and whatever a watched tree had. A
- * storage in the socket has no size limit, goes when the socket goes, and costs
- * half of a cookie and a hash.
+ * State kept in the socket itself: it has no size limit, is freed with the socket, and costs
+ * half as much as a hash map keyed by cookie. The release of a socket without a mark, which
+ * is nearly every one, costs one look at its protocol.
  */
 struct mark {
-	__u8 kernel_chose;
-	__u8 reported;
-	__u8 of_tree;
-	__u32 excluded_in_generation;	/* of the wanted cgroups, in which generation of these */
+	__u8 kernel_chose_port;
+	__u8 is_tracked;		/* a bound UDP socket, whose release is reported */
+	__u8 is_of_tree;		/* a watched tree opened it, or was found to hold it */
+	__u32 excluded_generation;	/* generation of the filter that excluded its open; 0: none */
 };
 
 struct {
@@ -70,6 +74,7 @@ struct {
 	__type(value, struct mark);
 } marks SEC(".maps");
 
+/* Processes of the watched trees, by pid. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -78,14 +83,27 @@ struct {
 	__type(value, struct member);
 } members SEC(".maps");
 
-/* Those that listen for MPTCP sockets of trees, by address: no helper leads from one to the other. */
+/*
+ * Listening subflows of MPTCP sockets that watched trees hold, by address in the kernel. They
+ * cannot have a mark: no helper leads from an MPTCP socket to a subflow that helpers accept.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
 	__type(value, __u8);
-} subflows SEC(".maps");
+} tree_subflows SEC(".maps");
+
+INLINE void count_dropped_record(void)
+{
+	__sync_fetch_and_add(&shared.dropped_records, 1);
+}
+
+INLINE void count_dropped_member(void)
+{
+	__sync_fetch_and_add(&shared.dropped_members, 1);
+}
 
 INLINE __u64 trees_of(struct task_struct *task)
 {
@@ -96,70 +114,91 @@ INLINE __u64 trees_of(struct task_struct *task)
 		return 0;
 	pid = pid_of(task);
 	member = bpf_map_lookup_elem(&members, &pid);
-	return member && member->start == start_of(task) ? member->trees & shared.trees : 0;
+	return member && member->start == start_ticks_of(task) ? member->trees & shared.trees : 0;
 }
 
 INLINE __u64 trees_of_current(void)
 {
-	return trees_of((void *)bpf_get_current_task());
+	return trees_of(this_task());
 }
 
-/* `sk` is here, and below, a pointer that helpers take. */
+/*
+ * Helpers do not accept the pointer to a socket that comes from every context. In the functions
+ * below, `void *sk` is one that they accept, and `struct sock *sk` is one that fields are read from.
+ */
+INLINE struct mark *find_mark(void *sk)
+{
+	return bpf_sk_storage_get(&marks, sk, NULL, 0);
+}
+
+INLINE struct mark *find_or_create_mark(void *sk)
+{
+	return bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 INLINE void mark_of_tree(void *sk)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	struct mark *mark = find_or_create_mark(sk);
 
 	if (mark)
-		mark->of_tree = 1;
+		mark->is_of_tree = 1;
 }
 
 INLINE bool is_of_tree(void *sk)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
+	struct mark *mark = find_mark(sk);
 
-	return mark && mark->of_tree;
+	return mark && mark->is_of_tree;
 }
 
 INLINE bool passes_filter(struct sock *sk, __u16 port)
 {
-	return !shared.filter_flags || filter_passes(&shared.filter, shared.filter_flags, sk, port);
+	return !shared.filter_flags || matches_socket(&shared.filter, shared.filter_flags, sk, port);
 }
 
-/* Whether what a process of these trees does to a socket is told, wherever that is. */
+INLINE bool watched_trees_only(void)
+{
+	return shared.filter_flags & FILTER_TREES;
+}
+
+/* True if the filter lets a record about this socket pass when a process of these trees acts on it. */
 INLINE bool must_report(void *sk, __u64 trees)
 {
-	return trees || !(shared.filter_flags & FILTER_TREES) || is_of_tree(sk);
+	return trees || !watched_trees_only() || is_of_tree(sk);
 }
 
 INLINE bool is_current_excluded(void)
 {
-	return shared.filter_flags & FILTER_CGROUPS && is_in_excluded_cgroup(&shared.filter, (void *)bpf_get_current_task());
+	return shared.filter_flags & FILTER_CGROUPS && is_in_excluded_cgroup(&shared.filter, this_task());
 }
 
-/* Of an open: its close, whoever does it, will not be told either. */
-INLINE bool is_open_excluded(void *sk)
+/*
+ * For an open: true if the current process is in an excluded cgroup. Records the answer in the
+ * socket's mark, so that its close is excluded as well, whichever process it runs in.
+ */
+INLINE bool mark_if_excluded(void *sk)
 {
 	struct mark *mark;
-	bool outside;
+	bool is_excluded;
 
 	if (!(shared.filter_flags & FILTER_CGROUPS))
 		return false;
-	outside = is_current_excluded();
-	mark = bpf_sk_storage_get(&marks, sk, NULL, outside ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	is_excluded = is_current_excluded();
+	mark = is_excluded ? find_or_create_mark(sk) : find_mark(sk);
 	if (mark)
-		mark->excluded_in_generation = outside ? shared.filter.generation : 0;
-	return outside;
+		mark->excluded_generation = is_excluded ? shared.filter.generation : 0;
+	return is_excluded;
 }
 
-/* Not in an earlier generation, since what was not wanted then can be now. */
-INLINE bool is_close_excluded(void *sk)
+/* For a close. An open excluded by an earlier generation of the filter does not count: this one may want it. */
+INLINE bool was_open_excluded(void *sk)
 {
 	struct mark *mark;
 
 	if (!(shared.filter_flags & FILTER_CGROUPS))
 		return false;
-	mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
-	return mark && mark->excluded_in_generation == shared.filter.generation;
+	mark = find_mark(sk);
+	return mark && mark->excluded_generation == shared.filter.generation;
 }
 
 INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *sk, __u64 trees)
@@ -167,7 +206,7 @@ INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *s
 	struct portwatch_record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 
 	if (!record) {
-		__sync_fetch_and_add(&shared.lost, 1);
+		count_dropped_record();
 		return NULL;
 	}
 	capture(record, kind, sk);
@@ -175,37 +214,64 @@ INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *s
 	return record;
 }
 
-/* For what is told only if a watched tree does it itself; `sk` may be any pointer. */
-INLINE struct portwatch_record *reserve_for_actor(enum portwatch_kind kind, struct sock *sk, __u16 port)
+/* Reserves the record of an open unless the filter drops it. `sk` and `helper_sk` are the same socket. */
+INLINE struct portwatch_record *reserve_open(struct sock *sk, void *helper_sk)
 {
 	__u64 trees = trees_of_current();
 
-	if (!passes_filter(sk, port) || (!trees && shared.filter_flags & FILTER_TREES) || is_current_excluded())
+	if (trees)
+		mark_of_tree(helper_sk);
+	if (!passes_filter(sk, port_of(sk)) || !must_report(helper_sk, trees) || mark_if_excluded(helper_sk))
+		return NULL;
+	return reserve(PORTWATCH_OPEN, sk, trees);
+}
+
+/*
+ * Reserves the record of a failure or of a changed backlog, unless the filter drops it. These
+ * are judged by the calling process alone, whichever process opened the socket.
+ */
+INLINE struct portwatch_record *reserve_for_caller(enum portwatch_kind kind, struct sock *sk, __u16 port)
+{
+	__u64 trees = trees_of_current();
+
+	if (!passes_filter(sk, port) || (!trees && watched_trees_only()) || is_current_excluded())
 		return NULL;
 	return reserve(kind, sk, trees);
 }
 
-/* `asked` is the address, if it could be read. */
-INLINE void report_bind_failed(struct sock *sk, int result, const struct sockaddr_any *asked)
+/* `requested` is NULL if the address could not be read. */
+INLINE void report_bind_failed(struct sock *sk, int error, const struct sockaddr_any *requested)
 {
-	struct portwatch_record *record;
+	__u16 port = requested ? __builtin_bswap16(requested->port) : port_of(sk);
+	struct portwatch_record *record = reserve_for_caller(PORTWATCH_BIND_FAILED, sk, port);
 
-	record = reserve_for_actor(PORTWATCH_BIND_FAILED, sk, asked ? __builtin_bswap16(asked->port) : port_of(sk));
 	if (record) {
-		record->error = result;
-		if (asked)
-			capture_requested(record, sk, asked);
+		record->error = error;
+		if (requested)
+			capture_requested_address(record, sk, requested);
 		bpf_ringbuf_submit(record, 0);
 	}
 }
 
-/* Without the helper, 0 for a socket that nobody ever asked for its cookie: then the inode tells. */
-INLINE __u64 cookie_of(struct sock *sk)
+/* For a listen() that opened nothing. If it succeeded, it found a listener and changed its backlog. */
+INLINE void report_listen_result(struct sock *sk, int result)
 {
-	return settings.socket_helpers ? bpf_get_socket_cookie(sk) : READ(sk, __sk_common.skc_cookie.counter);
+	struct portwatch_record *record;
+
+	record = reserve_for_caller(result < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
+	if (record) {
+		record->error = result;
+		bpf_ringbuf_submit(record, 0);
+	}
 }
 
-/* Of a socket that a pass over files shows: MPTCP's own never closes, its subflow does. */
+/* May return 0 where the helper is missing. User space then goes by the inode. */
+INLINE __u64 cookie_of(struct sock *sk)
+{
+	return settings.socket_helpers ? bpf_get_socket_cookie(sk) : stored_cookie_of(sk);
+}
+
+/* For a socket that iter_sockets found in a tree. What an MPTCP listener closes is its subflow. */
 INLINE void mark_held_by_tree(struct sock *sk)
 {
 	__u64 subflow;
@@ -214,23 +280,23 @@ INLINE void mark_held_by_tree(struct sock *sk)
 	if (protocol_of(sk) != IPPROTO_MPTCP) {
 		mark_of_tree(sk);
 	} else if (READ(sk, __sk_common.skc_state) == TCP_LISTEN) {
-		subflow = (__u64)sock_that_listens(sk);
-		if (bpf_map_update_elem(&subflows, &subflow, &yes, 0))
-			__sync_fetch_and_add(&shared.lost, 1);
+		subflow = (__u64)listening_sock(sk);
+		if (bpf_map_update_elem(&tree_subflows, &subflow, &yes, 0))
+			count_dropped_record();
 	}
 }
 
-/* Whether it was found to be a tree's, when it closes and its address becomes another's. */
-INLINE bool was_subflow_of_tree(struct sock *sk)
+/* For a close: true if the socket is in tree_subflows. Removes it, since its address will be reused. */
+INLINE bool pop_tree_subflow(struct sock *sk)
 {
 	__u64 address = (__u64)sk;
 
-	return is_subflow(sk) && !bpf_map_delete_elem(&subflows, &address);
+	return is_subflow(sk) && !bpf_map_delete_elem(&tree_subflows, &address);
 }
 
 /*
- * A tracing program does not run where it runs already: preempted, it would have others pass the same hook
- * unseen on this CPU.
+ * While a tracing program is active on a CPU, the kernel does not run it there again. A task that
+ * preempts it and reaches the same hook is missed.
  */
 INLINE void disable_preemption(void)
 {
@@ -246,7 +312,7 @@ INLINE void enable_preemption(void)
 
 INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 {
-	bool of_tree = kind == PORTWATCH_CLOSE && was_subflow_of_tree(sk);
+	bool was_subflow_of_tree = kind == PORTWATCH_CLOSE && pop_tree_subflow(sk);
 	struct portwatch_record *record;
 	__u64 trees;
 
@@ -254,11 +320,11 @@ INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 		return;
 	trees = trees_of_current();
 	if (settings.socket_helpers) {
-		if (!of_tree && !must_report(sk, trees))
+		if (!was_subflow_of_tree && !must_report(sk, trees))
 			return;
 		if (trees)
 			mark_of_tree(sk);
-		if (kind == PORTWATCH_OPEN ? is_open_excluded(sk) : is_close_excluded(sk))
+		if (kind == PORTWATCH_OPEN ? mark_if_excluded(sk) : was_open_excluded(sk))
 			return;
 	}
 	record = reserve(kind, sk, trees);
@@ -268,7 +334,7 @@ INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 	}
 }
 
-/* From a tracing program. */
+/* Reports an open or a close from a tracing program. */
 INLINE void report(enum portwatch_kind kind, struct sock *sk)
 {
 	disable_preemption();
@@ -276,21 +342,22 @@ INLINE void report(enum portwatch_kind kind, struct sock *sk)
 	enable_preemption();
 }
 
-/* Not bpf_get_current_pid_tgid: sockops programs may not call it before 6.12. */
-INLINE __u64 this_thread(void)
+INLINE void set_call_opened(void)
 {
-	return bpf_get_current_task();
+	__u64 thread = this_thread();
+	struct call *call = bpf_map_lookup_elem(&calls, &thread);
+
+	if (call)
+		call->opened = 1;
 }
 
-/* Successful listens only, once for each CLOSE to LISTEN, when the port is known. */
+/* Runs only for a listen() that succeeds, once for each change from CLOSE to LISTEN, when the port is known. */
 SEC("sockops")
-int listen_opened(struct bpf_sock_ops *ctx)
+int sockops_listen(struct bpf_sock_ops *ctx)
 {
 	struct portwatch_record *record;
-	struct call *call;
 	struct bpf_sock *bpf_sk;
 	struct sock *sk;
-	__u64 thread, trees;
 
 	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB)
 		return 1;
@@ -300,101 +367,72 @@ int listen_opened(struct bpf_sock_ops *ctx)
 	sk = bpf_skc_to_tcp_sock(bpf_sk);
 	if (!sk)
 		return 1;
-	trees = trees_of_current();
-	if (trees)
-		mark_of_tree(bpf_sk);
-	record = NULL;
-	if (passes_filter(sk, port_of(sk)) && must_report(bpf_sk, trees) && !is_open_excluded(bpf_sk))
-		record = reserve(PORTWATCH_OPEN, sk, trees);
+	record = reserve_open(sk, bpf_sk);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
 		bpf_ringbuf_submit(record, 0);
 	}
-	thread = this_thread();
-	call = bpf_map_lookup_elem(&calls, &thread);
-	if (call)
-		call->opened = 1;
+	set_call_opened();
 	return 1;
 }
 
 /*
- * Fires before the port is taken, so a listen that fails shows as an open and a
- * close: opens are taken from listen_opened, and the table drops the close of a
- * socket that was never open. No map of open sockets here, so none can be full.
+ * Runs before the port is taken, so a listen() that fails shows as an open and a close. Therefore
+ * opens come from sockops_listen, and user space drops closes of sockets that were never open. No
+ * map of open sockets is kept here: it could fill up.
  */
 SEC("tp_btf/inet_sock_set_state")
-int listen_closed(__u64 *ctx)
+int sock_set_state(__u64 *ctx)
 {
 	struct sock *sk = (void *)ctx[0];
 
-	/*
-	 * To CLOSE, since the copy of a listener that a connection begins as leaves LISTEN, too.
-	 * TCP, since MPTCP's own socket goes through the same states as the subflow that listens.
-	 */
-	if ((int)ctx[1] == TCP_LISTEN && (int)ctx[2] == TCP_CLOSE && is_tcp(sk))
+	if (is_listener_close(sk, ctx[1], ctx[2]))
 		report(PORTWATCH_CLOSE, sk);
 	return 0;
 }
 
-/* Whether a UDP socket that was bound is one to be told of. */
-INLINE bool is_tracked_udp(struct sock *sk)
-{
-	return settings.ephemeral || READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
-}
-
-/* The bound port no longer tells who chose it: sk_userlocks is set after post_bind. */
+/* Records who chose the port. post_bind cannot tell: it sees the final port, and sk_userlocks is set after it. */
 INLINE int mark_port_choice(struct bpf_sock_addr *ctx)
 {
 	struct mark *mark;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
-	mark = bpf_sk_storage_get(&marks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	mark = find_or_create_mark(ctx->sk);
 	if (mark)
-		mark->kernel_chose = ctx->user_port == 0;
+		mark->kernel_chose_port = ctx->user_port == 0;
 	return 1;
 }
 
 SEC("cgroup/bind4")
-int bind4_asked(struct bpf_sock_addr *ctx)
+int cgroup_bind4(struct bpf_sock_addr *ctx)
 {
 	return mark_port_choice(ctx);
 }
 
 SEC("cgroup/bind6")
-int bind6_asked(struct bpf_sock_addr *ctx)
+int cgroup_bind6(struct bpf_sock_addr *ctx)
 {
 	return mark_port_choice(ctx);
 }
 
-INLINE int udp_bound(struct bpf_sock *ctx)
+INLINE int report_udp_bound(struct bpf_sock *ctx)
 {
 	struct sock *sk = (void *)ctx;
 	struct portwatch_record *record;
-	struct socket *socket;
 	struct mark *mark;
-	__u64 trees;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
-	mark = bpf_sk_storage_get(&marks, ctx, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (mark && mark->kernel_chose && !settings.ephemeral)
+	mark = find_or_create_mark(ctx);
+	if ((mark && mark->kernel_chose_port && !settings.ephemeral) || !has_file(sk))
 		return 1;
-	/* The kernel's own sockets have no file and are never released by user space. */
-	socket = READ(sk, sk_socket);
-	if (!socket || !READ(socket, file))
-		return 1;
-	trees = trees_of_current();
-	if (trees)
-		mark_of_tree(ctx);
 	if (mark)
-		mark->reported = 1;
-	if (!passes_filter(sk, port_of(sk)) || !must_report(ctx, trees) || is_open_excluded(ctx))
-		return 1;
-	record = reserve(PORTWATCH_OPEN, sk, trees);
+		mark->is_tracked = 1;
+	record = reserve_open(sk, ctx);
 	if (record) {
 		record->cookie = bpf_get_socket_cookie(ctx);
-		if (mark && !mark->kernel_chose)
+		if (mark && !mark->kernel_chose_port)
 			record->flags |= PORTWATCH_PORT_CHOSEN;
 		bpf_ringbuf_submit(record, 0);
 	}
@@ -402,36 +440,36 @@ INLINE int udp_bound(struct bpf_sock *ctx)
 }
 
 SEC("cgroup/post_bind4")
-int udp_bound4(struct bpf_sock *ctx)
+int cgroup_post_bind4(struct bpf_sock *ctx)
 {
-	return udp_bound(ctx);
+	return report_udp_bound(ctx);
 }
 
 SEC("cgroup/post_bind6")
-int udp_bound6(struct bpf_sock *ctx)
+int cgroup_post_bind6(struct bpf_sock *ctx)
 {
-	return udp_bound(ctx);
+	return report_udp_bound(ctx);
 }
 
-INLINE bool was_reported(struct bpf_sock *ctx)
+INLINE bool is_tracked_udp(struct bpf_sock *ctx)
 {
-	struct mark *mark = bpf_sk_storage_get(&marks, ctx, NULL, 0);
+	struct mark *mark = find_mark(ctx);
 
-	if (mark && mark->reported)
+	if (mark && mark->is_tracked)
 		return true;
-	/* The snapshot could not mark it: the table knows whether it was open. */
-	return !settings.socket_helpers && is_tracked_udp((void *)ctx);
+	/* Without the helpers, iter_sockets cannot mark sockets. User space knows which were open. */
+	return !settings.socket_helpers && has_tracked_port((void *)ctx, settings.ephemeral);
 }
 
 SEC("cgroup/sock_release")
-int udp_released(struct bpf_sock *ctx)
+int cgroup_sock_release(struct bpf_sock *ctx)
 {
 	struct sock *sk = (void *)ctx;
 	struct portwatch_record *record;
 
-	if (ctx->protocol != IPPROTO_UDP || !was_reported(ctx))
+	if (ctx->protocol != IPPROTO_UDP || !is_tracked_udp(ctx))
 		return 1;
-	if (!passes_filter(sk, port_of(sk)) || !must_report(ctx, 0) || is_close_excluded(ctx))
+	if (!passes_filter(sk, port_of(sk)) || !must_report(ctx, 0) || was_open_excluded(ctx))
 		return 1;
 	record = reserve(PORTWATCH_CLOSE, sk, trees_of_current());
 	if (record) {
@@ -441,76 +479,67 @@ int udp_released(struct bpf_sock *ctx)
 	return 1;
 }
 
-/*
- * The address is read at the exit: at the entry its page may never have been
- * touched, and reading it would fault. A thread that changes it meanwhile
- * fools us as it would fool strace.
- */
-SEC("tp/syscalls/sys_enter_bind")
-int bind_entered(struct syscall_enter *ctx)
+INLINE int begin_call(__u32 fd, __u64 sockaddr, __u32 length)
 {
+	struct call call = { .sockaddr = sockaddr, .fd = fd, .length = length };
 	__u64 thread = this_thread();
-	struct call call = { .address = ctx->args[1], .fd = ctx->args[0], .length = ctx->args[2] };
 
 	bpf_map_update_elem(&calls, &thread, &call, 0);
 	return 0;
 }
 
+SEC("tp/syscalls/sys_enter_bind")
+int sys_enter_bind(struct syscall_enter *ctx)
+{
+	return begin_call(ctx->args[0], ctx->args[1], ctx->args[2]);
+}
+
+/*
+ * The address is read here and not at the entry, where a read fails if the program has not
+ * touched the page before. A thread that changes it meanwhile deceives us, as it does strace.
+ */
 SEC("tp/syscalls/sys_exit_bind")
-int bind_exited(struct syscall_exit *ctx)
+int sys_exit_bind(struct syscall_exit *ctx)
 {
 	__u64 thread = this_thread();
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
-	struct sockaddr_any asked = {};
+	struct sockaddr_any requested = {};
 	struct sock *sk;
-	bool is_read;
 
 	if (!call)
 		return 0;
 	sk = ctx->ret < 0 ? sock_of_fd(call->fd) : NULL;
-	if (sk) {
-		is_read = !bpf_probe_read_user(&asked, bounded(call->length), (void *)call->address);
-		report_bind_failed(sk, ctx->ret, is_read ? &asked : NULL);
-	}
+	if (sk)
+		report_bind_failed(sk, ctx->ret,
+				   read_user_sockaddr(&requested, (void *)call->sockaddr, call->length));
 	bpf_map_delete_elem(&calls, &thread);
 	return 0;
 }
 
 SEC("tp/syscalls/sys_enter_listen")
-int listen_entered(struct syscall_enter *ctx)
+int sys_enter_listen(struct syscall_enter *ctx)
 {
-	__u64 thread = this_thread();
-	struct call call = { .fd = ctx->args[0] };
-
-	bpf_map_update_elem(&calls, &thread, &call, 0);
-	return 0;
+	return begin_call(ctx->args[0], 0, 0);
 }
 
-/* A listen that succeeded without listen_opened found a listener, and changed its backlog. */
 SEC("tp/syscalls/sys_exit_listen")
-int listen_exited(struct syscall_exit *ctx)
+int sys_exit_listen(struct syscall_exit *ctx)
 {
 	__u64 thread = this_thread();
 	struct call *call = bpf_map_lookup_elem(&calls, &thread);
-	struct portwatch_record *record;
 	struct sock *sk;
 
 	if (!call)
 		return 0;
 	sk = call->opened ? NULL : sock_of_fd(call->fd);
-	if (sk && !is_udp(sk)) {
-		record = reserve_for_actor(ctx->ret < 0 ? PORTWATCH_LISTEN_FAILED : PORTWATCH_BACKLOG, sk, port_of(sk));
-		if (record) {
-			record->error = ctx->ret;
-			bpf_ringbuf_submit(record, 0);
-		}
-	}
+	if (sk && !is_udp(sk))
+		report_listen_result(sk, ctx->ret);
 	bpf_map_delete_elem(&calls, &thread);
 	return 0;
 }
 
-/* Without the helper it is no pointer that other helpers take: then nothing can be marked. */
-INLINE struct sock *held_sock(struct file *file)
+/* Only what bpf_sock_from_file() returns can be marked. Without it, the pointer only serves to read fields. */
+INLINE struct sock *sock_of_iter_file(struct file *file)
 {
 	struct socket *socket;
 
@@ -523,7 +552,7 @@ INLINE struct sock *held_sock(struct file *file)
 SEC("iter/task_file")
 int iter_sockets(struct bpf_iter__task_file *ctx)
 {
-	/* Loaded once: to the verifier each load may be NULL anew. */
+	/* Loaded once: to the verifier, each load may return NULL again. */
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct sock *sk;
@@ -532,25 +561,25 @@ int iter_sockets(struct bpf_iter__task_file *ctx)
 
 	if (!file || !task)
 		return 0;
-	sk = held_sock(file);
+	sk = sock_of_iter_file(file);
 	if (!sk || !is_selected(sk, shared.port))
 		return 0;
 	trees = trees_of(task);
 	if (trees && settings.socket_helpers)
 		mark_held_by_tree(sk);
-	/* What was bound before we came, too, is to be told of when it is released. */
+	/* A UDP socket bound before the programs were attached has no mark, and its release is reported too. */
 	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
-		mark = bpf_sk_storage_get(&marks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		mark = find_or_create_mark(sk);
 		if (mark)
-			mark->reported = 1;
+			mark->is_tracked = 1;
 	}
-	/* Opened outside, and passed on to somebody wanted, its close is. */
+	/* Opened in an excluded cgroup, and now held by a process in another: its close is reported. */
 	if (settings.socket_helpers && shared.filter_flags & FILTER_CGROUPS && !is_in_excluded_cgroup(&shared.filter, task)) {
-		mark = bpf_sk_storage_get(&marks, sk, NULL, 0);
+		mark = find_mark(sk);
 		if (mark)
-			mark->excluded_in_generation = 0;
+			mark->excluded_generation = 0;
 	}
-	show(ctx, task, sk, cookie_of(sk), trees);
+	write_holder(ctx, task, sk, cookie_of(sk), trees);
 	return 0;
 }
 
@@ -561,15 +590,15 @@ INLINE void add_child(struct task_struct *parent, struct task_struct *child)
 
 	if (!member.trees || is_thread(child))
 		return;
-	member.start = start_of(child);
+	member.start = start_ticks_of(child);
 	pid = pid_of(child);
 	if (bpf_map_update_elem(&members, &pid, &member, 0))
-		__sync_fetch_and_add(&shared.missed, 1);
+		count_dropped_member();
 }
 
-/* Before the child runs: it belongs to what its parent belongs to, whatever becomes of that. */
+/* Runs before the child does, so its membership is settled even if its parent exits at once. */
 SEC("tp_btf/sched_process_fork")
-int process_forked(__u64 *ctx)
+int process_fork(__u64 *ctx)
 {
 	disable_preemption();
 	add_child((void *)ctx[0], (void *)ctx[1]);
@@ -577,7 +606,7 @@ int process_forked(__u64 *ctx)
 	return 0;
 }
 
-INLINE void remove_process(struct task_struct *task)
+INLINE void remove_member(struct task_struct *task)
 {
 	__u32 pid;
 
@@ -588,16 +617,14 @@ INLINE void remove_process(struct task_struct *task)
 		bpf_map_delete_elem(&members, &pid);
 }
 
-/* What it leaves open is closed later, and is of its trees by the mark in the socket. */
+/* Runs before the process' files are closed. Those closes are its tree's by the sockets' marks. */
 SEC("tp_btf/sched_process_exit")
-int process_exited(__u64 *ctx)
+int process_exit(__u64 *ctx)
 {
 	disable_preemption();
-	remove_process((void *)ctx[0]);
+	remove_member((void *)ctx[0]);
 	enable_preemption();
 	return 0;
 }
 
 #include "fentry.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";

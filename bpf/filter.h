@@ -1,45 +1,39 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Where somebody wants to hear of what happens, as a socket tells it, and whose cgroup. Maps are the includer's. */
+/*
+ * The kernel filter: the union of what all subscribers want, as far as a socket's own fields
+ * and the cgroup of a task can decide it. It may pass too much, never too little.
+ *
+ * portwatch/engines/filter_map.py mirrors this file: change both together.
+ */
 #ifndef FILTER_H
 #define FILTER_H
 
-/* What is not told. portwatch/engines/places.py has the same: change both together. */
+/* Each flag turns one part of the filter on. */
 enum filter_flag {
-	FILTER_TREES = 1 << 0,	/* what concerns no watched tree */
-	FILTER_PORTS = 1 << 1,	/* what is on none of these ports */
-	FILTER_NETNS = 1 << 2,	/* what is in none of these */
+	FILTER_TREES = 1 << 0,	/* pass only records about watched trees */
+	FILTER_PORTS = 1 << 1,	/* pass only these ports */
+	FILTER_NETNS = 1 << 2,	/* pass only these namespaces */
 	FILTER_NO_TCP = 1 << 3,
 	FILTER_NO_UDP = 1 << 4,
-	FILTER_EXCLUDED_NETNS = 1 << 5,	/* what is in one of these */
-	FILTER_CGROUPS = 1 << 6,	/* what those do who live in one of these, and the closes of what they opened */
+	FILTER_EXCLUDED_NETNS = 1 << 5,	/* pass all but these namespaces */
+	FILTER_CGROUPS = 1 << 6,	/* drop what processes in these cgroups do, and closes of what they opened */
 };
 
 #define NAMESPACES_MAX 8
-#define CGROUPS_MAX 4096	/* a power of two: by an id's last bits */
+#define CGROUPS_MAX 4096	/* a power of two */
 
 struct filter {
-	__u64 ports[65536 / 64];		/* a bit for each */
-	__u32 namespaces[NAMESPACES_MAX];	/* inodes, and 0 where there are fewer */
-	__u32 generation;	/* another whenever a width is another */
-	/* Each where its id belongs; one that another has pushed out is told of, and put in again. */
+	__u64 ports[65536 / 64];		/* bit mask */
+	__u32 namespaces[NAMESPACES_MAX];	/* inode numbers, padded with 0 */
+	__u32 generation;	/* incremented with every change of the filter */
+	/*
+	 * A hash table of ids without chains. When two ids collide, the later one replaces the
+	 * other, whose next record is sent and makes user space insert it again.
+	 */
 	__u64 excluded_cgroups[CGROUPS_MAX];
 };
 
-INLINE __u16 port_of(struct sock *sk)
-{
-	return READ(sk, __sk_common.skc_num);
-}
-
-/* A port that the kernel chose is given back before its listener closes: what it would send from, it keeps. */
-INLINE __u16 last_port_of(struct sock *sk)
-{
-	struct inet_sock *inet = (void *)sk;
-	__u16 port = port_of(sk);
-
-	return port ? port : __builtin_bswap16(READ(inet, inet_sport));
-}
-
-INLINE bool is_among(const __u32 *namespaces, __u32 inode)
+INLINE bool contains_netns(const __u32 *namespaces, __u32 inode)
 {
 #pragma unroll(NAMESPACES_MAX)
 	for (int i = 0; i < NAMESPACES_MAX; i++)
@@ -48,20 +42,20 @@ INLINE bool is_among(const __u32 *namespaces, __u32 inode)
 	return false;
 }
 
-/* Whether what happens to a socket on this port is told, whoever does it. */
-INLINE bool filter_passes(const struct filter *filter, __u64 flags, struct sock *sk, __u16 port)
+/* Evaluates the parts of a filter that depend on the socket alone, not on the acting process. */
+INLINE bool matches_socket(const struct filter *filter, __u64 flags, struct sock *sk, __u16 port)
 {
 	if (flags & FILTER_PORTS && !(filter->ports[port / 64] >> port % 64 & 1))
 		return false;
 	if (flags & (is_udp(sk) ? FILTER_NO_UDP : FILTER_NO_TCP))
 		return false;
-	/* Asked apart: compared with what is wanted, the answer made the verifier take four times as long. */
-	if (flags & FILTER_EXCLUDED_NETNS && is_among(filter->namespaces, netns_of(sk)))
+	/* Two calls: one call compared with the expected result made the verifier take four times as long. */
+	if (flags & FILTER_EXCLUDED_NETNS && contains_netns(filter->namespaces, netns_of(sk)))
 		return false;
-	return !(flags & FILTER_NETNS) || is_among(filter->namespaces, netns_of(sk));
+	return !(flags & FILTER_NETNS) || contains_netns(filter->namespaces, netns_of(sk));
 }
 
-/* Whether a process lives where nobody wants to hear of, as far as the reader has found out. */
+/* True if user space has found that no subscriber wants the task's cgroup. */
 INLINE bool is_in_excluded_cgroup(const struct filter *filter, struct task_struct *task)
 {
 	struct css_set *cgroups = READ(task, cgroups);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * What the programs use of the kernel: a few constants and contexts, and the
- * fields that they read. libbpf relocates these to wherever the running kernel
- * has them; for bcc, portwatch/engines/bcc/layout.py reads this list and lays
- * the structs out as the running kernel's BTF says; where there is no BTF, the
- * kernel's own headers declare them.
+ * The kernel's constants, contexts and struct fields that the programs use.
+ *
+ * libbpf relocates the fields. For bcc, portwatch/engines/bcc/layout.py parses the
+ * relocated part of this file and generates the same structs with the offsets that
+ * the running kernel's BTF gives. Without BTF, the kernel's headers declare them.
  */
 #ifndef KERNEL_H
 #define KERNEL_H

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * What libbpf's own headers would give: types, helpers, and the stable contexts
- * as far as they are read. So nothing but a compiler is needed to build. Under
- * bcc all of this comes from bcc.
+ * The part of libbpf's and the UAPI's headers that core.bpf.c uses, so that a
+ * compiler is all that a build needs. bcc brings its own.
  */
 #ifndef LIBBPF_H
 #define LIBBPF_H
@@ -46,12 +45,12 @@ static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static void *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static void *(*bpf_sock_from_file)(void *file) = (void *)162;
 
-/* From 6.10 on; elsewhere their address is 0. */
+/* In 6.10 and later. Their address is 0 on kernels that do not have them. */
 #define KFUNC __attribute__((section(".ksyms"), weak))
 extern void bpf_preempt_disable(void) KFUNC;
 extern void bpf_preempt_enable(void) KFUNC;
 
-/* Stable contexts: laid out by the UAPI, declared as far as the last field read. */
+/* Contexts whose layout is UAPI, declared up to the last field that is read. */
 
 struct bpf_sock {
 	__u32 bound_dev_if;
@@ -75,7 +74,7 @@ struct bpf_sock_addr {
 
 struct bpf_sock_ops {
 	__u32 op;
-	__u32 unread[45];
+	__u32 unused[45];
 	struct bpf_sock *sk;
 };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * The one way to read a kernel field, wherever the running kernel has it: libbpf
- * relocates it (CORE), bcc's structs are laid out by the kernel's BTF (LAYOUT), or
- * the kernel's own headers declare it (KERNEL_HEADERS).
+ * Macros that read a field of a kernel struct. Its offset comes from one of three
+ * sources: libbpf relocates it (CORE), bcc compiles against structs generated from
+ * the kernel's BTF (LAYOUT), or the kernel's headers declare it (KERNEL_HEADERS).
  */
 #ifndef READ_H
 #define READ_H
@@ -18,13 +18,13 @@
 	})
 
 #ifndef KERNFS_ID
-#define KERNFS_ID id	/* older headers have it by other names: see headers.h */
+#define KERNFS_ID id	/* older kernels use other names: see headers.h */
 #endif
 
 /*
- * READ_BITS reads what is a bit field on some kernels: sk_userlocks was one until
- * 6.9, sk_type and sk_protocol until 5.6, is_mptcp is one in some, skc_ipv6only always.
- * And what some kernels have not: HAS_FIELD tells.
+ * READ_BITS reads a field that is a bit field on some kernels: sk_userlocks until
+ * 6.9, sk_type and sk_protocol until 5.6, is_mptcp on some, skc_ipv6only on all.
+ * HAS_FIELD is true if the running kernel has the field.
  */
 #ifdef CORE
 
@@ -45,7 +45,7 @@ enum field_info { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_EXISTS = 2, 
 #define OFFSET_OF(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_BYTE_OFFSET)
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1)
 
-/* Which of a css_set's controllers is the memory's; -1 where there is none. */
+/* Index of the memory controller in css_set.subsys, or -1 if the kernel has none. */
 INLINE int memory_controller(void)
 {
 	if (!__builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 0))
@@ -55,7 +55,7 @@ INLINE int memory_controller(void)
 
 #else
 
-/* BITS_skc_ipv6only is byte offset, bytes, shift, width: where the bits are. */
+/* BITS_<field> is a list: byte offset, bytes, shift, width. Width 0 means that the kernel has no such field. */
 #define READ_BITS(ptr, field) read_bits(ptr, BITS_##field)
 #define HAS_FIELD(ptr, field) has_bits(BITS_##field)
 #define OFFSET_OF(type, field) __builtin_offsetof(type, field)

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Who holds which socket, over all network namespaces: parts of a pass over the open files. */
+/* Parts of iter_sockets, which visits every open file of every process, over all network namespaces. */
 #ifndef SOCKET_ITER_H
 #define SOCKET_ITER_H
 
-/* All that is open is shown, or, if there is a wanted port, whoever uses that. */
-INLINE bool is_selected(struct sock *sk, __u32 wanted)
+/* True if a pass reports this socket: any socket on `port`, or if that is 0, every one that is open. */
+INLINE bool is_selected(struct sock *sk, __u32 port)
 {
-	__u32 port = READ(sk, __sk_common.skc_num);
+	__u32 sk_port = port_of(sk);
 
-	if (!is_ours(sk))
+	if (!is_supported(sk))
 		return false;
-	if (wanted)
-		return port == wanted;
-	return port && (is_udp(sk) || READ(sk, __sk_common.skc_state) == TCP_LISTEN);
+	if (port)
+		return sk_port == port;
+	return sk_port && (is_udp(sk) || READ(sk, __sk_common.skc_state) == TCP_LISTEN);
 }
 
-INLINE void show(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk, __u64 cookie,
-		 __u64 trees)
+INLINE void write_holder(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk, __u64 cookie,
+			 __u64 trees)
 {
 	struct portwatch_record record = {};
 
-	record.kind = PORTWATCH_HELD;
+	record.kind = PORTWATCH_HOLDER;
 	record.time = bpf_ktime_get_ns();
 	record.cookie = cookie;
 	record.trees = trees;
