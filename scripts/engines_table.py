@@ -29,7 +29,7 @@ def table() -> str:
     of_all = (*ENGINES.values(), *BEFORE_5_12.values())
     limits = list(dict.fromkeys(limit for own in of_all for limit in own))
     lines = [
-        "| what is not seen as it happens | " + " | ".join(f"`{name}`" for name in ENGINES) + " |",
+        "| limit | " + " | ".join(f"`{name}`" for name in ENGINES) + " |",
         "|---|" + ":-:|" * len(ENGINES),
     ]
     for limit in limits:
@@ -40,8 +40,8 @@ def table() -> str:
 
 def _mark(limit: Limit, engine: str) -> str:
     if limit in ENGINES[engine]:
-        return "not"
-    return "not before 5.12" if limit in BEFORE_5_12.get(engine, ()) else "seen"
+        return "yes"
+    return "before 5.12" if limit in BEFORE_5_12.get(engine, ()) else "-"
 
 
 def main() -> None:
