@@ -1,4 +1,4 @@
-"""A file that says what the options of a command say, by the same names."""
+"""Options from a TOML file, under the same names as on the command line."""
 
 from __future__ import annotations
 
@@ -14,53 +14,60 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_NOT_IN_A_FILE = ("config", "check", "help")
+_COMMAND_LINE_ONLY = ("config", "check", "help")
 
 
-def defaults_from(path: Path, command: click.Command) -> dict[str, Any]:
-    """The options that a file gives, for click's `default_map`. Raises click.UsageError.
+def read_defaults(path: Path, command: click.Command) -> dict[str, Any]:
+    """Return the options in a file, for click's `default_map`. Raise click.UsageError.
 
-    The names are the options', without the dashes before them; what may be given several times is a list.
+    An option has the name that it has on the command line, without the dashes. An option that can be repeated
+    takes a list.
     """
+    content = _read_toml(path)
+    options = {
+        name.removeprefix("--"): option
+        for option in command.params
+        if isinstance(option, click.Option) and option.name not in _COMMAND_LINE_ONLY
+        for name in option.opts
+        if name.startswith("--")
+    }
+    defaults = {}
+    for name, value in content.items():
+        if name not in options:
+            similar = get_close_matches(name, options, 1)
+            hint = f"did you mean {similar[0]!r}?" if similar else "run portwatch serve --help for the options"
+            raise click.UsageError(f"{path}: unknown option {name!r}; {hint}")
+        option = options[name]
+        assert option.name
+        defaults[option.name] = _checked_value(path, name, value, option)
+    return defaults
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{path} is not UTF-8, at byte {error.start}") from None
+        raise click.UsageError(f"{path} is not UTF-8: see byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
-        raise click.UsageError(f"{path} is not TOML: {error}") from None
+        raise click.UsageError(f"{path} is not valid TOML: {error}") from None
     except RecursionError:
         raise click.UsageError(f"{path} is nested too deeply to be read") from None
-    options = {
-        name.removeprefix("--"): one
-        for one in command.params
-        if isinstance(one, click.Option) and one.name not in _NOT_IN_A_FILE
-        for name in one.opts
-        if name.startswith("--")
-    }
-    found = {}
-    for name, value in content.items():
-        if name not in options:
-            meant = get_close_matches(name, options, 1)
-            hint = f"did you mean {meant[0]!r}?" if meant else "portwatch serve --help shows what there is"
-            raise click.UsageError(f"{path}: there is no {name!r}; {hint}")
-        option = options[name]
-        assert option.name
-        found[option.name] = _checked(path, name, value, option)
-    return found
+    return content
 
 
-def _checked(path: Path, name: str, value: Any, option: click.Option) -> Any:
+def _checked_value(path: Path, name: str, value: Any, option: click.Option) -> Any:
+    """Return the value as click takes it: True or False for a flag, else text or a list of texts."""
     if option.is_flag:
         if not isinstance(value, bool):
-            raise click.UsageError(f"{path}: {name} is true or false, not {value!r}")
+            raise click.UsageError(f"{path}: {name} must be true or false, not {value!r}")
         return value
-    several = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not option.multiple:
-        raise click.UsageError(f"{path}: {name} is one value, not a list")
-    for one in several:
-        if isinstance(one, bool) or not isinstance(one, (str, int, float)) or "\0" in str(one):
-            raise click.UsageError(f"{path}: {name} cannot be {one!r}")
-    texts = [str(one) for one in several]
+        raise click.UsageError(f"{path}: {name} takes one value, not a list")
+    values = value if isinstance(value, list) else [value]
+    for item in values:
+        if isinstance(item, bool) or not isinstance(item, (str, int, float)) or "\0" in str(item):
+            raise click.UsageError(f"{path}: {name} cannot be {item!r}")
+    texts = [str(item) for item in values]
     return texts if option.multiple else texts[0]

@@ -1,4 +1,4 @@
-"""What the exit codes mean. docs/commands.md has them for users."""
+"""Exit codes. docs/commands.md documents them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ FAILED, WRONG_USE, NOT_POSSIBLE, TIMED_OUT = 1, 2, 3, 124
 _CODES = {EngineUnavailable: NOT_POSSIBLE, WrongUse: WRONG_USE}
 
 
-def code_of(error: PortwatchError) -> int:
+def exit_code(error: PortwatchError) -> int:
     """Return the exit code for an error."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FAILED)

@@ -1,4 +1,4 @@
-"""The entry point, and the table of commands."""
+"""The entry point and the list of commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from portwatch import __version__
-from portwatch.cli.exit_codes import FAILED, WRONG_USE, code_of
+from portwatch.cli.exit_codes import FAILED, WRONG_USE, exit_code
 from portwatch.cli.render.text import printable
 from portwatch.cli.signals import end_on_signals
 from portwatch.errors import PortwatchError
@@ -19,11 +19,11 @@ from portwatch.errors import PortwatchError
 COMMANDS = ("tail", "list", "who", "wait", "kill", "serve", "history", "doctor")
 DEFAULT_COMMAND = "tail"
 FOLLOWERS = ("tail",)
-"""Commands that have no end of their own: being ended by a signal is success."""
+"""Commands that run until a signal ends them, which is success."""
 
 
 class _Commands(click.Group):
-    """Imports a command when it is called, and takes the default command where none is named."""
+    """Imports a command's module only when it is used. Without a command, runs the default command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(COMMANDS)
@@ -42,7 +42,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own_options = {name for one in self.get_params(ctx) for name in one.opts}
+        own_options = {name for param in self.get_params(ctx) for name in param.opts}
         if not args or (args[0].startswith("-") and args[0] not in own_options):
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
@@ -51,30 +51,30 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="portwatch")
 def portwatch() -> None:
-    """Report every listening port as it opens and closes, and who did it.
+    """Report every listening port as it opens and closes, and by which process.
 
-    Without a command: tail. Example: portwatch --port 8000-8999
+    The default command is tail. Example: portwatch --port 8000-8999
     """
 
 
 def main() -> None:
-    """Run a command. An error becomes one line on stderr and an exit code."""
+    """Run a command. Print an error as one line on stderr, and exit with its code."""
     end_on_signals(as_success=False)
     if sys.stdout is None:
-        _fail("standard output is closed, so the answer would be lost", WRONG_USE)
+        _fail("standard output is closed: redirect it to a file or to /dev/null", WRONG_USE)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a process may have any name
+            stream.reconfigure(errors="backslashreplace")  # a process name can contain any bytes
     try:
         portwatch.main(prog_name="portwatch")
     except PortwatchError as error:
-        _fail(str(error), code_of(error))
+        _fail(str(error), exit_code(error))
     except OSError as error:
-        # Python would try to write what is buffered once more at exit.
+        # Python flushes stdout at exit, and must not fail on the broken one again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(str(error), FAILED)
 
 
-def _fail(words: str, code: int) -> NoReturn:
-    click.echo(f"portwatch: {printable(words)}", err=True)
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"portwatch: {printable(message)}", err=True)
     sys.exit(code)

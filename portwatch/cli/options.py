@@ -25,17 +25,17 @@ _NS_GET_NSTYPE = 0xB703
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds that can be waited for: not "nan", which passes every comparison."""
+    """A number of seconds. Refuses "nan", which passes every range check."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number."""
+        """Return the number."""
         if str(value).strip().lower().lstrip("+-") == "nan":
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class _List(click.ParamType):
-    """Values between commas."""
+    """Comma-separated values."""
 
     def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
         self.name = name
@@ -53,36 +53,45 @@ class _List(click.ParamType):
 
 
 def _namespace(text: str) -> int | None:
+    """Return the inode of a network namespace, or None for `all`."""
     if text == "all":
         return None
     if text != "self" and "/" not in text:
         inode = netns.named(text)
         if inode is None:
-            raise ValueError(f"no network namespace is called {text!r} (ip netns lists them; a path will do)")
+            raise ValueError(
+                f"there is no network namespace {text!r}: give a name that `ip netns` lists, or a path such as "
+                "/proc/PID/ns/net"
+            )
         return inode
+    return _namespace_at(text, "/proc/self/ns/net" if text == "self" else text)
+
+
+def _namespace_at(text: str, path: str) -> int:
     try:
-        fd = os.open(
-            "/proc/self/ns/net" if text == "self" else text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             inode, kind = os.fstat(fd).st_ino, fcntl.ioctl(fd, _NS_GET_NSTYPE)
         finally:
             os.close(fd)
     except PermissionError:
-        raise NotPermitted(f"{text!r} is not ours to open as a network namespace: run it as root") from None
+        raise NotPermitted(
+            f"no permission to open the network namespace {text!r}: run portwatch as root"
+        ) from None
     except OSError as error:
-        reason = "it is no namespace" if error.errno == errno.ENOTTY else error.strerror
+        reason = "it is not a namespace" if error.errno == errno.ENOTTY else error.strerror
         raise ValueError(f"{text!r} cannot be opened as a network namespace: {reason}") from None
     if kind != netns.CLONE_NEWNET:
         raise ValueError(
-            f"{text!r} is not a network namespace, but one of another kind (try /proc/PID/ns/net, or a name)"
+            f"{text!r} is a namespace, but not a network namespace: give a path such as /proc/PID/ns/net, or a "
+            "name that `ip netns` lists"
         )
     return inode
 
 
-def _but_not_all(text: str) -> int | None:
+def _excluded_namespace(text: str) -> int | None:
     if text == "all":
-        raise ValueError("without all network namespaces, nothing is left to show")
+        raise ValueError("excluding all network namespaces would leave nothing to show")
     return _namespace(text)
 
 
@@ -97,28 +106,28 @@ NETNS = _List("NETNS", _namespace)
 
 @dataclass(frozen=True, slots=True)
 class _ScopeOption:
-    """An option that narrows what is shown, and its `--not-` form."""
+    """An option that restricts what is shown, and its `--not-` form."""
 
-    kind: click.ParamType
+    type: click.ParamType
     help: str
-    not_kind: click.ParamType | None = None
+    not_type: click.ParamType | None = None
     """The type of the `--not-` form, where it differs."""
 
     def declare(self, name: str, *, hidden: bool) -> Iterator[Callable[[F], F]]:
         """Yield both options."""
         text = f"{self.help} Also --not-{name}."
-        yield click.option(f"--{name}", type=self.kind, multiple=True, help=text, hidden=hidden)
-        yield click.option(f"--not-{name}", type=self.not_kind or self.kind, multiple=True, hidden=True)
+        yield click.option(f"--{name}", type=self.type, multiple=True, help=text, hidden=hidden)
+        yield click.option(f"--not-{name}", type=self.not_type or self.type, multiple=True, hidden=True)
 
 
 _SCOPE_OPTIONS = {
     "port": _ScopeOption(PORTS, "Ports and ranges: 80,8000-8999."),
     "proto": _ScopeOption(PROTOS, "tcp, udp."),
     "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all."),
-    "process": _ScopeOption(GLOBS, "Names of processes: 'nginx*'."),
-    "cgroup": _ScopeOption(CGROUPS, "/system.slice and below."),
-    "container": _ScopeOption(CONTAINERS, "Beginning of a container's id."),
-    "netns": _ScopeOption(NETNS, "self, all, a path or a name.", _List("NETNS", _but_not_all)),
+    "process": _ScopeOption(GLOBS, "Process names: 'nginx*'."),
+    "cgroup": _ScopeOption(CGROUPS, "A cgroup and below: /system.slice."),
+    "container": _ScopeOption(CONTAINERS, "Start of a container ID."),
+    "netns": _ScopeOption(NETNS, "self, all, a path or a name.", _List("NETNS", _excluded_namespace)),
 }
 _PID_OPTION = _ScopeOption(click.INT, "A process and its descendants.")
 
@@ -137,10 +146,10 @@ procfs_option = click.option(
     "--procfs",
     metavar="PATH",
     envvar="HOST_PROC",
-    is_eager=True,  # the other options' values are looked up there
+    is_eager=True,  # the values of other options are looked up in it
     expose_value=False,
     callback=_use_procfs,
-    hidden=True,  # doctor says where it is needed, and the screen is full
+    hidden=True,  # doctor says when it is needed, and the help has no line left
 )
 
 
@@ -149,36 +158,40 @@ engine_option = click.option(
     type=click.Choice(["auto", *ENGINES]),
     default="auto",
     metavar="ENGINE",
-    help=f"{', '.join(ENGINES)}.  [auto: the best that works]",
+    help=f"{', '.join(ENGINES)}.  [auto: the first that works]",
 )
 
 
 def ephemeral_option(*, hidden: bool = False) -> Callable[[F], F]:
     """Return --ephemeral."""
-    text = "Also UDP ports chosen by the kernel."
+    text = "Include UDP ports chosen by the kernel."
     return click.option("--ephemeral", is_flag=True, help=text, hidden=hidden)
 
 
 def interval_option(*, hidden: bool = False) -> Callable[[F], F]:
-    """Return --interval, for commands that follow what happens: a poll engine does so by polling."""
+    """Return --interval."""
     return click.option(
         "--interval",
         type=Seconds(min=0.01, max=86_400),
         default=1.0,
         metavar="SECONDS",
-        help="Between two polls.  [1]",
+        help="Pause between polls.  [1]",
         hidden=hidden,
     )
 
 
-def scope_options(*, hidden: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Return a decorator that adds the options of a scope and `--pid`; `hidden` ones are not in the help."""
-    declared = [
+def scope_options(*, hidden: tuple[str, ...] = (), omitted: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Return a decorator that adds the scope options and `--pid`.
+
+    Those in `hidden` are not in the help, and those in `omitted` do not exist.
+    """
+    options = [
         option
-        for name, one in {"pid": _PID_OPTION, **_SCOPE_OPTIONS}.items()
-        for option in one.declare(name, hidden=name in hidden)
+        for name, scope_option in {"pid": _PID_OPTION, **_SCOPE_OPTIONS}.items()
+        if name not in omitted
+        for option in scope_option.declare(name, hidden=name in hidden)
     ]
-    return lambda function: add_options(function, *declared, procfs_option)
+    return lambda function: add_options(function, *options, procfs_option)
 
 
 def add_options(function: F, *options: Callable[[F], F]) -> F:
@@ -188,37 +201,36 @@ def add_options(function: F, *options: Callable[[F], F]) -> F:
     return function
 
 
-def scope_of(options: dict[str, Any]) -> Scope:
-    """Remove the options of a scope from a command's, and return the scope."""
+def pop_scope(options: dict[str, Any]) -> Scope:
+    """Remove the scope options from a command's options, and return the scope."""
 
-    def flat(name: str) -> tuple[Any, ...]:
-        values = tuple(value for given in options.pop(name, ()) for value in given)
-        return () if None in values else values  # None is `all`, whatever else is given
+    def pop(name: str) -> tuple[Any, ...]:
+        values = tuple(value for values in options.pop(name, ()) for value in values)
+        return () if None in values else values  # None stands for `all`
 
-    return Scope(**{name: Filter(flat(name), flat(f"not_{name}")) for name in _SCOPE_OPTIONS})
+    return Scope(**{name: Filter(pop(name), pop(f"not_{name}")) for name in _SCOPE_OPTIONS})
 
 
-def pids_of(options: dict[str, Any]) -> Filter[int]:
+def pop_pids(options: dict[str, Any]) -> Filter[int]:
     """Remove `--pid` and `--not-pid` from a command's options, and return them."""
     return Filter(options.pop("pid"), options.pop("not_pid"))
 
 
-def _to_stderr(words: str) -> None:
-    click.echo(f"portwatch: {words}", err=True)
+def _to_stderr(message: str) -> None:
+    click.echo(f"portwatch: {message}", err=True)
 
 
-def say_fallback(choice: Choice, say: Callable[[str], object] = _to_stderr) -> None:
-    """One line when a lesser engine had to do, with what would help."""
+def report_fallback(choice: Choice, report: Callable[[str], object] = _to_stderr) -> None:
+    """Report which better engines cannot run, and why, if there are any."""
     if choice.refusals:
-        refused = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
-        say(f"{refused}. Using {choice.engine.name} instead.")
+        refusals = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
+        report(f"{refusals}; using {choice.engine.name} instead")
 
 
-def say_unseen_failures(choice: Choice) -> None:
-    """One line where an engine that could see failures cannot here; whoever polls has chosen, or was told."""
+def report_unseen_failures(choice: Choice) -> None:
+    """Report that this machine lets the engine see no failures. Not for poll, which never sees any."""
     if choice.engine.name != "poll" and choice.engine.info.has_limit(FAILURES.name):
-        click.echo(
-            "portwatch: binds and listens that fail are not seen here, for want of tracefs or of perf events "
-            "(portwatch doctor tells more, --no-failures does without)",
-            err=True,
+        _to_stderr(
+            "failed binds and listens are not reported, because tracefs or perf events are not available "
+            "(run portwatch doctor for details, or pass --no-failures)"
         )

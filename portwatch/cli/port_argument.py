@@ -1,4 +1,4 @@
-"""What the commands about one port share: how it is named, what narrows it, and the question that makes."""
+"""The PORT argument of who, wait and kill, and the query that these commands make of their options."""
 
 from __future__ import annotations
 
@@ -11,47 +11,53 @@ from portwatch.cli.options import (
     add_options,
     engine_option,
     ephemeral_option,
-    pids_of,
-    scope_of,
+    pop_pids,
+    pop_scope,
     scope_options,
 )
 from portwatch.filters.parsing import PROTOCOLS
 from portwatch.linux import netns
 from portwatch.port.lookup import Port, PortQuery
 
-_SAID_BY_PORT = ("port", "not_port", "proto", "not_proto")
 
+class PortType(click.ParamType):
+    """`8080`, `tcp/8080` or `udp/53`. With `needs_proto`, the protocol is required."""
 
-class PortCommand(click.Command):
-    """A command about one PORT: the options that would say the same are not its."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Its arguments and options."""
-        return [one for one in super().get_params(ctx) if one.name not in _SAID_BY_PORT]
-
-
-class _PortType(click.ParamType):
-    name = "PORT"
+    def __init__(self, *, needs_proto: bool = False) -> None:
+        self.name = "PROTO/PORT" if needs_proto else "PORT"
+        self._needs_proto = needs_proto
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the Port."""
         if isinstance(value, Port):
             return value
         proto, slash, number = value.rpartition("/")
         if slash and proto not in PROTOCOLS:
-            self.fail(f"{proto!r} is none of {', '.join(PROTOCOLS)}: try tcp/8080", param, ctx)
-        if not (number.isascii() and number.isdecimal() and 0 < int(number) <= 65_535):
-            self.fail(f"{number!r} is no port: try 8080, tcp/8080 or udp/53", param, ctx)
+            self.fail(f"{proto!r} is not a protocol: try tcp/8080 or udp/53", param, ctx)
+        if not _is_port_number(number):
+            self.fail(f"{number!r} is not a port: try 8080, tcp/8080 or udp/53", param, ctx)
+        if self._needs_proto and not slash:
+            self.fail(f"{value!r} has no protocol: try tcp/{value} or udp/{value}", param, ctx)
         return Port(int(number), (proto,) if slash else PROTOCOLS)
 
 
+def _is_port_number(text: str) -> bool:
+    # int() raises ValueError for thousands of digits.
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65_535
+
+
 def port_options(function: F) -> F:
-    """PORT, and what else says which of its sockets are meant, and by which engine."""
-    argument = click.argument("target", type=_PortType(), metavar="PORT")
-    return add_options(function, argument, scope_options(), engine_option, ephemeral_option())
+    """Add the PORT argument, the scope options except --port and --proto, --engine and --ephemeral."""
+    argument = click.argument("port", type=PortType(), metavar="PORT")
+    scope = scope_options(omitted=("port", "proto"))
+    return add_options(function, argument, scope, engine_option, ephemeral_option())
 
 
-def query_of(port: Port, scope: dict[str, Any], *, here: bool) -> PortQuery:
-    """What is asked; `here` keeps it to our own network namespace where --netns says nothing."""
-    if here and not scope["netns"]:
-        scope["netns"] = ((netns.own().inode,),)
-    return PortQuery(port, scope_of(scope), pids_of(scope))
+def pop_query(port: Port, options: dict[str, Any], *, own_netns: bool) -> PortQuery:
+    """Remove the scope options from a command's options, and return the query.
+
+    With `own_netns`, only our own network namespace is searched unless --netns is given.
+    """
+    if own_netns and not options["netns"]:
+        options["netns"] = ((netns.own().inode,),)
+    return PortQuery(port, pop_scope(options), pop_pids(options))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals(*, as_success: bool) -> None:
-    """End at once on each of these, silently; with `as_success`, with exit code 0.
+    """End silently on each of these signals: with exit code 0 if `as_success`, else killed by the signal.
 
-    Not by an exception: raised while libbpf calls back into Python, it would be printed and lost. The kernel
-    detaches the programs when our descriptors are closed.
+    No handler raises an exception: ctypes prints and drops one that is raised while libbpf calls back into
+    Python. No cleanup is needed, because the kernel detaches the BPF programs when our descriptors close.
     """
-    for ending in ENDINGS:
-        if signal.getsignal(ending) != signal.SIG_IGN:  # ignored by nohup, or by a shell for background jobs
-            signal.signal(ending, (lambda *_: os._exit(0)) if as_success else signal.SIG_DFL)
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored by nohup, or by a shell for background jobs
+            signal.signal(number, (lambda *_: os._exit(0)) if as_success else signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""portwatch history: what a journal holds, for people and for programs."""
+"""portwatch history: text and JSON from a journal."""
 
 import json
 import sqlite3
@@ -24,15 +24,15 @@ def path(tmp_path):
 
 @pytest.fixture
 def events(path):
-    """Three, an hour and more ago, and now."""
+    """Three events in a journal: 90 minutes ago, 60 minutes ago, and now."""
     now = time.time_ns()
-    made = [
+    written = [
         event(1, now - 90 * MINUTE, 80, "nginx"),
         event(2, now - 60 * MINUTE, 8080, "java"),
         event(3, now, 8081, "node"),
     ]
-    journals.written(path, *made)
-    return made
+    journals.written(path, *written)
+    return written
 
 
 def event(seq, when, port, process):
@@ -51,20 +51,20 @@ def ports(*arguments):
     return [json.loads(line)["port"] for line in result.stdout.splitlines()]
 
 
-def test_to_programs_it_gives_the_lines_that_everybody_got(path, events):
-    assert history("--journal", path, "--json").stdout.splitlines() == [one.to_json() for one in events]
+def test_json_output_is_the_events_as_they_were_written(path, events):
+    assert history("--journal", path, "--json").stdout.splitlines() == [event.to_json() for event in events]
 
 
-def test_to_people_it_gives_the_lines_of_the_tail_with_the_day(path, events):
+def test_text_output_is_the_lines_of_tail_with_the_date(path, events):
     lines = history("--journal", path).stdout.splitlines()
     day = time.strftime("%Y-%m-%d", time.localtime(events[0].time // 1_000_000_000))
     assert lines[0].startswith(f"{day} ")
-    assert lines[0].endswith("open          tcp 0.0.0.0:80               nginx (1), every address")
+    assert lines[0].endswith("open          tcp 0.0.0.0:80               nginx (1), all addresses")
     assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "expected"),
     [
         (["--since", "2h"], [80, 8080, 8081]),
         (["--since", "75m"], [8080, 8081]),
@@ -77,19 +77,19 @@ def test_to_people_it_gives_the_lines_of_the_tail_with_the_day(path, events):
     ids=str,
 )
 @pytest.mark.usefixtures("events")
-def test_it_gives_what_was_asked_for(path, options, found):
-    assert ports("--journal", path, *options) == found
+def test_options_select_events(path, options, expected):
+    assert ports("--journal", path, *options) == expected
 
 
 @pytest.mark.usefixtures("events")
-def test_it_reads_while_the_daemon_writes(path):
+def test_a_journal_can_be_read_while_it_is_open_for_writing(path):
     with journals.opened(path):
         assert ports("--journal", path) == [80, 8080, 8081]
-    assert {one.name for one in path.parent.iterdir()} == {path.name, path.name + "-lock"}
+    assert {entry.name for entry in path.parent.iterdir()} == {path.name, path.name + "-lock"}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ([], "Missing option '--journal'"),
         (["--journal", "/nosuch"], "'/nosuch' does not exist"),
@@ -99,10 +99,10 @@ def test_it_reads_while_the_daemon_writes(path):
     ],
     ids=str,
 )
-def test_wrong_use_exits_with_2_and_names_what_was_wrong(options, said):
+def test_a_usage_error_exits_with_2_and_says_what_is_wrong(options, message):
     result = history(*options)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def run(*arguments):
@@ -115,27 +115,27 @@ def run(*arguments):
     )
 
 
-def test_what_is_no_journal_is_said_in_one_line(path):
+def test_a_file_that_is_not_a_journal_is_reported_in_one_line(path):
     path.write_text("not a database\n")
     result = run("--journal", path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "is not a journal of portwatch's, and was left as it is" in result.stderr
+    assert "is not a portwatch journal and was not changed" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("events")
-def test_a_damaged_line_is_said_in_one_line(path):
+def test_a_damaged_event_is_reported_in_one_line(path):
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE events SET line = substr(line, 1, 100) WHERE seq = 2")
     result = run("--journal", path)
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 1
-    assert "is damaged: it holds" in result.stderr
+    assert "is damaged: it contains" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
-def test_it_ends_cleanly_when_nobody_reads_any_more(path, form):
+def test_it_exits_with_0_when_the_reader_closes_the_pipe(path, form):
     journals.written(path, *(event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)))
     with subprocess.Popen(
         [sys.executable, "-m", "portwatch", "history", "--journal", path, *form],

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 
+import click
 import pytest
 from click.testing import CliRunner
 from support import EVENT_FIELDS
@@ -24,25 +25,25 @@ LISTENER_FIELDS = {*EVENT_FIELDS} - {"seq", "kind"} | {"opened", "holders"}
 EVIL = "\x1b]0;owned\x07\nroot"
 PORTWATCH = [sys.executable, "-m", "portwatch"]
 PATIENCE = 30
-POLL = ["--engine", "poll", "--interval", "0.05"]  # works without a right in the world
+POLL = ["--engine", "poll", "--interval", "0.05"]  # needs no privileges
 
 
 @pytest.fixture
 def port():
-    """A port that we listen on."""
+    """A port that this process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.fixture
-def thread():
-    """The number of a thread of ours."""
+def tid():
+    """The thread ID of a thread of this process that is not its leader."""
     ending = threading.Event()
-    one = threading.Thread(target=ending.wait)
-    one.start()
-    yield one.native_id
+    thread = threading.Thread(target=ending.wait)
+    thread.start()
+    yield thread.native_id
     ending.set()
-    one.join()
+    thread.join()
 
 
 def invoke(*arguments):
@@ -60,14 +61,21 @@ def test_help_fits_a_screen_and_shows_an_example(name):
     result = invoke(*name, "--help")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    # The prompt and the command that was typed are on the screen, too.
+    # The command line and the next prompt take two of the 24 lines.
     assert len(lines) <= 22
     assert max(map(len, lines)) <= 80
     assert "Example: " in result.stdout
 
 
+def test_help_shows_the_summary_of_every_command_whole():
+    lines = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert not [line for line in lines if line.endswith("...")]
+    commands = {name: portwatch.get_command(click.Context(portwatch), name) for name in COMMANDS}
+    assert lines == [f"  {name:<7}  {command.short_help}" for name, command in commands.items()]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nosuch"], "No such command 'nosuch'"),
         (["tail", "--nosuch"], "No such option '--nosuch'"),
@@ -81,13 +89,16 @@ def test_help_fits_a_screen_and_shows_an_example(name):
         (["list", "--exposure", "some"], "'some' is not one of loopback"),
         (["list", "--netns", "/nosuch"], "'/nosuch' cannot be opened as a network namespace"),
         (["list", "--netns", "/etc"], "'/etc' cannot be opened as a network namespace"),
-        (["list", "--netns", "/proc/self/ns/uts"], "'/proc/self/ns/uts' is not a network namespace"),
+        (
+            ["list", "--netns", "/proc/self/ns/uts"],
+            "'/proc/self/ns/uts' is a namespace, but not a network namespace",
+        ),
         (
             ["list", "--netns", "/proc/self/stat"],
-            "'/proc/self/stat' cannot be opened as a network namespace: it is no",
+            "'/proc/self/stat' cannot be opened as a network namespace: it is not a namespace",
         ),
-        (["list", "--netns", "nosuch"], "no network namespace is called 'nosuch'"),
-        (["list", "--not-netns", "self,all"], "'--not-netns': without all network namespaces"),
+        (["list", "--netns", "nosuch"], "there is no network namespace 'nosuch'"),
+        (["list", "--not-netns", "self,all"], "'--not-netns': excluding all network namespaces"),
         (["list", "--cgroup", "/nosuch"], "'--cgroup': there is no cgroup '/nosuch'"),
         (["list", "--not-cgroup", "/,"], "'--not-cgroup': the path of the cgroup is empty"),
         (
@@ -96,33 +107,34 @@ def test_help_fits_a_screen_and_shows_an_example(name):
         ),
         (["list", "--procfs", "/etc"], "'--procfs' (or $HOST_PROC): '/etc' is not a procfs"),
         (["tail", "--interval", "0"], "'--interval'"),
-        (["tail", "--interval", "nan"], "'--interval': 'nan' is no number of seconds"),
+        (["tail", "--interval", "nan"], "'--interval': 'nan' is not a number of seconds"),
         (["tail", "--interval", "inf"], "'--interval'"),
         (["doctor", "--engine", "magic"], "'magic' is not one of"),
         (["who"], "Missing argument 'PORT'"),
-        (["who", "http"], "'PORT': 'http' is no port: try 8080, tcp/8080 or udp/53"),
-        (["who", "tcp/"], "'PORT': '' is no port"),
-        (["wait", "0"], "'PORT': '0' is no port"),
-        (["wait", "65536"], "'PORT': '65536' is no port"),
-        (["kill", "sctp/80"], "'PORT': 'sctp' is none of tcp, udp"),
+        (["who", "http"], "'PORT': 'http' is not a port: try 8080, tcp/8080 or udp/53"),
+        (["who", "tcp/"], "'PORT': '' is not a port"),
+        (["wait", "0"], "'PORT': '0' is not a port"),
+        (["wait", "65536"], "'PORT': '65536' is not a port"),
+        (["wait", "9" * 5000], "is not a port"),
+        (["kill", "sctp/80"], "'PORT': 'sctp' is not a protocol: try tcp/8080 or udp/53"),
         (["kill", "80", "--port", "81"], "No such option '--port'"),
-        (["kill", "80", "--signal", "NICE"], "'--signal': 'NICE' is no signal: try TERM, KILL or 9"),
-        (["kill", "80", "--signal", "0"], "'--signal': '0' is no signal"),
-        (["wait", "80", "--timeout", "nan"], "'--timeout': 'nan' is no number of seconds"),
+        (["kill", "80", "--signal", "NICE"], "'--signal': 'NICE' is not a signal: try TERM, KILL or 9"),
+        (["kill", "80", "--signal", "0"], "'--signal': '0' is not a signal"),
+        (["wait", "80", "--timeout", "nan"], "'--timeout': 'nan' is not a number of seconds"),
         (["wait", "80", "--timeout", "-1"], "'--timeout'"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
-def test_wrong_use_exits_with_2_and_names_what_was_wrong(arguments, said):
+def test_a_usage_error_exits_with_2_and_says_what_is_wrong(arguments, message):
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert not result.stdout
 
 
 @pytest.mark.parametrize("option", ["--pid", "--not-pid"])
 @pytest.mark.parametrize("command", ["tail", "list", "who 80", "wait 80", "kill 80", "serve"])
-def test_a_pid_of_nobody_is_wrong_use(command, option):
+def test_a_pid_without_a_process_is_a_usage_error(command, option):
     result = run(*command.split(), "--engine", "poll", option, "2147483647")
     assert (result.returncode, result.stdout) == (2, "")
     assert "there is no process 2147483647" in result.stderr
@@ -130,19 +142,19 @@ def test_a_pid_of_nobody_is_wrong_use(command, option):
 
 @pytest.mark.parametrize("option", ["--pid", "--not-pid"])
 @pytest.mark.parametrize("command", ["tail", "list"])
-def test_a_threads_number_is_wrong_use_and_the_process_is_named(command, option, thread):
-    result = run(command, "--engine", "poll", option, str(thread))
+def test_a_thread_id_is_a_usage_error_that_names_the_process(command, option, tid):
+    result = run(command, "--engine", "poll", option, str(tid))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"portwatch: {thread} is a thread of process {os.getpid()}: use {os.getpid()}\n"
+    assert result.stderr == f"portwatch: {tid} is a thread of process {os.getpid()}: use {os.getpid()}\n"
 
 
-def test_hooks_of_an_engine_that_has_them_not_are_wrong_use():
+def test_hooks_with_an_engine_that_has_no_choice_of_hooks_are_a_usage_error():
     result = run("tail", "--engine", "poll", "--hooks", "stable")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "hooks are chosen for the core engine only" in result.stderr
+    assert "only the core engine lets you choose its hooks" in result.stderr
 
 
-def test_a_namespace_that_is_not_ours_to_open_exits_with_3(monkeypatch):
+def test_a_namespace_without_permission_to_open_it_exits_with_3(monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -154,18 +166,18 @@ def test_a_namespace_that_is_not_ours_to_open_exits_with_3(monkeypatch):
     assert ending.value.code == 3
 
 
-def test_without_a_command_it_is_tail():
+def test_the_default_command_is_tail():
     result = run("--port", "x")
     assert result.returncode == 2
     assert "portwatch tail --help" in result.stderr
 
 
-def test_version():
+def test_version_is_printed():
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, f"portwatch, version {__version__}\n")
 
 
-def test_list_prints_one_json_listener_a_line(port):
+def test_list_prints_one_json_listener_per_line(port):
     result = run("list", "--json", "--engine", "poll", "--netns", "self", "--port", str(port))
     assert (result.returncode, result.stderr) == (0, "")
     [line] = result.stdout.splitlines()
@@ -176,12 +188,12 @@ def test_list_prints_one_json_listener_a_line(port):
     assert {"pid", "start_time", "process", "uid", "container"} == set(listener["holders"][0])
 
 
-def test_list_has_no_failures_to_leave_out_and_lets_it_be_said(port):
+def test_list_accepts_no_failures_without_effect(port):
     result = run("list", "--engine", "poll", "--netns", "self", "--port", str(port), "--no-failures")
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_list_as_a_table_names_the_process(port):
+def test_list_prints_a_table_with_the_process(port):
     result = run("list", "--engine", "poll", "--netns", "self", "--port", str(port))
     head, row = result.stdout.splitlines()
     assert head.split() == ["PROTO", "ADDRESS", "REACHABLE", "FROM", "USER", "PROCESS"]
@@ -189,13 +201,12 @@ def test_list_as_a_table_names_the_process(port):
     assert "\x1b" not in result.stdout
 
 
-def test_tail_prints_one_json_event_a_line(port):
+def test_tail_prints_one_json_event_per_line(port):
     with socket.socket() as late:
         late.bind(("127.0.0.1", 0))
         ports = [port, late.getsockname()[1]]
-        wanted = ",".join(map(str, ports))
         with subprocess.Popen(
-            [*PORTWATCH, "tail", "--json", *POLL, "--netns", "self", "--port", wanted],
+            [*PORTWATCH, "tail", "--json", *POLL, "--netns", "self", "--port", ",".join(map(str, ports))],
             stdout=subprocess.PIPE,
             text=True,
         ) as tail:
@@ -212,14 +223,14 @@ def test_tail_prints_one_json_event_a_line(port):
     assert tail.returncode == 0
 
 
-def test_a_gap_has_the_fields_of_every_event():
+def test_a_gap_has_the_same_json_fields_as_every_event():
     assert set(json.loads(Event(7, 1, "gap", "event", lost=3).to_json())) == {*EVENT_FIELDS}
 
 
-def test_a_process_cannot_write_to_the_terminal_by_its_name():
+def test_control_characters_in_names_are_escaped():
     evil = Process(4242, 0, EVIL, 0)
-    where = Socket(1, 2, 3, "tcp", "ipv4", "127.0.0.1", 80, device=EVIL, netns_name=EVIL)
-    event = Event(
+    evil_socket = Socket(1, 2, 3, "tcp", "ipv4", "127.0.0.1", 80, device=EVIL, netns_name=EVIL)
+    failure = Event(
         1,
         0,
         "bind_failed",
@@ -234,7 +245,7 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name():
         netns_name=EVIL,
     )
     close = Event(1, 0, "close", "event", "tcp", "ipv4", "127.0.0.1", 80, pid=1, process="a", opener=evil)
-    held = Event(
+    held_failure = Event(
         1,
         0,
         "bind_failed",
@@ -247,15 +258,15 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name():
         errno=errno.errorcode[errno.EADDRINUSE],
         held_by=(Holder(1, EVIL, None, "bound"),),
     )
-    shown = [
-        *map(text.event_line, (event, close, held)),
-        *text.listener_table([Listener("event", 0, where, 1, evil, (evil,))], None),
+    lines = [
+        *map(text.event_line, (failure, close, held_failure)),
+        *text.listener_table([Listener("event", 0, evil_socket, 1, evil, (evil,))], None),
     ]
-    assert all(line.isprintable() for line in shown)
-    assert [line.count(r"\x1b]0;owned\x07\nroot") for line in shown] == [2, 1, 2, 0, 3]
+    assert all(line.isprintable() for line in lines)
+    assert [line.count(r"\x1b]0;owned\x07\nroot") for line in lines] == [2, 1, 2, 0, 3]
 
 
-def test_a_line_names_the_container_or_else_the_namespace_if_it_is_not_our_own():
+def test_a_line_names_the_container_or_else_a_foreign_namespace():
     here = os.stat("/proc/self/ns/net").st_ino
     elsewhere = Event(1, 0, "open", "event", "tcp", "ipv4", "0.0.0.0", 80, pid=1, netns=1, netns_name="blue")
     assert "namespace blue" in text.event_line(elsewhere)
@@ -283,13 +294,13 @@ REFUSED = Event(
 )
 
 
-def test_who_is_in_the_way_from_within_a_container_is_said_with_it():
+def test_a_failure_names_the_container_of_the_holder():
     line = text.event_line(replace(REFUSED, held_by=(Holder(3357, "java", "4f" * 32, "listening"),)))
     assert line.endswith("EADDRINUSE, java (3357) in container 4f4f4f4f4f4f is listening")
 
 
 @pytest.mark.parametrize(
-    ("width", "told"),
+    ("width", "expected"),
     [
         (
             None,
@@ -300,15 +311,15 @@ def test_who_is_in_the_way_from_within_a_container_is_said_with_it():
         (60, "tcp 0.0.0.0:8080    node (3391), java"),
     ],
 )
-def test_a_line_on_a_narrow_terminal_goes_without_what_matters_least(width, told):
+def test_a_line_drops_its_least_important_parts_on_a_narrow_terminal(width, expected):
     line = text.event_line(REFUSED, width=width)
-    assert line.partition("bind failed   ")[2] == told
+    assert line.partition("bind failed   ")[2] == expected
     assert width is None or len(line) <= width
 
 
-def test_a_table_on_a_narrow_terminal_goes_without_what_the_process_needs_the_room_of():
-    where = Socket(1, 2, None, "tcp", "ipv4", "127.0.0.1", 80)
-    listeners = [Listener("event", 0, where, 1, None, (Process(4242, 0, "a-program", 0),))]
+def test_a_table_drops_columns_on_a_narrow_terminal():
+    listening = Socket(1, 2, None, "tcp", "ipv4", "127.0.0.1", 80)
+    listeners = [Listener("event", 0, listening, 1, None, (Process(4242, 0, "a-program", 0),))]
     heads = [text.listener_table(listeners, width)[0].split() for width in (60, 48, 40)]
     assert heads == [
         ["PROTO", "ADDRESS", "REACHABLE", "FROM", "USER", "PROCESS"],
@@ -319,25 +330,25 @@ def test_a_table_on_a_narrow_terminal_goes_without_what_the_process_needs_the_ro
     assert len(text.listener_table(listeners, 20)[1]) == 20
 
 
-def test_nor_by_an_error_that_names_it(capsys):
+def test_control_characters_in_errors_are_escaped(capsys):
     with pytest.raises(SystemExit):
         cli._fail(f"{EVIL} (4242) has ended", FAILED)
     assert capsys.readouterr().err == "portwatch: \\x1b]0;owned\\x07\\nroot (4242) has ended\n"
 
 
-def test_json_keeps_a_strange_name_on_one_line():
+def test_json_with_control_characters_stays_on_one_line():
     line = Event(1, 0, "open", "event", process=EVIL).to_json()
     assert line.isprintable()
     assert json.loads(line)["process"] == EVIL
 
 
 @pytest.mark.parametrize("name", ["9", "kill", "SIGKILL"])
-def test_a_signal_goes_by_number_and_by_name(port, name):
+def test_a_signal_is_given_by_number_or_by_name(port, name):
     result = run("kill", f"tcp/{port}", *POLL, "--dry-run", "--signal", name)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_who_needs_no_rights_for_what_is_our_own(port):
+def test_who_needs_no_privileges_for_own_processes(port):
     result = run("who", f"tcp/{port}", "--engine", "poll", "--netns", "self", "--json")
     (listener,) = map(json.loads, result.stdout.splitlines())
     assert set(listener) == {*LISTENER_FIELDS, "command", "ancestry"}
@@ -347,6 +358,6 @@ def test_who_needs_no_rights_for_what_is_our_own(port):
     assert {"pid", "start_time", "process", "uid", "container", "command", "ancestry"} == set(holder)
 
 
-def test_wait_polls_where_it_must(port):
+def test_wait_works_with_the_poll_engine(port):
     assert run("wait", f"tcp/{port}", *POLL).returncode == 0
     assert run("wait", f"tcp/{port}", *POLL, "--gone", "--timeout", "0.1").returncode == 124

@@ -1,4 +1,4 @@
-"""What is typed, as a scope."""
+"""Scope options on the command line become a Scope."""
 
 import os
 
@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from portwatch.cli.options import scope_of, scope_options
+from portwatch.cli.options import pop_scope, scope_options
 from portwatch.filters.filter import Filter
 from portwatch.filters.scope import Scope
 from portwatch.linux import containers, netns, procfs
@@ -15,7 +15,7 @@ OURS = os.stat("/proc/self/ns/net").st_ino
 
 
 @pytest.fixture(autouse=True)
-def _a_machine_with_some_of_each(monkeypatch):
+def _named_namespaces_and_containers(monkeypatch):
     monkeypatch.setattr(netns, "named", {"blue": 7, "red": 8}.get)
     monkeypatch.setattr(
         containers, "of_process", lambda pid: containers.CgroupInfo(None, "4f" * 32 if pid % 2 else "5a" * 32)
@@ -26,16 +26,16 @@ def scope(*arguments, **environment):
     @click.command()
     @scope_options()
     def command(**options):
-        made.append(scope_of(options))
+        scopes.append(pop_scope(options))
 
-    made = []
+    scopes = []
     result = CliRunner().invoke(command, arguments, env=environment)
     assert result.exit_code == 0, result.output
-    return made[0]
+    return scopes[0]
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("arguments", "expected"),
     [
         ("", Scope()),
         ("--port 80,8000-8999 --port 53", Scope(port=Filter(((80, 80), (8000, 8999), (53, 53))))),
@@ -54,11 +54,11 @@ def scope(*arguments, **environment):
         ("--container 4f,5a --not-container 5", Scope(container=Filter(("4f" * 32, "5a" * 32), ("5a" * 32,)))),
     ],
 )
-def test_one_option_several_times_widens_and_a_not_takes_away(typed, meant):
-    assert scope(*typed.split()) == meant
+def test_values_of_one_option_are_alternatives_and_not_excludes(arguments, expected):
+    assert scope(*arguments.split()) == expected
 
 
-def test_a_procfs_is_in_use_before_the_other_options_are_looked_up(monkeypatch):
+def test_procfs_is_set_before_other_options_look_up_their_values(monkeypatch):
     used = []
     monkeypatch.setattr(procfs, "use", used.append)
     monkeypatch.setattr(procfs, "pids", lambda: [1] if used else [])

@@ -2,76 +2,76 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from collections.abc import Iterator
 
 import click
 
+from portwatch.cli.exit_codes import FAILED
 from portwatch.cli.options import engine_option, procfs_option
-from portwatch.cli.render.terminal import terminal_width
+from portwatch.cli.render.terminal import terminal_width, use_color
 from portwatch.cli.render.text import printable
 from portwatch.engines.doctor import Report, Trial, examine
 
-_COLOURS = {"ok": "green", "limited": "yellow", "not ok": "red"}
-_NAME, _STATE = 13, 8
-_INDENT = " " * (_NAME + _STATE)
+_STATE_COLORS = {"ok": "green", "limited": "yellow", "not ok": "red"}
+_NAME_WIDTH, _STATE_WIDTH = 13, 8
+_INDENT = " " * (_NAME_WIDTH + _STATE_WIDTH)
 
 
-@click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@click.command("doctor", short_help="Check which engines work on this machine, and their limits.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @engine_option
 @procfs_option
 def command(as_json: bool, engine: str) -> None:
-    """What this machine allows, which engine is taken and why, and what it cannot see.
+    """Check which engines work on this machine, which one is used and why, and what
+    it cannot see.
 
-    Every engine, or the one that is asked for, is tried: attached for a moment, and
-    taken out again. Exits with 1 if none works.
+    Attach every engine for a moment, or only the one that --engine names. Exit
+    with 1 if none works.
 
     Example: sudo portwatch doctor
     """
     report = examine(engine)
     if as_json:
-        from json import dumps  # 7 ms, for those who ask for it
+        from json import dumps  # 7 ms to import
 
         click.echo(dumps(report.as_dict()))
     else:
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        for line in _lines(report, terminal_width()):
-            click.echo(line, color=False if plain else None)
-    sys.exit(0 if report.taken else 1)
+        for line in _report_lines(report, terminal_width()):
+            click.echo(line, color=use_color())
+    sys.exit(0 if report.taken else FAILED)
 
 
-def _lines(report: Report, width: int | None) -> Iterator[str]:
+def _report_lines(report: Report, width: int | None) -> Iterator[str]:
     for fact in report.facts:
         yield from _row(fact.name, fact.state, fact.text, width)
         if fact.help:
-            yield from _row("", "", f"what would help: {fact.help}", width)
+            yield from _row("", "", f"hint: {fact.help}", width)
     yield ""
     for trial in report.trials:
-        state, text = _outcome(trial)
-        yield from _row(trial.engine, state, text, width)
+        yield from _row(trial.engine, "ok" if trial.works else "not ok", _outcome(trial), width)
         for limit in trial.limits:
             yield from _row("", "", f"limit: {limit.text}", width)
     yield ""
-    yield from _folded(f"{report.verdict}: {report.why}", width, "")
+    yield from _wrapped(f"{report.verdict}: {report.why}", width, "")
 
 
-def _outcome(trial: Trial) -> tuple[str, str]:
+def _outcome(trial: Trial) -> str:
     if not trial.works:
-        return "not ok", trial.refusal or ""
-    return "ok", f"works, on the hooks: {trial.hooks}" + (f" ({trial.why})" if trial.why else "")
+        return trial.refusal or ""
+    return f"works, with hooks: {trial.hooks}" + (f" ({trial.why})" if trial.why else "")
 
 
 def _row(name: str, state: str, text: str, width: int | None) -> Iterator[str]:
-    first, *rest = _folded(text, width, _INDENT)
-    shown = click.style(state.ljust(_STATE), fg=_COLOURS.get(state)) if state else " " * _STATE
-    yield f"{name:<{_NAME}}{shown}{first.removeprefix(_INDENT)}"
+    first, *rest = _wrapped(text, width, _INDENT)
+    color = _STATE_COLORS.get(state)
+    colored_state = click.style(state.ljust(_STATE_WIDTH), fg=color) if state else " " * _STATE_WIDTH
+    yield f"{name:<{_NAME_WIDTH}}{colored_state}{first.removeprefix(_INDENT)}"
     yield from rest
 
 
-def _folded(text: str, width: int | None, indent: str) -> list[str]:
+def _wrapped(text: str, width: int | None, indent: str) -> list[str]:
     text = printable(text)
     if width is None:
         return [indent + text]

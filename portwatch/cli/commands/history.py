@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from portwatch.cli.options import GLOBS, PORTS
-from portwatch.cli.render.terminal import coloured, write
+from portwatch.cli.render.terminal import styled_event_line, write_line
 from portwatch.filters.parsing import moment
 from portwatch.filters.scope import PortRange
 
 
-class _Moment(click.ParamType):
+class _TimeType(click.ParamType):
     name = "WHEN"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -25,18 +25,18 @@ class _Moment(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-@click.command("history")
+@click.command("history", short_help="Print past events from the journal.")
 @click.option(
     "--journal",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
     metavar="PATH",
-    help="The journal that `portwatch serve --journal` writes.",
+    help="The file given to `portwatch serve --journal`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
-@click.option("--since", type=_Moment(), help="10m, 2h, 3d, 14:30, 2026-11-21T03:57:02Z.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON event per line.")
+@click.option("--since", type=_TimeType(), help="10m, 2h, 3d, 14:30 or 2026-11-21T03:57:02Z.")
 @click.option("--port", "ports", type=PORTS, multiple=True, help="Ports and ranges: 80,8000-8999.")
-@click.option("--process", "names", type=GLOBS, multiple=True, help="Names of processes: 'nginx*'.")
+@click.option("--process", "names", type=GLOBS, multiple=True, help="Process names: 'nginx*'.")
 def command(
     journal: Path,
     as_json: bool,
@@ -44,15 +44,15 @@ def command(
     ports: tuple[tuple[PortRange, ...], ...],
     names: tuple[tuple[str, ...], ...],
 ) -> None:
-    """What opened and closed before, the oldest first.
+    """Print past events from the journal of portwatch serve, oldest first.
 
     Example: portwatch history --journal /var/lib/portwatch/journal --since 2h
     """
-    from portwatch.outputs.journal import Reader  # sqlite3, for those who typed it right
+    from portwatch.outputs.journal import Reader  # imports sqlite3, which a usage error does not need
 
     reader = Reader(journal)
     lines = reader.events(
         since=since, ports=tuple(chain.from_iterable(ports)), process=tuple(chain.from_iterable(names))
     )
     for line in lines:
-        write(line if as_json else coloured(reader.event(line), dated=True))
+        write_line(line if as_json else styled_event_line(reader.event(line), dated=True))

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from portwatch.cli.exit_codes import FAILED
-from portwatch.cli.options import interval_option, say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, query_of
+from portwatch.cli.options import interval_option, report_fallback
+from portwatch.cli.port_argument import pop_query, port_options
 from portwatch.cli.render import port_details
-from portwatch.cli.render.text import who
+from portwatch.cli.render.text import format_processes
 from portwatch.engines.limits import OTHER_OWNERS
 from portwatch.engines.protocol import Options
 from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.linux.ancestry import details_of
 from portwatch.model import Process
 from portwatch.port.kill import require_signal_pids, signal_holders, why_not_signalled
-from portwatch.port.lookup import LookupResult, Port, holders_of, look_up
+from portwatch.port.lookup import LookupResult, Port, PortQuery, holders_of, look_up
 from portwatch.port.wait import PortWait, watch_port
 
-_PATIENCE = 5.0
-"""Seconds in which whoever is asked to end is to have ended."""
-_NOBODY = "no process that we can see"
+_TIMEOUT = 5.0
+"""Seconds that the signalled processes have to release the port."""
+_NO_PROCESS = "no visible process"
 
 
 class _SignalType(click.ParamType):
@@ -42,17 +42,17 @@ class _SignalType(click.ParamType):
                 else signal.Signals[f"SIG{name.removeprefix('SIG')}"]
             )
         except (KeyError, ValueError):
-            self.fail(f"{value!r} is no signal: try TERM, KILL or 9", param, ctx)
+            self.fail(f"{value!r} is not a signal: try TERM, KILL or 9", param, ctx)
 
 
-@click.command("kill", cls=PortCommand)
-@click.option("--dry-run", is_flag=True, help="Only show whom.")
-@click.option("--signal", "number", type=_SignalType(), default="TERM", help="Sent instead of TERM.")
-@click.option("--yes", is_flag=True, help="Without asking.")
+@click.command("kill", short_help="Signal the processes that hold a port.")
+@click.option("--dry-run", is_flag=True, help="Print the targets without signalling them.")
+@click.option("--signal", "number", type=_SignalType(), default="TERM", help="Send this instead of TERM.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @port_options
 @interval_option()
 def command(
-    target: Port,
+    port: Port,
     dry_run: bool,
     number: signal.Signals,
     yes: bool,
@@ -61,95 +61,107 @@ def command(
     interval: float,
     **scope: Any,
 ) -> None:
-    """Ends who holds PORT (8080, tcp/8080) in our own namespace, or of the --pid or
-    --container asked for; shows them first.
+    """Show the processes that hold a port, ask, then signal them. PORT is 8080,
+    tcp/8080 or udp/53, in this network namespace unless --netns, --pid or
+    --container is given.
 
     Example: portwatch kill 8080 --signal KILL
     """
-    # Not with a cgroup: containers have theirs below the host's /system.slice, and are not what is meant.
-    query = query_of(target, scope, here=not (scope["pid"] or scope["container"]))
+    # --cgroup does not widen the search: containers have cgroups below the host's /system.slice, too.
+    query = pop_query(port, scope, own_netns=not (scope["pid"] or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
     result = look_up(query, engine, options)
-    say_fallback(result.choice)
+    report_fallback(result.choice)
     if not result.listeners:
-        raise PortwatchError(port_details.nobody(target, result))
-    for line in port_details.short_lines(result):
+        raise PortwatchError(port_details.no_listener_message(port, result))
+    for line in port_details.summary_lines(result):
         click.echo(line)
     require_signal_pids(result.choice.engine.name)
-    targets = _targets(target, result)
+    targets = _targets(port, result)
     if dry_run:
         return
-    if not yes and not _is_agreed(targets, number):
-        click.echo("portwatch: nobody was signalled", err=True)
+    if not yes and not _is_confirmed(targets, number):
+        click.echo("portwatch: no process was signalled", err=True)
         sys.exit(FAILED)
     with watch_port(query, engine, options) as watcher:
         signal_holders(query, targets, number, watcher)
-        click.echo(f"{number.name} was sent to {_names(targets)}")
+        click.echo(f"sent {number.name} to {format_processes(targets)}")
         waiting = PortWait(query, watcher, result.listeners)
-        if not waiting.until_gone(_PATIENCE) and (remaining := waiting.remaining()):
-            raise PortwatchError(_still_held(target, number, result, targets, holders_of(remaining)))
-    others = [one for one in result.all_listeners if query.socket_scope.admits_listener(one)]
-    others = [one for one in others if one not in result.listeners]
-    click.echo(f"{target} is free" + (f" but for {_names(holders_of(others)) or _NOBODY}" if others else ""))
+        if not waiting.until_gone(_TIMEOUT) and (remaining := waiting.remaining()):
+            raise PortwatchError(_not_free_message(port, number, result, targets, holders_of(remaining)))
+    click.echo(_free_message(port, query, result))
 
 
 def _targets(port: Port, result: LookupResult) -> tuple[Process, ...]:
-    """Who is to be signalled; says who is not, and why."""
+    """Return the processes to signal. Report every holder that is not one of them, and why."""
     holders = holders_of(result.listeners)
-    if not holders and result.choice.engine.info.has_limit(OTHER_OWNERS.name):
-        raise NotPermitted(
-            f"who holds {port} is not ours to see, for want of CAP_SYS_PTRACE; "
-            "run it as root (sudo portwatch kill)"
-        )
     if not holders:
-        raise PortwatchError(
-            f"no process holds {port}: what the kernel itself listens on (VXLAN, WireGuard, NFS) no signal ends"
-        )
-    outside = f"it is outside of what was asked for, and {port} stays held as long as it holds it"
-    reasons = {
-        holder: why_not_signalled(holder) if holder in result.matching_holders else outside
-        for holder in holders
-    }
+        raise _no_holder_error(port, result)
+    reasons = {holder: _why_spared(holder, port, result) for holder in holders}
     for holder, reason in reasons.items():
         if reason:
-            click.echo(f"portwatch: {_names([holder])} is not signalled: {reason}", err=True)
-    targets = tuple(holder for holder in holders if not reasons[holder])
+            click.echo(f"portwatch: {format_processes([holder])} is not signalled: {reason}", err=True)
+    targets = tuple(holder for holder, reason in reasons.items() if not reason)
     if not targets:
-        raise PortwatchError(f"nobody else holds {port}, or was asked for: nobody was signalled")
+        raise PortwatchError(f"no other process that the options select holds {port}: no process was signalled")
     return targets
 
 
-def _is_agreed(targets: tuple[Process, ...], number: signal.Signals) -> bool:
+def _no_holder_error(port: Port, result: LookupResult) -> PortwatchError:
+    if result.choice.engine.info.has_limit(OTHER_OWNERS.name):
+        return NotPermitted(
+            f"the processes that hold {port} are not visible, because CAP_SYS_PTRACE is missing: run it as "
+            "root (sudo portwatch kill)"
+        )
+    return PortwatchError(
+        f"no process holds {port}: the kernel itself listens (VXLAN, WireGuard, NFS), and no signal stops that"
+    )
+
+
+def _why_spared(holder: Process, port: Port, result: LookupResult) -> str | None:
+    if holder not in result.matching_holders:
+        return f"the options do not select it, and {port} stays open as long as it holds the socket"
+    return why_not_signalled(holder)
+
+
+def _is_confirmed(targets: tuple[Process, ...], number: signal.Signals) -> bool:
     if not (sys.stdin and sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask on: pass --yes to signal without being asked")
-    return click.confirm(f"Send {number.name} to {_names(targets)}?", err=True)
+        raise click.UsageError("there is no terminal to ask on: pass --yes to signal without confirmation")
+    return click.confirm(f"Send {number.name} to {format_processes(targets)}?", err=True)
 
 
-def _still_held(
+def _not_free_message(
     port: Port,
     number: signal.Signals,
     result: LookupResult,
     signalled: tuple[Process, ...],
     remaining: tuple[Process, ...],
 ) -> str:
-    """Why the port is not free, and what would help."""
-    if remaining and not any(map(_is_one_of(holders_of(result.listeners)), remaining)):
-        parents = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
-        return f"{port} is held again, by {_names(remaining)}: whoever starts it is to be told ({parents})"
+    """Return why the port is still open, and what to try."""
+    if remaining and not _overlap(remaining, holders_of(result.listeners)):
+        ancestry = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
+        return f"{port} is held again, by {format_processes(remaining)}: stop its supervisor ({ancestry})"
     if not remaining:
-        helps = "a descriptor may be on its way between two (portwatch who tells when it has come)"
-    elif not any(map(_is_one_of(signalled), remaining)):
-        helps = "who was not signalled"
+        hint = f"a descriptor may be in transit between processes (run portwatch who {port.number} again)"
+    elif not _overlap(remaining, signalled):
+        hint = "which was not signalled"
     elif number is signal.SIGKILL:
-        helps = "what outlives SIGKILL waits within the kernel, as for a disk that does not answer"
+        hint = "a process that survives SIGKILL is blocked in the kernel, for example by a disk that hangs"
     else:
-        helps = f"--signal KILL ends who does not heed {number.name}"
-    return f"{port} is still held after {_PATIENCE:g} s, by {_names(remaining) or _NOBODY}; {helps}"
+        hint = f"if it ignores {number.name}, try --signal KILL"
+    return f"{port} is still held after {_TIMEOUT:g} s, by {format_processes(remaining) or _NO_PROCESS}; {hint}"
 
 
-def _is_one_of(processes: tuple[Process, ...]) -> Callable[[Process], bool]:
-    return lambda one: any(map(one.is_same_as, processes))
+def _overlap(processes: Iterable[Process], others: tuple[Process, ...]) -> bool:
+    return any(process.is_same_as(other) for process in processes for other in others)
 
 
-def _names(processes: Iterable[Process]) -> str:
-    return ", ".join(who(one.process, one.pid) for one in processes)
+def _free_message(port: Port, query: PortQuery, result: LookupResult) -> str:
+    others = [
+        listener
+        for listener in result.all_listeners
+        if query.socket_scope.admits_listener(listener) and listener not in result.listeners
+    ]
+    if not others:
+        return f"{port} is free"
+    return f"{port} is free except for {format_processes(holders_of(others)) or _NO_PROCESS}"

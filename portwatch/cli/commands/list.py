@@ -9,9 +9,9 @@ import click
 from portwatch.cli.options import (
     engine_option,
     ephemeral_option,
-    pids_of,
-    say_fallback,
-    scope_of,
+    pop_pids,
+    pop_scope,
+    report_fallback,
     scope_options,
 )
 from portwatch.cli.render.terminal import terminal_width
@@ -20,27 +20,26 @@ from portwatch.watch.listing import listing
 from portwatch.watch.trees import held_by_trees
 
 
-@click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
-@click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # as tail has it: here are none
+@click.command("list", short_help="Print open ports and the processes that hold them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
+@click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # accepted as by tail, no effect
 @scope_options()
 @engine_option
 @ephemeral_option()
 def command(as_json: bool, engine: str, ephemeral: bool, **scope: Any) -> None:
-    """What is open now, and who holds it.
+    """Print open ports and the processes that hold them, then exit.
 
     Example: portwatch list --exposure all,public
     """
-    pids, wanted = pids_of(scope), scope_of(scope)
+    pids, admitted = pop_pids(scope), pop_scope(scope)
     with listing(engine, Options(ephemeral=ephemeral)) as (choice, all_listeners):
-        say_fallback(choice)
-        listeners = [
-            one for one in held_by_trees(pids, all_listeners, choice.engine.name) if wanted.admits_listener(one)
-        ]
+        report_fallback(choice)
+        held = held_by_trees(pids, all_listeners, choice.engine.name)
+        listeners = [listener for listener in held if admitted.admits_listener(listener)]
     if as_json:
-        lines = [one.to_json() for one in listeners]
+        lines = [listener.to_json() for listener in listeners]
     else:
-        from portwatch.cli.render.text import listener_table
+        from portwatch.cli.render.text import listener_table  # not needed for --json
 
         lines = listener_table(listeners, terminal_width())
     for line in lines:

@@ -14,27 +14,27 @@ from portwatch.cli.options import (
     engine_option,
     ephemeral_option,
     interval_option,
-    pids_of,
-    say_fallback,
-    say_unseen_failures,
-    scope_of,
+    pop_pids,
+    pop_scope,
+    report_fallback,
+    report_unseen_failures,
     scope_options,
 )
-from portwatch.cli.render.terminal import coloured, write
+from portwatch.cli.render.terminal import styled_event_line, write_line
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.watch.watcher import PortWatcher
 
 
-@click.command("tail")
-@click.option("--json", "as_json", is_flag=True, help="One event a line, for programs.")
-@click.option("--no-snapshot", is_flag=True, help="Only what changes from now on.")
-@click.option("--no-failures", is_flag=True, help="No failed binds and listens, nor their cost.")
+@click.command("tail", short_help="Print open ports, then every change as it happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON event per line.")
+@click.option("--no-snapshot", is_flag=True, help="Print changes only, not the ports already open.")
+@click.option("--no-failures", is_flag=True, help="Do not trace binds and listens that fail.")
 @click.option(
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),
     default="auto",
     metavar="SET",
-    hidden=True,  # for who develops it; README has it
+    hidden=True,  # for development; the README explains it
 )
 @scope_options()
 @engine_option
@@ -50,13 +50,13 @@ def command(
     hooks: str,
     **scope: Any,
 ) -> None:
-    """What is open, then each change as it happens.
+    """Print open ports, then every change as it happens.
 
     Example: portwatch tail --port 8000-8999 --not-process 'node*'
     """
-    pids = pids_of(scope)
+    pids = pop_pids(scope)
     watcher = PortWatcher(
-        scope=scope_of(scope),
+        scope=pop_scope(scope),
         not_pids=pids.exclude,
         engine=engine,
         snapshot=not no_snapshot,
@@ -67,21 +67,21 @@ def command(
     )
     for pid in pids.include:
         watcher.add_pid(pid)
-    _end_with_the_reader()
+    _exit_with_the_reader()
     with watcher:
-        say_fallback(watcher.choice)
+        report_fallback(watcher.choice)
         if not no_failures:
-            say_unseen_failures(watcher.choice)
+            report_unseen_failures(watcher.choice)
         for event in watcher:
-            write(event.to_json() if as_json else coloured(event))
+            write_line(event.to_json() if as_json else styled_event_line(event))
 
 
-def _end_with_the_reader() -> None:
-    """Ends the tail when whoever reads it has gone, also while nothing is written."""
+def _exit_with_the_reader() -> None:
+    """Start a thread that exits when the reader of stdout has gone, even if no event is written."""
 
     def wait() -> None:
         poller = select.poll()
-        poller.register(sys.stdout.fileno(), 0)  # an error or a hang-up is always told
+        poller.register(sys.stdout.fileno(), 0)  # poll() reports POLLERR and POLLHUP even if not requested
         poller.poll()
         os._exit(0)
 

@@ -8,22 +8,22 @@ from typing import Any
 import click
 
 from portwatch.cli.exit_codes import TIMED_OUT
-from portwatch.cli.options import Seconds, interval_option, say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, query_of
+from portwatch.cli.options import Seconds, interval_option, report_fallback
+from portwatch.cli.port_argument import pop_query, port_options
 from portwatch.engines.protocol import Options
 from portwatch.port.lookup import Port
 from portwatch.port.wait import PortWait, watch_port
 
-_A_YEAR = 366 * 86_400
+_YEAR = 366 * 86_400
 
 
-@click.command("wait", cls=PortCommand)
-@click.option("--gone", is_flag=True, help="Until nobody listens any more.")
-@click.option("--timeout", type=Seconds(min=0, max=_A_YEAR), metavar="SECONDS", help="Then exit with 124.")
+@click.command("wait", short_help="Wait until a port opens, or closes.")
+@click.option("--gone", is_flag=True, help="Wait until nothing listens any more.")
+@click.option("--timeout", type=Seconds(min=0, max=_YEAR), metavar="SECONDS", help="Then exit with 124.")
 @port_options
 @interval_option()
 def command(
-    target: Port,
+    port: Port,
     gone: bool,
     timeout: float | None,
     engine: str,
@@ -31,21 +31,23 @@ def command(
     interval: float,
     **scope: Any,
 ) -> None:
-    """Returns when somebody listens on PORT (8080, tcp/8080) in our own namespace,
-    or in whichever those processes are that are asked for.
+    """Wait until a process listens on a port, then exit with 0.
+
+    PORT is 8080, tcp/8080 or udp/53, in this network namespace unless --netns,
+    --pid, --cgroup or --container is given.
 
     Example: portwatch wait 5432 --timeout 30 && ./migrate
     """
-    here = not (scope["pid"] or scope["container"] or scope["cgroup"])
-    query = query_of(target, scope, here=here)
+    own_netns = not (scope["pid"] or scope["container"] or scope["cgroup"])
+    query = pop_query(port, scope, own_netns=own_netns)
     watcher = watch_port(query, engine, Options(failures=False, ephemeral=ephemeral, interval=interval))
     watcher.start()
-    say_fallback(watcher.choice)
+    report_fallback(watcher.choice)
     waiting = PortWait(query, watcher)
-    is_so = (waiting.until_gone if gone else waiting.until_open)(timeout)
-    if not is_so:
-        outcome = f"somebody still listens on {target}" if gone else f"nobody listens on {target} yet"
-        click.echo(f"portwatch: {outcome} (portwatch who {target.number} tells more)", err=True)
-    # The kernel takes the programs out as at any exit: the caller knows after 2 ms, where one that
-    # is detached program by program takes 17.
-    os._exit(0 if is_so else TIMED_OUT)
+    is_over = waiting.until_gone(timeout) if gone else waiting.until_open(timeout)
+    if not is_over:
+        state = f"{port} is still open" if gone else f"nothing listens on {port} yet"
+        click.echo(f"portwatch: timed out: {state} (portwatch who {port.number} shows more)", err=True)
+    # Exit without detaching: the kernel removes the programs when our descriptors close. The caller sees the
+    # exit after 2 ms; detaching program by program takes 17 ms.
+    os._exit(0 if is_over else TIMED_OUT)

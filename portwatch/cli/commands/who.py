@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from portwatch.cli.exit_codes import FAILED
-from portwatch.cli.options import say_fallback
-from portwatch.cli.port_argument import PortCommand, port_options, query_of
+from portwatch.cli.options import report_fallback
+from portwatch.cli.port_argument import pop_query, port_options
 from portwatch.cli.render import port_details
 from portwatch.engines.protocol import Options
 from portwatch.event import Listener
@@ -18,33 +18,36 @@ from portwatch.linux.ancestry import listener_with_details
 from portwatch.port.lookup import Port, look_up
 
 
-@click.command("who", cls=PortCommand)
-@click.option("--json", "as_json", is_flag=True, help="One listener a line, for programs.")
+@click.command("who", short_help="Print everything known about a port and its processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
 @port_options
 def command(
-    target: Port,
+    port: Port,
     as_json: bool,
     engine: str,
     ephemeral: bool,
     **scope: Any,
 ) -> None:
-    """All that is known of PORT (8080, tcp/8080), and of who holds it.
+    """Print everything known about a port and the processes that hold it.
+
+    PORT is 8080, tcp/8080 or udp/53, in any network namespace. If nothing
+    listens on it, print what else uses it, and exit with 1.
 
     Example: portwatch who udp/53
     """
-    query = query_of(target, scope, here=False)
+    query = pop_query(port, scope, own_netns=False)
     result = look_up(query, engine, Options(ephemeral=ephemeral))
-    say_fallback(result.choice)
+    report_fallback(result.choice)
     if not result.listeners:
-        # To programs, no line at all is the answer.
-        click.echo(port_details.nobody(target, result), err=as_json)
+        # With --json, "nothing listens" is no line at all on stdout.
+        click.echo(port_details.no_listener_message(port, result), err=as_json)
         sys.exit(FAILED)
-    for line in _json_lines(result.listeners) if as_json else port_details.lines(result):
+    for line in _json_lines(result.listeners) if as_json else port_details.detail_lines(result):
         click.echo(line)
 
 
 def _json_lines(listeners: tuple[Listener, ...]) -> Iterator[str]:
-    from json import dumps  # 7 ms, for those who ask for it
+    from json import dumps  # 7 ms to import
 
-    for one in listeners:
-        yield dumps(listener_with_details(one), separators=(",", ":"))
+    for listener in listeners:
+        yield dumps(listener_with_details(listener), separators=(",", ":"))

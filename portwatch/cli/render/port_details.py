@@ -1,131 +1,135 @@
-"""One port as people read it: at length for who, in short for kill."""
+"""One port as text: every detail for `who`, a summary for `kill`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from portwatch.cli.render.text import NO_HOLDER, REACH, foreign_netns, held_by, place, printable, user_name, who
+from portwatch.cli.render.text import (
+    EXPOSURE_LABELS,
+    NO_HOLDER,
+    foreign_netns,
+    format_address,
+    format_holders,
+    format_process,
+    format_processes,
+    printable,
+    user_name,
+)
 from portwatch.event import Listener
 from portwatch.linux.ancestry import ProcessDetails, details_of
 from portwatch.model import Process
 from portwatch.port.forwarders import Forwarder, forwarder_of
 from portwatch.port.lookup import LookupResult, Port
 
-_LABEL = 12
+_LABEL_WIDTH = 12
 
 
-def lines(result: LookupResult) -> Iterator[str]:
-    """All that is known of every listener."""
-    for number, one in enumerate(result.listeners):
+def detail_lines(result: LookupResult) -> Iterator[str]:
+    """Yield everything known about each listener, with a blank line between listeners."""
+    for number, listener in enumerate(result.listeners):
         if number:
             yield ""
-        yield heading(one)
-        yield _row("open since", _since(one))
-        if one.opener:
-            yield _row("opened by", _opener(one))
-        if netns_name := foreign_netns(one):
-            yield _row("namespace", f"{netns_name}, which is not our own")
-        if not one.holders:
+        yield heading(listener)
+        yield _row("open since", _open_since(listener))
+        if listener.opener:
+            yield _row("opened by", _opened_by(listener))
+        if netns_name := foreign_netns(listener):
+            yield _row("namespace", f"{netns_name}, not the one portwatch runs in")
+        if not listener.holders:
             yield _row("held by", NO_HOLDER)
-        for holder in one.holders:
-            yield from _holder(holder, result)
+        for holder in listener.holders:
+            yield from _holder_rows(holder, result)
 
 
-def heading(listener: Listener) -> str:
-    """Where somebody listens, and how far that can be reached from."""
-    one = listener.socket
-    where = place(one.proto, one.family, one.address, one.port, one.device, one.v6only)
-    return f"{where}, {REACH[one.exposure]}{', mptcp' if one.mptcp else ''}"
-
-
-def short_lines(result: LookupResult) -> Iterator[str]:
-    """Every listener, and below it who holds it."""
-    for one in result.listeners:
-        yield heading(one)
-        for holder in one.holders:
-            known = details_of(holder)
-            where = [f"container {holder.container[:12]}"] if holder.container else []
-            command = f": {_shown(known.command)}" if known.command else ""
-            yield f"  {', '.join([who(holder.process, holder.pid), *_whose(holder), *where])}{command}"
-            if forwarding := forwarder_of(holder, known.command, result.all_listeners):
-                yield f"    {forwarding_line(forwarding)}"
-        if not one.holders:
+def summary_lines(result: LookupResult) -> Iterator[str]:
+    """Yield each listener, and below it its holders."""
+    for listener in result.listeners:
+        yield heading(listener)
+        for holder in listener.holders:
+            details = details_of(holder)
+            container = [f"container {holder.container[:12]}"] if holder.container else []
+            command = f": {_command_line(details.command)}" if details.command else ""
+            yield f"  {', '.join([*_name_and_user(holder), *container])}{command}"
+            if forwarder := forwarder_of(holder, details.command, result.all_listeners):
+                yield f"    {_forwarder_line(forwarder)}"
+        if not listener.holders:
             yield f"  {NO_HOLDER}"
 
 
-def forwarding_line(forwarding: Forwarder) -> str:
-    """Where a forwarder leads, and what to do instead of ending it."""
-    parts = ["only forwards" + (f" to {printable(forwarding.target)}" if forwarding.target else "")]
-    if forwarding.container:
-        parts.append(f"container {forwarding.container[:12]}")
-    if forwarding.listeners:
-        behind = ", ".join(who(one.process, one.pid) for one in forwarding.listeners)
-        parts.append(f"where {behind} listens")
-    return f"{', '.join(parts)}; {forwarding.advice}"
+def heading(listener: Listener) -> str:
+    """Return the address of a listener and its exposure: `tcp 127.0.0.1:8080, loopback`."""
+    mptcp = ", mptcp" if listener.mptcp else ""
+    return f"{format_address(listener)}, {EXPOSURE_LABELS[listener.exposure]}{mptcp}"
 
 
-def nobody(port: Port, result: LookupResult) -> str:
-    """The answer where nobody listens, with who has the port in another way, or elsewhere."""
-    parts = [f"nobody listens on {port}"]
+def no_listener_message(port: Port, result: LookupResult) -> str:
+    """Return that nothing listens on a port, and what else uses the port."""
+    parts = [f"nothing listens on {port}"]
     if result.blockers:
-        parts.append(held_by(result.blockers))
-    if any(one.socket.port == port.number and one.socket.proto in port.protos for one in result.all_listeners):
-        parts.append("outside of what was asked for somebody does (--netns all, or fewer options)")
+        parts.append(format_holders(result.blockers))
+    if any(one.port == port.number and one.proto in port.protos for one in result.all_listeners):
+        parts.append("a listener outside the selected scope exists (try --netns all, or fewer options)")
     return "; ".join(parts)
 
 
-def _holder(holder: Process, result: LookupResult) -> Iterator[str]:
-    known = details_of(holder)
-    since = [f"since {_moment(holder.start_time)}"] if holder.start_time else []
-    yield _row("held by", ", ".join([who(holder.process, holder.pid), *_whose(holder), *since]))
-    forwarding = forwarder_of(holder, known.command, result.all_listeners)
-    if forwarding:
-        yield _row("", forwarding_line(forwarding))
-    for label, text in _facts(holder, known):
-        yield _row(f"  {label}", text)
+def _holder_rows(holder: Process, result: LookupResult) -> Iterator[str]:
+    details = details_of(holder)
+    since = [f"since {_local_time(holder.start_time)}"] if holder.start_time else []
+    yield _row("held by", ", ".join([*_name_and_user(holder), *since]))
+    if forwarder := forwarder_of(holder, details.command, result.all_listeners):
+        yield _row("", _forwarder_line(forwarder))
+    for label, text in _holder_facts(holder, details).items():
+        if text:
+            yield _row(f"  {label}", text)
 
 
-def _facts(holder: Process, known: ProcessDetails) -> Iterable[tuple[str, str]]:
-    facts = {
-        "command": known.command and _shown(known.command),
-        "ancestry": " > ".join(f"{printable(one.process)}({one.pid})" for one in known.ancestry),
+def _holder_facts(holder: Process, details: ProcessDetails) -> dict[str, str | None]:
+    return {
+        "command": _command_line(details.command or ()),
+        "ancestry": " > ".join(f"{printable(one.process)}({one.pid})" for one in details.ancestry),
         "cgroup": holder.cgroup and printable(holder.cgroup),
         "container": holder.container and printable(holder.container),
         "pod": holder.pod and printable(holder.pod),
     }
-    return [(label, text) for label, text in facts.items() if text]
 
 
-def _since(listener: Listener) -> str:
+def _forwarder_line(forwarder: Forwarder) -> str:
+    """Return where a forwarder leads, and what to do instead of killing it."""
+    parts = ["only forwards" + (f" to {printable(forwarder.target)}" if forwarder.target else "")]
+    if forwarder.container:
+        parts.append(f"container {forwarder.container[:12]}")
+    if forwarder.listeners:
+        parts.append(f"where {format_processes(forwarder.listeners)} listens")
+    return f"{', '.join(parts)}; {forwarder.advice}"
+
+
+def _open_since(listener: Listener) -> str:
     if listener.opened:
-        return _moment(listener.opened)
+        return _local_time(listener.opened)
     owner = listener.owner
-    started = (
-        f" ({who(owner.process, owner.pid)} runs since {_moment(owner.start_time)})"
-        if owner and owner.start_time
-        else ""
-    )
-    return f"before portwatch looked{started}"
+    if not (owner and owner.start_time):
+        return "before portwatch started"
+    return f"before portwatch started ({format_process(owner)} runs since {_local_time(owner.start_time)})"
 
 
-def _opener(listener: Listener) -> str:
+def _opened_by(listener: Listener) -> str:
     assert listener.opener
-    named = who(listener.opener.process, listener.opener.pid)
-    return named if listener.opened else f"{named} presumably, its oldest holder"
+    opener = format_process(listener.opener)
+    return opener if listener.opened else f"probably {opener}, the oldest holder"
 
 
-def _whose(process: Process) -> list[str]:
-    return [] if process.uid is None else [user_name(process.uid)]
+def _name_and_user(process: Process) -> list[str]:
+    return [format_process(process), *([] if process.uid is None else [user_name(process.uid)])]
 
 
-def _moment(nanoseconds: int) -> str:
+def _local_time(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(nanoseconds // 1_000_000_000))
 
 
-def _shown(command: tuple[str, ...]) -> str:
+def _command_line(command: tuple[str, ...]) -> str:
     return printable(" ".join(command))
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {label:<{_LABEL}}{text}"
+    return f"  {label:<{_LABEL_WIDTH}}{text}"

@@ -1,4 +1,4 @@
-"""Events, a line each, on standard output for as long as somebody reads it."""
+"""Output to a terminal or a pipe: lines that are flushed at once, colors, width."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ import click
 from portwatch.event import Event
 
 _READER_GONE = (errno.EPIPE, errno.EIO)
-"""What a pipe says that is closed, and a terminal that went away."""
+"""A write fails with EPIPE on a pipe without a reader, with EIO on a terminal that hung up."""
+_COLORS = {
+    "open": "green",
+    "close": "red",
+    "bind_failed": "yellow",
+    "listen_failed": "yellow",
+    "gap": "magenta",
+}
 
 
-def write(line: str) -> None:
-    """Writes a line at once; ends the process, which did nothing wrong, if nobody reads any more."""
+def write_line(line: str) -> None:
+    """Write a line and flush it. If the reader has gone, exit with 0."""
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
@@ -26,20 +33,21 @@ def write(line: str) -> None:
         raise
 
 
-def coloured(event: Event, *, dated: bool = False) -> str:
-    """An event as people read it, as wide as the terminal is, and in colours where it has them."""
-    from portwatch.cli.render.text import KINDS, event_line  # nothing that --json pays for
+def styled_event_line(event: Event, *, dated: bool = False) -> str:
+    """Return an event as a line that fits the terminal, in color if the terminal has colors."""
+    from portwatch.cli.render.text import event_line  # not needed for --json
 
     line = event_line(event, dated=dated, width=terminal_width())
-    if _colours():
-        line = click.style(line, fg=KINDS[event.kind][1], dim=event.origin == "snapshot")
+    if use_color():
+        line = click.style(line, fg=_COLORS[event.kind], dim=event.origin == "snapshot")
     return line
 
 
 def terminal_width() -> int | None:
-    """The columns of the terminal that is written to; None if it is none, and lines may be of any length."""
+    """Return the number of columns of the terminal, or None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _colours() -> bool:
+def use_color() -> bool:
+    """Return True if stdout is a terminal with colors, and $NO_COLOR is not set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

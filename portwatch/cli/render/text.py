@@ -1,4 +1,4 @@
-"""Events and listeners as people read them."""
+"""Events and listeners as text without colors: the lines of `tail`, the table of `list`."""
 
 from __future__ import annotations
 
@@ -11,41 +11,46 @@ from portwatch.event import Event, Listener
 from portwatch.linux import netns
 from portwatch.model import Holder, Process
 
-KINDS = {
-    "open": ("open", "green"),
-    "close": ("close", "red"),
-    "bind_failed": ("bind failed", "yellow"),
-    "listen_failed": ("listen failed", "yellow"),
-    "gap": ("gap", "magenta"),
+KIND_LABELS = {
+    "open": "open",
+    "close": "close",
+    "bind_failed": "bind failed",
+    "listen_failed": "listen failed",
+    "gap": "gap",
 }
+EXPOSURE_LABELS = {
+    "all": "all addresses",
+    "public": "public address",
+    "private": "private network",
+    "loopback": "loopback",
+}
+NO_HOLDER = "no process (kernel socket, descriptor in transit, or no permission to see it)"
+
 _KIND_WIDTH = 13
 _ADDRESS_WIDTH = 28
-_WIDE, _NARROW_ADDRESS_WIDTH = 100, 19
-"""Below so many columns, a line has no milliseconds and little room between."""
-_DISPENSABLE = ("reach", "check", "sockets", "user", "errno", "opener", "namespace", "container")
-"""What a line that is too long for the terminal goes without, the first first."""
-_ROOM_FOR_PROCESS = 40
-REACH = {"all": "every address", "public": "public", "private": "private network", "loopback": "loopback"}
-NO_HOLDER = "no process (the kernel's own, on its way, or not ours to see)"
+_NARROW_ADDRESS_WIDTH = 19
+_PROCESS_WIDTH = 40
+"""The table drops columns until this many characters of the last one fit."""
+_WIDE = 100
+"""The fewest columns of a terminal that get milliseconds and the wide address column."""
+_DROP_ORDER = ("exposure", "reconcile", "sockets", "user", "errno", "opener", "namespace", "container")
+"""The parts that a line drops, in this order, until it fits the terminal."""
+_HOLDER_ACTIONS = {
+    "listening": "is listening",
+    "bound": "is bound to it",
+    "connected": "uses it for a connection",
+}
 
 
 def printable(text: str) -> str:
-    """A name that no terminal takes for a command: what is not printable is shown escaped."""
+    """Return the text with unprintable characters escaped, so that it cannot control a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def place(proto: str, family: str, address: str, port: int, device: str | None, v6only: bool | None) -> str:
-    """Where it listens: `tcp 127.0.0.1:8080`, `tcp [::]:80 (v4 too)`."""
-    host = f"[{address}]" if family == "ipv6" else address
-    scope = f"%{printable(device)}" if device else ""
-    both = " (v4 too)" if family == "ipv6" and address == "::" and v6only is False else ""
-    return f"{proto} {host}{scope}:{port}{both}"
 
 
 @lru_cache(maxsize=256)
 def user_name(uid: int) -> str:
-    """The name of a user, or the number where there is none."""
-    from pwd import getpwuid  # the C library may open a network's directory for it
+    """Return the name of a user, or the number if the user has no name."""
+    from pwd import getpwuid  # resolving a name may load NSS modules
 
     try:
         return getpwuid(uid).pw_name
@@ -53,125 +58,140 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def foreign_netns(source: Event | Listener) -> str | None:
+    """Return the name of the network namespace, or None for our own."""
+    if source.netns in (None, _own_netns()):
+        return None
+    return printable(source.netns_name or f"net:[{source.netns}]")
+
+
 @cache
 def _own_netns() -> int:
     return netns.own().inode
 
 
-def foreign_netns(one: Event | Listener) -> str | None:
-    """What its network namespace is called, if it is not our own: a port is another one there."""
-    if one.netns in (None, _own_netns()):
-        return None
-    return printable(one.netns_name or f"net:[{one.netns}]")
+def format_address(source: Event | Listener) -> str:
+    """Return protocol, address and port: `tcp 127.0.0.1:8080`, `tcp [::]:80 (v4 too)`."""
+    assert source.address
+    host = f"[{source.address}]" if source.family == "ipv6" else source.address
+    device = f"%{printable(source.device)}" if source.device else ""
+    dual_stack = " (v4 too)" if source.address == "::" and source.v6only is False else ""
+    return f"{source.proto} {host}{device}:{source.port}{dual_stack}"
 
 
-def who(process: str | None, pid: int | None) -> str:
-    """A process: `nginx (4242)`."""
-    if pid is None:
+def format_process(process: Process | Holder | Event) -> str:
+    """Return the name and pid of a process: `nginx (4242)`."""
+    if process.pid is None:
         return "unknown process"
-    return f"{printable(process or '?')} ({pid})"
+    return f"{printable(process.process or '?')} ({process.pid})"
 
 
-def held_by(holders: Iterable[Holder]) -> str:
-    """The answer to "already in use: by whom?"."""
-    parts = []
-    for holder in holders:
-        if holder.why == "time_wait":
-            parts.append("a closed connection keeps it for a minute (TIME_WAIT)")
-        elif holder.why == "unknown":
-            parts.append("by whom could not be found")
-        else:
-            verb = {"listening": "is listening", "bound": "has bound it", "connected": "is connected from it"}
-            where = f" in container {holder.container[:12]}" if holder.container else ""
-            parts.append(f"{who(holder.process, holder.pid)}{where} {verb[holder.why]}")
-    return ", ".join(parts)
+def format_processes(processes: Iterable[Process]) -> str:
+    """Return the names and pids of processes: `nginx (4242), nginx (4243)`."""
+    return ", ".join(map(format_process, processes))
+
+
+def format_holders(holders: Iterable[Holder]) -> str:
+    """Return who has a port that another process was refused."""
+    return ", ".join(map(_format_holder, holders))
+
+
+def _format_holder(holder: Holder) -> str:
+    if holder.why == "time_wait":
+        return "a closed connection keeps it for up to a minute (TIME_WAIT)"
+    if holder.why == "unknown":
+        return "holder unknown"
+    return f"{format_process(holder)}{_in_container(holder.container)} {_HOLDER_ACTIONS[holder.why]}"
+
+
+def _in_container(container: str | None) -> str:
+    return f" in container {container[:12]}" if container else ""
 
 
 def event_line(event: Event, *, dated: bool = False, width: int | None = None) -> str:
-    """One line of the tail, without its colours; with the day, where it need not be today.
+    """Return an event as one line; with `dated`, the time includes the date.
 
-    Where `width` is known it is shortened to that: what matters least goes first.
+    A line that is longer than `width` drops its least important parts, and is then cut.
     """
     is_narrow = width is not None and width < _WIDE
     seconds, fraction = divmod(event.time, 1_000_000_000)
     clock = time.strftime("%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S", time.localtime(seconds))
-    moment = clock if is_narrow else f"{clock}.{fraction // 1_000_000:03} "
-    kind = "is open" if event.origin == "snapshot" and event.kind == "open" else KINDS[event.kind][0]
-    head = f"{moment} {kind:<{_KIND_WIDTH}} "
+    timestamp = clock if is_narrow else f"{clock}.{fraction // 1_000_000:03} "
+    kind = "is open" if event.origin == "snapshot" and event.kind == "open" else KIND_LABELS[event.kind]
+    head = f"{timestamp} {kind:<{_KIND_WIDTH}} "
     if event.kind == "gap":
         lost = "some" if event.lost is None else event.lost
-        return f"{head}{lost} records were lost; what is open was looked up again"[:width]
-    head += f"{_where(event):<{_NARROW_ADDRESS_WIDTH if is_narrow else _ADDRESS_WIDTH}} "
-    parts = _parts(event)
-    for name in _DISPENSABLE:
+        return f"{head}{lost} records were lost; open ports were checked again"[:width]
+    head += f"{format_address(event):<{_NARROW_ADDRESS_WIDTH if is_narrow else _ADDRESS_WIDTH}} "
+    parts = _event_parts(event)
+    for name in _DROP_ORDER:
         if width is None or len(head) + len(", ".join(parts.values())) <= width:
             break
         parts.pop(name, None)
     return (head + ", ".join(parts.values()))[:width]
 
 
-def _where(event: Event) -> str:
-    assert event.proto
-    assert event.family
-    assert event.address
-    assert event.port is not None
-    return place(event.proto, event.family, event.address, event.port, event.device, event.v6only)
-
-
-def _parts(event: Event) -> dict[str, str]:
-    """What a line tells behind the place, by names of which _DISPENSABLE tells."""
-    parts = {"who": who(event.process, event.pid)}
+def _event_parts(event: Event) -> dict[str, str]:
+    """Return what a line says after the address, by the names in `_DROP_ORDER`."""
+    parts = {"process": format_process(event)}
     if event.uid:
         parts["user"] = user_name(event.uid)
     if event.container:
         parts["container"] = f"container {event.container[:12]}"
     elif netns_name := foreign_netns(event):
         parts["namespace"] = f"namespace {netns_name}"
-    if event.errno:
-        parts["errno" if event.held_by else "all that is known of why"] = event.errno
-        if event.held_by:
-            parts["held by"] = held_by(event.held_by)
+    if event.errno and event.held_by:
+        parts["errno"] = event.errno
+        parts["holders"] = format_holders(event.held_by)
+    elif event.errno:
+        parts["only reason"] = event.errno  # not in _DROP_ORDER
     elif event.kind == "open":
-        parts["reach"] = REACH[event.exposure or "all"]
+        parts["exposure"] = EXPOSURE_LABELS[event.exposure or "all"]
     elif event.opener and event.opener.pid != event.pid:
-        parts["opener"] = f"opened by {who(event.opener.process, event.opener.pid)}"
+        parts["opener"] = f"opened by {format_process(event.opener)}"
     if event.sockets and (event.sockets > 1 or event.kind == "close"):
-        parts["sockets"] = f"{event.sockets} socket{'s' * (event.sockets > 1)} on it"
+        still = "still " if event.kind == "close" else ""
+        parts["sockets"] = f"{event.sockets} socket{'s' * (event.sockets > 1)} {still}open"
     if event.origin == "reconcile":
-        parts["check"] = "found by a check"
+        parts["reconcile"] = "found by a later check"
     return parts
 
 
 def listener_table(listeners: list[Listener], width: int | None) -> list[str]:
-    """A table, the widest column last; in a `width` that leaves it no room, without what matters least."""
-    rows = [("PROTO", "ADDRESS", "REACHABLE FROM", "USER", "PROCESS")]
-    for one in sorted(listeners, key=lambda one: (one.port, one.proto, one.address)):
-        proto, _, where = place(one.proto, one.family, one.address, one.port, one.device, one.v6only).partition(
-            " "
-        )
-        user = "-" if one.uid is None else user_name(one.uid)
-        holders = _holders(one.holders)
-        if netns_name := foreign_netns(one):
-            holders += f" in namespace {netns_name}"
-        rows.append((proto, where, REACH[one.exposure], user, holders))
+    """Return the lines of a table; columns that leave the processes too little of `width` are dropped."""
+    head = ("PROTO", "ADDRESS", "REACHABLE FROM", "USER", "PROCESS")
+    rows = [head, *map(_table_row, sorted(listeners, key=_sort_key))]
     columns = list(zip(*rows, strict=True))
     for name in ("REACHABLE FROM", "USER"):
         *fixed, last = (max(map(len, column)) for column in columns)
-        if width and sum(fixed) + 2 * len(fixed) + min(last, _ROOM_FOR_PROCESS) > width:
+        if width and sum(fixed) + 2 * len(fixed) + min(last, _PROCESS_WIDTH) > width:
             columns = [column for column in columns if column[0] != name]
     *before, processes = columns
     padded = [map(str.ljust, column, repeat(max(map(len, column)))) for column in before]
     return ["  ".join(row)[:width] for row in zip(*padded, processes, strict=True)]
 
 
-def _holders(holders: tuple[Process, ...]) -> str:
+def _sort_key(listener: Listener) -> tuple[int, str, str]:
+    return listener.port, listener.proto, listener.address
+
+
+def _table_row(listener: Listener) -> tuple[str, str, str, str, str]:
+    proto, _, address = format_address(listener).partition(" ")
+    user = "-" if listener.uid is None else user_name(listener.uid)
+    processes = _grouped_by_name(listener.holders)
+    if netns_name := foreign_netns(listener):
+        processes += f" in namespace {netns_name}"
+    return proto, address, EXPOSURE_LABELS[listener.exposure], user, processes
+
+
+def _grouped_by_name(holders: tuple[Process, ...]) -> str:
+    """Return the holders with the pids of equal names together: `nginx (4242, 4243); sshd (7)`."""
     if not holders:
         return NO_HOLDER
-    by_name: dict[tuple[str, str | None], list[int]] = {}
+    groups: dict[tuple[str, str | None], list[int]] = {}
     for holder in holders:
-        by_name.setdefault((printable(holder.process), holder.container), []).append(holder.pid)
+        groups.setdefault((printable(holder.process), holder.container), []).append(holder.pid)
     return "; ".join(
-        f"{name} ({', '.join(map(str, sorted(pids)))})"
-        + (f" in container {container[:12]}" if container else "")
-        for (name, container), pids in by_name.items()
+        f"{name} ({', '.join(map(str, sorted(pids)))}){_in_container(container)}"
+        for (name, container), pids in groups.items()
     )
