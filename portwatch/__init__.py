@@ -1,6 +1,6 @@
-"""Every listening port on a Linux machine, as it opens and closes, and who did it.
+"""Reports every listening port on a Linux machine as it opens and closes, and the process that did it.
 
-The names below are imported when they are first used: `import portwatch` itself loads nothing else.
+The names in `__all__` are imported on first use: `import portwatch` imports no submodule.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _EXPORTS = {
     "model": ("Holder", "Process", "Socket"),
     "watch": ("Counts", "PortWatcher", "list_listeners"),
 }
-"""By the module that has them."""
+"""The names in `__all__`, by the module that defines them."""
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _EXPORTS.items():
         if name in names:
             value = getattr(import_module(f"{__name__}.{module}"), name)
-            globals()[name] = value  # the next use does not come here
+            globals()[name] = value  # later uses do not call __getattr__
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

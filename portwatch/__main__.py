@@ -1,4 +1,4 @@
-"""python -m portwatch."""
+"""Entry point of `python -m portwatch`."""
 
 from portwatch.cli.main import main
 

@@ -1,4 +1,4 @@
-"""IP addresses: wildcards, and how far an address can be reached from."""
+"""Wildcard addresses, and from how far an address can be reached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXPOSURES: tuple[Exposure, ...] = ("loopback", "private", "public", "all")
 
 WILDCARDS = {"ipv4": "0.0.0.0", "ipv6": "::"}
 MAPPED_PREFIX = "::ffff:"
-"""Before an IPv4 address, of an IPv6 socket that is bound to it."""
+"""The prefix of an IPv4 address that an IPv6 socket is bound to."""
 
 _PRIVATE = tuple(
     (inet_pton(AF_INET6 if ":" in prefix else AF_INET, prefix), bits)
@@ -29,7 +29,7 @@ _PRIVATE = tuple(
 
 @lru_cache(maxsize=1024)
 def exposure(address: str) -> Exposure:
-    """Return how far an address can be reached from: see docs/events.md."""
+    """Return from how far an address can be reached. docs/events.md defines the values."""
     if address in (*WILDCARDS.values(), MAPPED_PREFIX + WILDCARDS["ipv4"]):
         return "all"
     packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)

@@ -1,23 +1,23 @@
-"""What can go wrong, for those who embed portwatch."""
+"""Exceptions that portwatch raises. The messages say what is wrong and what to do."""
 
 from __future__ import annotations
 
 
 class PortwatchError(Exception):
-    """Everything that portwatch raises on purpose; its text says what to do next."""
+    """Base class of all exceptions that portwatch raises on purpose."""
 
 
-class WrongUse(PortwatchError):  # noqa: N818  # reads as what it is
-    """What was asked for is not there to be had, and what is."""
+class WrongUse(PortwatchError):  # noqa: N818  # a public name
+    """A wrong argument. The message names what would be right."""
 
 
-class EngineUnavailable(PortwatchError):  # noqa: N818  # reads as what it is
-    """An engine cannot run on this machine, and why."""
+class EngineUnavailable(PortwatchError):  # noqa: N818  # a public name
+    """An engine cannot run on this machine."""
 
 
 class NotPermitted(EngineUnavailable):
-    """An engine could run here, with a right that this process has not."""
+    """An engine cannot run, or a question cannot be answered, without a permission that this process lacks."""
 
 
 class JournalError(PortwatchError):
-    """A journal cannot be opened or read, and why."""
+    """A journal cannot be opened or read."""

@@ -1,4 +1,4 @@
-"""What engines report: sockets, processes, and what happened to a socket."""
+"""What engines report: sockets, processes, records and snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROTOCOLS = ("tcp", "udp")
 
 
 class Endpoint(NamedTuple):
-    """Where a socket listens. Sockets that share it (SO_REUSEPORT) share a port."""
+    """What a socket is bound to. Several sockets can share an endpoint (SO_REUSEPORT)."""
 
     netns: int | None
     proto: str
@@ -26,12 +26,13 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process. The start time tells it from a later process of the same pid."""
+    """A process. Pid and start time identify it: a pid alone may be reused."""
 
     pid: int
     start_time: int | None
-    """Nanoseconds since the epoch, to the clock tick: always the same number for the same process."""
+    """Nanoseconds since the epoch, to the clock tick. Constant for the life of the process."""
     process: str
+    """The comm of the thread group leader."""
     uid: int | None
     ns_pid: int | None = None
     """The pid in the process's own pid namespace."""
@@ -41,11 +42,11 @@ class Process:
     """The uid of the Kubernetes pod."""
 
     def is_same_as(self, other: Process) -> bool:
-        """Return True if both are one process, even if its name has changed (exec)."""
+        """Return True if both are the same process, even if its name has changed (exec)."""
         return (self.pid, self.start_time) == (other.pid, other.start_time)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of an opener."""
+        """Return the JSON form that `opener` and `holders` have."""
         return {
             "pid": self.pid,
             "start_time": iso_time(self.start_time),
@@ -56,7 +57,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has a port which another process was refused, and how it has it."""
+    """A process that holds a port which another socket was refused. Unknown is None."""
 
     pid: int | None
     process: str | None
@@ -70,7 +71,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A socket, and where it listens (UDP: where it is bound)."""
+    """A TCP or UDP socket, and what it is bound to."""
 
     cookie: int | None
     inode: int | None
@@ -84,22 +85,22 @@ class Socket:
     v6only: bool | None = None
     backlog: int | None = None
     sock: int | None = None
-    """The address of the kernel's struct sock, from hooks that cannot ask for the cookie. Never shown."""
+    """The address of the kernel's struct sock, for hooks that cannot get the cookie. Never shown to users."""
     netns_name: str | None = None
     """The name of the namespace when the socket was first seen."""
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it listens."""
+        """What it is bound to."""
         return Endpoint(self.netns, self.proto, self.address, self.port)
 
     @property
     def exposure(self) -> Exposure:
-        """How far it can be reached from."""
+        """From how far its address can be reached."""
         return exposure(self.address)
 
     def blocks(self, other: Socket) -> bool:
-        """Return True if this socket can be the reason why `other` was refused its address."""
+        """Return True if `other` may be refused its address because of this socket."""
         return (
             (self.netns, self.proto, self.port) == (other.netns, other.proto, other.port)
             and (self.device is None or other.device is None or self.device == other.device)
@@ -117,7 +118,7 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What an engine saw happen to one socket."""
+    """A change of a socket that an engine reports."""
 
     kind: RecordKind
     time: int
@@ -140,11 +141,11 @@ class OpenSocket:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What an engine finds open at one moment."""
+    """The sockets that an engine finds open."""
 
     sockets: tuple[OpenSocket, ...]
     seen_inodes: Set[int | None]
-    """The inodes of these sockets, and of those that the engine looked at and found not open."""
+    """The inodes of all sockets that the engine looked at, open or not."""
 
 
 def oldest(processes: Iterable[Process]) -> Process | None:

@@ -1,4 +1,4 @@
-"""Nanoseconds since the epoch as ISO 8601, and back."""
+"""Conversion of nanoseconds since the epoch to ISO 8601 and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SECOND = 1_000_000_000
 
 
 def iso_time(nanoseconds: int | None) -> str | None:
-    """Return UTC as ISO 8601, to the nanosecond, without trailing zeros of the fraction."""
+    """Return a time in UTC as ISO 8601, with nanoseconds but without trailing zeros."""
     if nanoseconds is None:
         return None
     seconds, fraction = divmod(nanoseconds, _SECOND)
@@ -17,10 +17,10 @@ def iso_time(nanoseconds: int | None) -> str | None:
 
 
 def parse_iso_time(text: str | None) -> int | None:
-    """Return the nanoseconds that `iso_time` was given."""
+    """Return the nanoseconds since the epoch of a text that `iso_time` has returned."""
     if text is None:
         return None
-    from calendar import timegm  # needed only to read back what was written
+    from calendar import timegm  # needed only by readers of events
 
     whole, _, digits = text.rstrip("Z").partition(".")
     fields = (int(part) for part in whole.replace("T", "-").replace(":", "-").split("-"))
