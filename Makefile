@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h' -o -name '*.json' -o -name '*.html') pyproject.toml
-# sudo, unless this is root already; empty without sudo, and then tests that need root are skipped.
+# sudo, or nothing if this is root or there is no sudo. Without root, tests that need it are skipped.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 KERNEL ?= 6.1

@@ -75,7 +75,7 @@ def make_engine(name, loses):
         read = engine.read
 
         def read_slowly(timeout):
-            time.sleep(PATIENCE / 1000)  # scales with the speed of the program under test
+            time.sleep(PATIENCE / 1000)  # PATIENCE is larger where the program under test is slower
             return read(timeout)
 
         engine.read = read_slowly
