@@ -14,7 +14,7 @@ def test_missing_tools_are_reported_with_their_packages_before_any_test_runs(tmp
     result = subprocess.run(
         command,
         cwd=Path(__file__).parent,
-        env={"PATH": str(tmp_path)},
+        env={**os.environ, "PATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

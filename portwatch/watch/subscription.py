@@ -25,8 +25,8 @@ class Subscription:
     gets one gap instead.
 
     One thread at a time takes events: with a callback, a worker of the hub by `deliver`; without, the
-    subscriber's own thread by `get` or `get_nowait`. `_lock` guards changes of `_dropped`. The hub's reader owns
-    the filter by tree: `roots`, `excluded_roots` and `_reported`.
+    subscriber's own thread by `get` or `get_nowait`. `_lock` guards changes of `_dropped`. The hub's reader
+    owns the filter by tree: `roots`, `excluded_roots` and `_reported`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Waiting, on an engine that does what the test says."""
+"""Waiting for a port, on a fake engine."""
 
 import threading
 
@@ -15,92 +15,92 @@ OTHER = Process(11, 2_000_000_000, "other", 0)
 
 
 @pytest.fixture
-def start(engine):  # noqa: ARG001  # what it starts reads that one
-    """Starts to wait for port 8080, as a scope narrows it."""
+def wait_for_port(engine):  # noqa: ARG001  # the watchers find it by the name "fake"
+    """Return a function that starts a watcher for port 8080 and returns a PortWait."""
     watchers = []
 
-    def begin(scope=Scope()):  # noqa: B008  # frozen
+    def start(scope=Scope()):  # noqa: B008  # frozen
         query = PortQuery(Port(8080, ("tcp", "udp")), scope)
         watcher = watch_port(query, "fake", Options())
         watcher.start()
         watchers.append(watcher)
         return PortWait(query, watcher)
 
-    yield begin
+    yield start
     for watcher in watchers:
         watcher.stop()
 
 
 def in_the_background(wait):
-    """What a wait without a timeout returned, as soon as it has."""
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(wait(None)), daemon=True)
+    """Call `wait` without a timeout in a thread. Return the thread, and a function that returns its results."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(wait(None)), daemon=True)
     thread.start()
 
-    def answer():
+    def join():
         thread.join(20)
-        return answers
+        return results
 
-    return thread, answer
+    return thread, join
 
 
-def test_what_is_open_already_is_enough(engine, start):
+def test_until_open_returns_at_once_if_the_port_is_open(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
-    assert start().until_open(None)
+    assert wait_for_port().until_open(None)
 
 
-def test_when_time_is_up_a_last_look_decides(engine, start):
-    waiting = start()
+def test_the_kernel_is_checked_once_more_after_the_timeout(engine, wait_for_port):
+    waiting = wait_for_port()
     assert not waiting.until_open(0)
     engine.open_sockets = [open_socket(1, 8080)]
     assert waiting.until_open(0)
 
 
-def test_an_open_of_another_port_is_none(engine, start):
+def test_an_open_of_another_port_does_not_count(engine, wait_for_port):
     engine.push(opening(1, 8081))
     engine.open_sockets = [open_socket(1, 8081)]
-    assert not start().until_open(0.05)
+    assert not wait_for_port().until_open(0.05)
 
 
-def test_an_open_ends_the_wait(engine, start):
-    _, answer = in_the_background(start().until_open)
+def test_an_open_ends_the_wait(engine, wait_for_port):
+    _, join = in_the_background(wait_for_port().until_open)
     engine.push(opening(1, 8080))
-    assert answer() == [True]
+    assert join() == [True]
 
 
-def test_gone_means_every_socket(engine, start):
+def test_until_gone_waits_for_every_socket_of_the_port(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080), open_socket(2, 8080)]
-    waiting = start()
+    waiting = wait_for_port()
     assert not waiting.until_gone(0)
     engine.open_sockets = [open_socket(2, 8080)]
     engine.push(closing(1, 8080))
     assert not waiting.until_gone(0.05)
-    thread, answer = in_the_background(waiting.until_gone)
+    thread, join = in_the_background(waiting.until_gone)
     assert thread.is_alive()
     engine.open_sockets = []
     engine.push(closing(2, 8080))
-    assert answer() == [True]
+    assert join() == [True]
 
 
-def test_gone_is_settled_by_who_opened_it_not_by_who_closes_it(engine, start):
+def test_a_close_counts_if_the_open_did_whichever_process_closes(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
-    waiting = start(Scope(process=Filter(exclude=("other",))))
+    waiting = wait_for_port(Scope(process=Filter(exclude=("other",))))
     assert not waiting.until_gone(0)
     engine.push(closing(1, 8080, actor=OTHER))
     engine.open_sockets = []
     assert waiting.until_gone(0)
 
 
-def test_what_is_found_closed_after_a_loss_counts(engine, start):
+def test_a_close_that_was_lost_ends_the_wait_after_the_repair(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
-    _, answer = in_the_background(start().until_gone)
+    _, join = in_the_background(wait_for_port().until_gone)
     engine.open_sockets = []
     engine.lose(1)
-    assert answer() == [True]
+    assert join() == [True]
 
 
-def test_a_wait_does_not_outlast_its_engine(engine, start):
-    waiting = start()
+def test_an_engine_that_fails_ends_the_wait_with_its_error(engine, wait_for_port):
+    waiting = wait_for_port()
     engine.fail(OSError("the ring is gone"))
     with pytest.raises(PortwatchError, match="the ring is gone"):
         waiting._wait(lambda: False, None)
