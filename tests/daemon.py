@@ -1,4 +1,4 @@
-"""portwatch serve as a process, and what asks it."""
+"""`portwatch serve` as a process, an HTTP client for it, and ports that open and close beside it."""
 
 import http.client
 import json
@@ -6,10 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+from support import wait_until
 
 PATIENCE = 30
 POLL = ("--engine", "poll", "--interval", "0.05", "--netns", "self")
+SERVE = (sys.executable, "-m", "portwatch", "serve")
 
 
 def free_port():
@@ -18,33 +21,49 @@ def free_port():
 
 
 class Daemon:
-    """One that runs: `ask` it, or `subscribe`."""
+    """A running daemon."""
 
     def __init__(self, process, port):
         self.process = process
         self.port = port
 
-    def ask(self, path, method="GET", **headers):
-        """Status, headers and body, which is decoded where it is JSON."""
+    def request(self, path, method="GET", **headers):
+        """Return status, headers and body, decoded if it is JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        connection.request(
-            method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
-        )
+        connection.request(method, path, headers=_header_names(headers))
         response = connection.getresponse()
         body = response.read()
         connection.close()
         is_json = response.getheader("Content-Type", "").startswith("application/json")
         return response.status, response.headers, json.loads(body) if is_json and body else body
 
+    def listing(self, query=""):
+        """Return the body of a listing of ports."""
+        return self.request(f"/api/v0/listening-ports{query}")[2]
+
     def ports(self, query=""):
-        return self.ask(f"/api/v0/listening-ports{query}")[2]["ports"]
+        return self.listing(query)["ports"]
+
+    def wait_for(self, port):
+        """Wait until the daemon lists a port."""
+        return wait_until(lambda: self.ports(f"?port={port}"), f"port {port} to be listed")
+
+    def wait_until_gone(self, port):
+        wait_until(lambda: not self.ports(f"?port={port}"), f"port {port} to be no longer listed")
+
+    def who(self, port, **headers):
+        """Return the only entry of /api/v0/who for a port."""
+        (entry,) = self.request(f"/api/v0/who?port={port}", **headers)[2]["ports"]
+        return entry
+
+    def history(self, query=""):
+        return self.request(f"/api/v0/history{query}")[2]
 
     @contextmanager
     def subscribe(self, query="", **headers):
-        """The stream's events, as (id, kind, data)."""
+        """Yield the stream's events as (id, kind, data)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("GET", f"/api/v0/events{query}", headers=names)
+        connection.request("GET", f"/api/v0/events{query}", headers=_header_names(headers))
         response = connection.getresponse()
         assert response.status == 200
         assert response.readline() == b"retry: 1000\n"
@@ -54,11 +73,32 @@ class Daemon:
         finally:
             connection.close()
 
-    def end(self, number=15):
-        """Its status, output and errors."""
+    def open_and_close_port(self):
+        """Open and close a port, wait until the daemon has reported both, and return the port."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            self.wait_for(port)
+        self.wait_until_gone(port)
+        return port
+
+    def open_and_close_ports(self, count):
+        """The same for many ports at a time."""
+        with ExitStack() as stack:
+            servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+            ports = [server.getsockname()[1] for server in servers]
+            self.wait_for(ports[-1])
+        self.wait_until_gone(ports[-1])
+        return ports
+
+    def stop(self, number=15):
+        """Send a signal. Return exit code, standard output and standard error."""
         self.process.send_signal(number)
         output, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, output, errors
+
+
+def _header_names(headers):
+    return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 def _events(response):
@@ -76,11 +116,10 @@ def _events(response):
 
 @contextmanager
 def serving(*arguments, engine=POLL, port=None, environment=None, prefix=()):
-    """A daemon that is ready."""
+    """Start a daemon, yield it when it is ready, and kill it at the end."""
     port = port or free_port()
-    serve = [sys.executable, "-m", "portwatch", "serve", "--listen", f"127.0.0.1:{port}", *engine, *arguments]
     process = subprocess.Popen(
-        [*prefix, *serve],
+        [*prefix, *SERVE, "--listen", f"127.0.0.1:{port}", *engine, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,15 +136,24 @@ def serving(*arguments, engine=POLL, port=None, environment=None, prefix=()):
         process.communicate()
 
 
+def start_fails(*arguments):
+    """Start a daemon that fails to start. Return what it wrote to standard error."""
+    result = subprocess.run(
+        [*SERVE, *POLL, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert result.returncode == 1
+    return result.stderr
+
+
 def _wait_ready(daemon):
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         if daemon.process.poll() is not None:
-            raise AssertionError(f"it ended: {daemon.process.communicate()}")
+            raise AssertionError(f"the daemon exited: {daemon.process.communicate()}")
         try:
-            if daemon.ask("/readyz")[0] == 200:
+            if daemon.request("/readyz")[0] == 200:
                 return
         except OSError:
             pass
         time.sleep(0.02)
-    raise AssertionError("it was never ready")
+    raise AssertionError(f"the daemon was not ready within {PATIENCE} s")

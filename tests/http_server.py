@@ -1,6 +1,7 @@
-"""Handlers behind the daemon's own server, over real connections."""
+"""The daemon's HTTP server in a thread of the test, with routes of the test."""
 
 import asyncio
+import json
 import socket
 import threading
 
@@ -10,43 +11,52 @@ from portwatch.server.app import HttpServer
 
 
 class HttpServerThread(threading.Thread):
-    """Answers by what `routes` gives for a loop, in a loop of its own."""
+    """Serves the routes that `make_routes` returns for the thread's event loop."""
 
-    def __init__(self, routes):
+    def __init__(self, make_routes):
         super().__init__()
-        self._routes = routes
-        self._begun = threading.Event()
+        self._make_routes = make_routes
+        self._is_serving = threading.Event()
         self.start()
-        assert self._begun.wait(PATIENCE)
+        assert self._is_serving.wait(PATIENCE)
 
     def run(self):
         asyncio.run(self._serve())
 
     async def _serve(self):
-        self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self._server = HttpServer(self._routes(self.loop))
+        self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._server = HttpServer(self._make_routes(self.loop))
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self.address = listening.getsockname()
             await self._server.open([listening])
-            self._begun.set()
-            await self._ended.wait()
+            self._is_serving.set()
+            await self._stopping.wait()
             await self._server.close()
 
     @property
     def connections(self):
-        """How many there are."""
+        """The number of open connections."""
         return len(self._server._runner.server.connections)
 
     def stop(self):
-        self.loop.call_soon_threadsafe(self._ended.set)
+        self.loop.call_soon_threadsafe(self._stopping.set)
         self.join()
 
-    def ask(self, path="/", small=False):
-        """A connection that has asked, and has read nothing; its buffer may be a small one."""
+    def send_request(self, path="/", small_buffer=False):
+        """Return a connection that has sent a request and read nothing."""
         client = socket.socket()
         client.settimeout(PATIENCE)
-        if small:
+        if small_buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(self.address)
         client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         return client
+
+
+def read_response(client):
+    """Return status and decoded JSON body, and close the connection."""
+    with client, client.makefile("rb") as lines:
+        status = int(lines.readline().split()[1])
+        while lines.readline() != b"\r\n":
+            pass
+        return status, json.loads(lines.read())

@@ -1,4 +1,4 @@
-"""A line for each change, to whoever reads our standard output: who reads slowly keeps nobody waiting."""
+"""The event log: one line for each event on standard output, which may be a slow pipe."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from portwatch.event import Event
 
 log = logging.getLogger("portwatch")
 
-_MOST_WAITING = 10_000
+_MAX_PENDING = 10_000
 
 
 class EventLog:
-    """Writes in a thread of its own, as long as somebody reads."""
+    """Writes events in a thread of its own. If the reader is too slow, it drops events and counts them."""
 
     def __init__(self, stream: TextIO, line: Callable[[Event], str]) -> None:
         self._stream = stream
         self._line = line
-        self._queue: Queue[Event | None] = Queue(_MOST_WAITING)
-        self.left_out = 0
-        """Events that are not in it: nobody read fast enough."""
+        self._queue: Queue[Event | None] = Queue(_MAX_PENDING)
+        self.dropped = 0
+        """Events that were not logged."""
         self._thread = threading.Thread(target=self._run, name="portwatch-log", daemon=True)
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Takes an event; never waits."""
+        """Queue an event. Never blocks."""
         try:
             self._queue.put_nowait(event)
         except Full:
-            self.left_out += 1
+            self.dropped += 1
 
     def close(self, timeout: float) -> None:
-        """Ends it, when what waits is written or time is up."""
+        """Write the queued events, for at most `timeout` seconds."""
         try:
             self._queue.put(None, timeout=timeout)
-        except Full:  # nobody reads: it ends with the process
+        except Full:  # nobody reads: the daemon thread ends with the process
             return
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        told = 0
+        reported = 0
         try:
             while (event := self._queue.get()) is not None:
                 self._stream.write(self._line(event) + "\n")
                 if self._queue.empty():
                     self._stream.flush()
-                if self.left_out > told:
-                    log.warning("%d changes were not logged: nobody read fast enough", self.left_out - told)
-                    told = self.left_out
+                if self.dropped > reported:
+                    log.warning(
+                        "%d events were not logged: standard output is read too slowly", self.dropped - reported
+                    )
+                    reported = self.dropped
         except OSError as error:
-            log.warning("changes are no longer logged: %s", error.strerror)
+            log.warning("events are no longer logged: cannot write to standard output: %s", error.strerror)

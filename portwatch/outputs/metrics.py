@@ -1,4 +1,7 @@
-"""Figures for Prometheus: what is counted of the events, and what there is at the time of a scrape."""
+"""The metrics: counters fed by events, and values read at each scrape.
+
+Metrics about single ports are in `port_series.py`.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ from portwatch.outputs import port_series
 from portwatch.watch.counts import Counts
 
 BUCKETS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0)
-"""Seconds from the kernel to us."""
+"""Upper bounds of portwatch_event_latency_seconds, in seconds."""
 
-# What is there from the start, at 0: a rate() sees no first time of a series that was not there before.
+# Series that start at 0: rate() misses the first increase of a series that did not exist before.
 _COMMON_BIND_FAILURES = [(proto, errno) for proto in PROTOCOLS for errno in ("EADDRINUSE", "EACCES")]
 _REASONS = ("start", "interval", "asked", "loss")
 _DIRECTIONS = ("open", "close")
@@ -40,10 +43,11 @@ _DIRECTIONS = ("open", "close")
 _Key = TypeVar("_Key", bound="str | tuple[str, ...]")
 
 _PROCESS = ProcessCollector(registry=None)
+"""The usual metrics of a process: CPU, memory, open files."""
 
 
 class Tally:
-    """Counts events: what it is called with, one at a time."""
+    """Counters of events. Call it with each event, from one thread at a time."""
 
     def __init__(self) -> None:
         self.opens = Counter(dict.fromkeys(PROTOCOLS, 0))
@@ -55,7 +59,7 @@ class Tally:
         self.dropped_series = 0
 
     def __call__(self, event: Event) -> None:
-        """Counts it. What was open at the start is no change."""
+        """Count an event. Events of the first snapshot are not changes."""
         if event.origin == "snapshot" or event.proto is None:
             return
         if event.kind == "open":
@@ -66,101 +70,101 @@ class Tally:
             self.bind_failures[event.proto, event.errno or ""] += 1
         elif event.kind == "listen_failed":
             self.listen_failures[event.errno or ""] += 1
-        if event.origin == "event":
-            self._took(max(0, time_ns() - event.time) / 1e9)
+        if event.origin == "event":  # others carry no time of the kernel
+            self._observe_latency(max(0, time_ns() - event.time) / 1e9)
 
-    def _took(self, seconds: float) -> None:
+    def _observe_latency(self, seconds: float) -> None:
         self.latency_buckets[bisect_left(BUCKETS, seconds)] += 1
         self.latency_sum += seconds
 
 
 @dataclass(frozen=True, slots=True)
 class ScrapeData:
-    """What there is at the time of a scrape."""
+    """Values as of the scrape."""
 
     listeners: Iterable[Listener] | None
-    """None before they are known."""
-    shown: port_series.SeriesOptions
+    """None before the first snapshot."""
+    series_options: port_series.SeriesOptions
     engine: dict[str, str]
-    """Labels; empty before there is one."""
+    """Labels of portwatch_engine_info. Empty before the engine is open."""
     counts: Counts
     lost: Mapping[str, int]
-    """Events that did not arrive, by where."""
+    """Lost events by the label `where`."""
     subscribers: int
 
 
-def exposition(view: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]:
-    """A scrape in the format that the header Accept asks for, and its content type."""
+def exposition(data: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]:
+    """Return the metrics in the format that the header Accept asks for, and their content type."""
     try:
         encoder, content_type = choose_encoder(accept)
-    except TypeError:  # it compares a version that is no number with one
+    except TypeError:  # prometheus-client fails to compare a version that is not a number
         encoder, content_type = choose_encoder("")
-    found = port_series.gather(view.listeners or (), view.shown)
-    tally.dropped_series += len(found.left_out)
+    ports = port_series.gather(data.listeners or (), data.series_options)
+    tally.dropped_series += len(ports.left_out)
     registry = CollectorRegistry()
-    registry.register(_Figures(view, tally, found))
+    registry.register(_DaemonMetrics(data, tally, ports))
     registry.register(_PROCESS)
-    return port_series.exposition(found.series).encode() + encoder(registry), content_type
+    return port_series.exposition(ports.series).encode() + encoder(registry), content_type
 
 
-class _Figures(Collector):
-    """Everything but the series of each port."""
+class _DaemonMetrics(Collector):
+    """All metrics but those about single ports."""
 
-    def __init__(self, view: ScrapeData, tally: Tally, found: port_series.PortSeries) -> None:
-        self._view = view
+    def __init__(self, data: ScrapeData, tally: Tally, ports: port_series.PortSeries) -> None:
+        self._data = data
         self._tally = tally
-        self._found = found
+        self._ports = ports
 
     def collect(self) -> Iterator[Metric]:
-        view, tally, counts = self._view, self._tally, self._view.counts
-        if view.listeners is not None:
-            yield from _of_ports(self._found, view.shown.expected)
-        yield _counter("opens", "Ports that opened.", ["proto"], tally.opens)
-        yield _counter("closes", "Ports that closed.", ["proto"], tally.closes)
-        yield _counter("bind_failures", "Binds that failed.", ["proto", "errno"], tally.bind_failures)
-        yield _counter("listen_failures", "Listens that failed.", ["errno"], tally.listen_failures)
-        yield _counter("events_lost", "Events that were lost, by where.", ["where"], view.lost)
+        data, tally, counts = self._data, self._tally, self._data.counts
+        if data.listeners is not None:
+            yield from _port_totals(self._ports, data.series_options.expected)
+        yield _counter("opens", "Ports opened.", ["proto"], tally.opens)
+        yield _counter("closes", "Ports closed.", ["proto"], tally.closes)
+        yield _counter("bind_failures", "Failed bind calls.", ["proto", "errno"], tally.bind_failures)
+        yield _counter("listen_failures", "Failed listen calls.", ["errno"], tally.listen_failures)
+        yield _counter("events_lost", "Events lost, by the place where they were lost.", ["where"], data.lost)
         yield _counter(
             "reconciliations",
-            "Times that what is known was compared with what the kernel says.",
+            "Comparisons of the known open ports with those of the kernel.",
             ["reason"],
             dict.fromkeys(_REASONS, 0) | counts.reconciliations,
         )
         yield _counter(
             "reconcile_drift",
-            "Opens and closes that were found by that, and that nothing had told of.",
+            "Opens and closes that no event had reported, and a reconciliation found.",
             ["direction"],
             dict.fromkeys(_DIRECTIONS, 0) | counts.drift,
         )
         yield CounterMetricFamily(
             "portwatch_programs_skipped",
-            "Times that the kernel left a program out, so that something may have been missed until a check.",
+            "BPF program runs that the kernel skipped. Each may hide an event until a reconciliation.",
             counts.recursion_misses,
         )
         yield _latency(tuple(tally.latency_buckets), tally.latency_sum)
-        yield GaugeMetricFamily("portwatch_subscribers", "Who follows the stream.", view.subscribers)
+        yield GaugeMetricFamily(
+            "portwatch_subscribers", "Clients connected to the event stream.", data.subscribers
+        )
         yield CounterMetricFamily(
             "portwatch_series_dropped",
-            "Series that a scrape left out, being over the limit; added up over the scrapes.",
+            "Series of ports left out because of --metrics-max-series, summed over all scrapes.",
             tally.dropped_series,
         )
-        if view.engine:
-            yield InfoMetricFamily(
-                "portwatch_engine", "What sees the ports, and what it does not.", view.engine
-            )
-        yield InfoMetricFamily("portwatch_build", "What runs.", {"version": __version__})
+        if data.engine:
+            yield InfoMetricFamily("portwatch_engine", "The engine, and what it cannot see.", data.engine)
+        yield InfoMetricFamily("portwatch_build", "The version of portwatch.", {"version": __version__})
 
 
-def _of_ports(found: port_series.PortSeries, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
+def _port_totals(ports: port_series.PortSeries, expected: Collection[tuple[str, int]]) -> Iterator[Metric]:
     listeners = Counter({(proto, reach): 0 for proto in PROTOCOLS for reach in EXPOSURES})
-    for (proto, address), count in found.sockets.items():
+    for (proto, address), count in ports.sockets.items():
         listeners[proto, exposure(address)] += count
-    yield _gauge("listeners", "Sockets that listen.", ["proto", "exposure"], listeners)
+    yield _gauge("listeners", "Listening sockets.", ["proto", "exposure"], listeners)
     yield _gauge(
         "expected_port_up",
-        "Whether somebody listens on a port of --expect, at whichever address.",
+        "1 if a port of --expect is open on any address, else 0.",
         ["proto", "port"],
-        {(proto, str(port)): (proto, port) in found.expected_up for proto, port in expected},
+        {(proto, str(port)): (proto, port) in ports.expected_up for proto, port in expected},
     )
 
 
@@ -168,21 +172,21 @@ def _latency(buckets: Sequence[int], total: float) -> Metric:
     bounds = (*map(str, BUCKETS), "+Inf")
     return HistogramMetricFamily(
         "portwatch_event_latency_seconds",
-        "From the kernel's time of an event to when it is handed on.",
+        "Time from the event in the kernel to its delivery to the outputs.",
         list(zip(bounds, accumulate(buckets), strict=True)),
         total,
     )
 
 
-def _counter(name: str, text: str, labels: Sequence[str], values: Mapping[_Key, float]) -> Metric:
-    return _filled(CounterMetricFamily(f"portwatch_{name}", text, labels=labels), values)
+def _counter(name: str, help_text: str, labels: Sequence[str], values: Mapping[_Key, float]) -> Metric:
+    return _filled(CounterMetricFamily(f"portwatch_{name}", help_text, labels=labels), values)
 
 
-def _gauge(name: str, text: str, labels: Sequence[str], values: Mapping[_Key, float]) -> Metric:
-    return _filled(GaugeMetricFamily(f"portwatch_{name}", text, labels=labels), values)
+def _gauge(name: str, help_text: str, labels: Sequence[str], values: Mapping[_Key, float]) -> Metric:
+    return _filled(GaugeMetricFamily(f"portwatch_{name}", help_text, labels=labels), values)
 
 
 def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[_Key, float]) -> Metric:
-    for labels, value in dict(values).items():  # of a copy: they are counted meanwhile
+    for labels, value in dict(values).items():  # a copy: the tally changes in another thread
         family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family

@@ -1,4 +1,4 @@
-"""What the metrics say of each port: which series there are, and how they are written."""
+"""The metrics about single ports: which series exist, their labels, and their text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from portwatch.event import Listener
 from portwatch.model import Process, Socket
 
 EPHEMERAL = "ephemeral"
-"""Stands for all ports that the kernel hands out."""
+"""The label `port` of all ports in the kernel's range of ephemeral ports."""
 
 _UP = "portwatch_listening_port"
 _OPENED = "portwatch_listening_port_opened_timestamp_seconds"
@@ -18,73 +18,76 @@ _OPENED = "portwatch_listening_port_opened_timestamp_seconds"
 
 @dataclass(frozen=True, slots=True)
 class SeriesOptions:
-    """What is shown of the ports."""
+    """Which series the ports have."""
 
     pid: bool
+    """Add the label `pid`."""
     folded: range
-    """Ports that are shown as one, since they come and go."""
+    """Ports that share one series, since they come and go."""
     expected: Collection[tuple[str, int]]
-    """These are shown by their numbers all the same."""
+    """Protocols and ports that keep their own series nevertheless."""
     most: int
+    """The maximum number of series."""
 
 
 @dataclass(slots=True)
 class PortSeries:
-    """What there is to say of them."""
+    """The series of all listeners, and the counts that come from the same pass over them."""
 
     series: dict[str, int | None] = field(default_factory=dict)
-    """By their labels as they are written, when the first port of each opened, where that is known."""
+    """When the earliest socket of each series opened, if known. Keys are labels as text."""
     left_out: set[str] = field(default_factory=set)
-    """The labels of series that were too many."""
+    """Labels of the series above the maximum."""
     sockets: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By protocol and address."""
+    """Sockets by protocol and address."""
     expected_up: set[tuple[str, int]] = field(default_factory=set)
 
 
 def ephemeral_ports() -> range:
-    """What the kernel hands out to those who name no port, here and now."""
+    """Return the ports from which the kernel chooses for sockets that name none."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         first, last = map(int, file.read().split())
     return range(first, last + 1)
 
 
-def gather(listeners: Iterable[Listener], shown: SeriesOptions) -> PortSeries:
-    """Looks at each listener once, and keeps none.
+def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
+    """Collect everything in one pass that keeps no listener.
 
-    Thousands of objects that live as long as a scrape have Python look through all that there are for
-    garbage, which keeps every thread waiting for 20 to 30 ms when 10,000 ports are open.
+    Thousands of objects that live until the end of the scrape would trigger a full garbage collection, which
+    stops every thread for 20 to 30 ms when 10,000 ports are open.
     """
-    ports = PortSeries()
-    series, expected = ports.series, frozenset(shown.expected)
-    for one in listeners:
-        socket = one.socket
-        ports.sockets[socket.proto, socket.address] += 1
+    result = PortSeries()
+    series, expected = result.series, frozenset(options.expected)
+    for listener in listeners:
+        socket = listener.socket
+        result.sockets[socket.proto, socket.address] += 1
         is_expected = (socket.proto, socket.port) in expected
         if is_expected:
-            ports.expected_up.add((socket.proto, socket.port))
-        is_folded = socket.port in shown.folded and not is_expected
-        labels = _labels(socket, EPHEMERAL if is_folded else str(socket.port), one.opener, shown.pid)
+            result.expected_up.add((socket.proto, socket.port))
+        is_folded = socket.port in options.folded and not is_expected
+        port = EPHEMERAL if is_folded else str(socket.port)
+        labels = _labels(socket, port, listener.opener, options.pid)
         if labels in series:
-            times = [time for time in (series[labels], one.opened) if time is not None]
+            times = [time for time in (series[labels], listener.opened) if time is not None]
             series[labels] = min(times, default=None)
-        elif len(series) < shown.most:  # the first stay: the same ones at each scrape
-            series[labels] = one.opened
+        elif len(series) < options.most:  # the oldest listeners come first: each scrape keeps the same ones
+            series[labels] = listener.opened
         else:
-            ports.left_out.add(labels)
-    return ports
+            result.left_out.add(labels)
+    return result
 
 
 def exposition(series: Mapping[str, int | None]) -> str:
-    """The two families of a port, as Prometheus and OpenMetrics both have them.
+    """Return the two metrics as text that is valid both for Prometheus and for OpenMetrics.
 
-    By hand: of 10,000 ports prometheus-client makes samples in 20 ms and their lines in 100 to 160 more. Here
-    labels and lines take 15.
+    Written by hand: for 10,000 ports it takes 15 ms. prometheus-client takes 20 ms for the samples and 100 to
+    160 ms for their text.
     """
     lines = [
-        f"# HELP {_UP} A port is open; process and container are those of who opened it.",
+        f"# HELP {_UP} 1 while a port is open. process and container are those that opened it.",
         f"# TYPE {_UP} gauge",
         *(f"{_UP}{labels} 1.0" for labels in series),
-        f"# HELP {_OPENED} When it was opened; not there where that is not known.",
+        f"# HELP {_OPENED} When the port was opened. Absent if it was open before portwatch started.",
         f"# TYPE {_OPENED} gauge",
         *(f"{_OPENED}{labels} {time / 1e9}" for labels, time in series.items() if time is not None),
     ]
@@ -92,7 +95,7 @@ def exposition(series: Mapping[str, int | None]) -> str:
 
 
 def _labels(socket: Socket, port: str, opener: Process | None, with_pid: bool) -> str:
-    """What is not known is empty."""
+    """Return labels as text. A label whose value is unknown is empty."""
     process, container, pid = "", "", ""
     if opener:
         process, container, pid = opener.process, opener.container or "", str(opener.pid)

@@ -1,4 +1,4 @@
-"""The HTTP side of the daemon: it takes connections, answers them, and ends those that idle."""
+"""The HTTP server: accepts connections, dispatches requests and closes idle connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from portwatch.errors import PortwatchError
-from portwatch.server.middleware import PATIENCE, SlowConnections, host_guard
+from portwatch.server.middleware import IDLE_TIMEOUT, SlowConnections, host_guard
 from portwatch.server.responses import COMMON_HEADERS, error_response
 from portwatch.server.sockets import BACKLOG
 from portwatch.server.threads import restart_on_failure
@@ -19,11 +19,14 @@ from portwatch.server.threads import restart_on_failure
 log = logging.getLogger("portwatch")
 
 _SHUTDOWN_TIMEOUT = 0.3
-"""Seconds for answers under way when we end."""
+"""Seconds that unfinished responses get when the server stops."""
 
 
 class Connection(web.RequestHandler):
-    """Aiohttp's: the log says nothing of what anybody may send, and the answer nothing of our mistakes."""
+    """aiohttp's connection, with every error as JSON.
+
+    Malformed requests are not logged: any client could fill the log. Tracebacks are logged, never sent.
+    """
 
     def handle_error(
         self,
@@ -32,75 +35,73 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request, and where a handler failed."""
-        if isinstance(exc, ConnectionError):  # whoever asked has gone
+        """Return the response to a malformed request or to an exception that a handler raised."""
+        if isinstance(exc, ConnectionError):  # the client has disconnected
             raise exc
         if isinstance(exc, HttpProcessingError):
-            refused = error_response(
-                status, "this is no request that can be read", " ".join((message or "").split())
-            )
+            response = error_response(status, "the request cannot be parsed", " ".join((message or "").split()))
         elif isinstance(exc, PortwatchError):
-            refused = error_response(503, str(exc))
+            response = error_response(503, str(exc))
         else:
             log.error("%s %s failed", request.method, request.path, exc_info=exc)
-            refused = error_response(500, "that went wrong on our side", "the daemon's log says how")
+            response = error_response(500, "internal error", "see the daemon's log")
         if request.writer.output_size:
-            raise ConnectionResetError("its answer had begun")
-        refused.force_close()
-        return refused
+            raise ConnectionResetError("part of the response is already sent")
+        response.force_close()
+        return response
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Sends an answer, if it is an error in our form."""
+        """Send a response. Replace aiohttp's own plain-text errors, such as 404 and 405, by JSON."""
         if (
             isinstance(resp, web.HTTPException)
             and resp.status >= 400
             and not resp.content_type.endswith("json")
         ):
-            kept = {name: value for name, value in resp.headers.items() if name == "Allow"}
-            resp = error_response(resp.status, resp.reason, headers=kept)
+            headers = {name: value for name, value in resp.headers.items() if name == "Allow"}
+            resp = error_response(resp.status, resp.reason, headers=headers)
         return await super().finish_response(request, resp, start_time)
 
 
 class HttpServer:
-    """Answers by these routes, to those who name us by one of `hosts`."""
+    """Serves `routes` to requests whose Host header names this machine or is one of `hosts`."""
 
     def __init__(self, routes: Iterable[web.RouteDef], hosts: Collection[str] = ()) -> None:
         self._slow = SlowConnections()
-        app = web.Application(middlewares=[self._slow.note, host_guard(hosts)])
+        app = web.Application(middlewares=[self._slow.track, host_guard(hosts)])
         app.on_response_prepare.append(_add_headers)
         app.add_routes(routes)
         self._runner = web.AppRunner(
             app,
-            handler_cancellation=True,  # a subscriber that goes is known at once
+            handler_cancellation=True,  # a subscriber that disconnects is removed at once
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
         )
-        self._listening: list[asyncio.Server] = []
-        self._ending: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.Server] = []
+        self._closing_slow: asyncio.Task[None] | None = None
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
-        """Begins to answer over these."""
+        """Start to accept connections on listening sockets."""
         loop = asyncio.get_running_loop()
         await self._runner.setup()
         server = self._runner.server
         assert server
 
         def connection() -> Connection:
-            return Connection(server, loop=loop, keepalive_timeout=PATIENCE)
+            return Connection(server, loop=loop, keepalive_timeout=IDLE_TIMEOUT)
 
-        for one in sockets:
-            self._listening.append(await loop.create_server(connection, sock=one, backlog=BACKLOG))
-        self._ending = loop.create_task(
-            restart_on_failure("the end of slow connections", lambda: self._slow.end(server))
+        for listening in sockets:
+            self._servers.append(await loop.create_server(connection, sock=listening, backlog=BACKLOG))
+        self._closing_slow = loop.create_task(
+            restart_on_failure("closing slow connections", lambda: self._slow.close_expired(server))
         )
 
     async def close(self) -> None:
-        """Ends it, when answers under way have had their moment."""
-        for one in self._listening:
-            one.close()
-        if self._ending:
-            self._ending.cancel()
+        """Stop accepting, and give unfinished responses a moment."""
+        for server in self._servers:
+            server.close()
+        if self._closing_slow:
+            self._closing_slow.cancel()
         await self._runner.cleanup()
 
 

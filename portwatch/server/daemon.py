@@ -1,4 +1,4 @@
-"""The daemon's life: it opens what it needs, answers over HTTP, and ends as it is told to."""
+"""The daemon: wires monitor, outputs and HTTP server together, and handles signals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from aiohttp import web
-
 from portwatch.engines.choice import Choice
 from portwatch.errors import PortwatchError
 from portwatch.outputs.journal import Journal
@@ -23,18 +21,8 @@ from portwatch.outputs.metrics import Tally
 from portwatch.server import sockets, systemd
 from portwatch.server.app import HttpServer
 from portwatch.server.journal_queries import JournalQueries
-from portwatch.server.listings import Listings
 from portwatch.server.monitor import Monitor, Output
-from portwatch.server.routes import (
-    events,
-    health,
-    history,
-    listening_ports,
-    metrics,
-    openapi,
-    page,
-    who,
-)
+from portwatch.server.routes import all_routes
 from portwatch.server.settings import Settings
 from portwatch.server.state import DaemonState
 from portwatch.server.stream import Stream
@@ -43,80 +31,80 @@ from portwatch.server.threads import restart_on_failure, run_in_thread
 log = logging.getLogger("portwatch")
 
 _SWITCH_INTERVAL = 0.001
-"""Seconds that a thread may keep the interpreter: an event is not to wait behind a scrape at each step."""
+"""Seconds that a thread may keep the GIL. With Python's 5 ms a scrape would delay every event."""
 
 
 class Daemon:
-    """Runs until it is told to end, or until nothing more can be read."""
+    """Runs until a signal stops it or no more events can be read."""
 
     def __init__(
         self,
         settings: Settings,
-        changes: EventLog,
+        event_log: EventLog,
         *,
         read_again: Callable[[], Settings],
         started: Callable[[Choice], object] = lambda _: None,
     ) -> None:
-        """`changes` gets each event, `started` the engine; `read_again` gives the settings of a reload."""
+        """`read_again` returns the settings for a reload. `started` is called with the engine in use."""
         self._settings = settings
-        self._changes = changes
+        self._event_log = event_log
         self._read_again = read_again
         self._started = started
         self.is_opening = False
-        """Whether an engine is still being opened, in a thread that nothing can end but the end of all."""
+        """True if `run` has returned while a thread still opens the engine: only the process' exit ends it."""
 
     def run(self) -> None:
-        """Serves. Raises PortwatchError where it cannot, and when what it reads fails."""
+        """Serve. Raise PortwatchError if the start fails or no more events can be read."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        _allow_many_connections()
+        _raise_file_limit()
         with ExitStack() as stack:
             journal = None
-            if kept := self._settings.journal:
-                journal = Journal(kept.path, max_age=kept.max_age, max_bytes=kept.max_bytes)
+            if options := self._settings.journal:
+                journal = Journal(options.path, max_age=options.max_age, max_bytes=options.max_bytes)
                 stack.callback(journal.close)
                 journal.start()
-            listening_sockets = []
-            for one in self._settings.listen:
-                listening = sockets.listen(one)
-                stack.callback(sockets.forget, one, listening)
-                listening_sockets.append(listening)
-            asyncio.run(self._serve(listening_sockets, journal))
+            listening = []
+            for address in self._settings.listen:
+                listening.append(sockets.listen(address))
+                stack.callback(sockets.forget, address, listening[-1])
+            asyncio.run(self._serve(listening, journal))
 
     async def _serve(self, listening: Sequence[socket.socket], journal: Journal | None) -> None:
         loop = asyncio.get_running_loop()
-        ended, reloads = asyncio.Event(), asyncio.Event()
+        stop, reload = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ended.set)
-        loop.add_signal_handler(signal.SIGHUP, reloads.set)
-        newest = journal.last_seq if journal else None
-        first_seq = _first_seq(newest)
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+
+        journal_seq = journal.last_seq if journal else None
+        first_seq = _first_seq(journal_seq)
         journal_queries = JournalQueries(self._settings.journal.path) if self._settings.journal else None
         stream, tally = Stream(loop, first_seq, journal_queries), Tally()
-        outputs: list[Output] = [self._changes, stream.publish, tally]
+        outputs: list[Output] = [self._event_log, stream.publish, tally]
         if journal:
             outputs.insert(0, journal.write)
-        monitor = Monitor(self._settings, outputs, lambda: loop.call_soon_threadsafe(ended.set))
-        state = DaemonState(monitor, stream, journal, self._changes)
-        server = HttpServer(_routes(state, journal_queries, stream, tally), self._settings.hosts)
+        monitor = Monitor(self._settings, outputs, lambda: loop.call_soon_threadsafe(stop.set))
+        state = DaemonState(monitor, stream, journal, self._event_log)
+        server = HttpServer(all_routes(state, stream, tally, journal_queries), self._settings.hosts)
         tasks: list[asyncio.Task[None]] = []
         try:
             await server.open(listening)
             starting = loop.create_task(
-                run_in_thread(partial(monitor.start, first_seq, resumes=newest is not None))
+                run_in_thread(partial(monitor.start, first_seq, resumes=journal_seq is not None))
             )
             tasks = [
-                loop.create_task(restart_on_failure("telling systemd", partial(_say_alive, monitor))),
-                loop.create_task(restart_on_failure("reloading", partial(self._reload, monitor, reloads))),
+                loop.create_task(restart_on_failure("the watchdog", partial(_feed_watchdog, monitor))),
+                loop.create_task(restart_on_failure("reloading", partial(self._reload, monitor, reload))),
             ]
-            is_over = loop.create_task(ended.wait())
-            await asyncio.wait({starting, is_over}, return_when=asyncio.FIRST_COMPLETED)
+            stopping = loop.create_task(stop.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 self._started((await starting).choice)
                 systemd.notify("READY=1")
             else:
                 self.is_opening = True
                 starting.cancel()
-            await is_over
+            await stopping
         finally:
             systemd.notify("STOPPING=1")
             for task in tasks:
@@ -124,64 +112,49 @@ class Daemon:
             stream.close()
             await asyncio.gather(server.close(), run_in_thread(monitor.stop))
         if monitor.hub and monitor.hub.failure:
-            raise PortwatchError(f"no more events are read: {monitor.hub.failure}")
+            raise PortwatchError(f"no more events can be read: {monitor.hub.failure}")
 
-    async def _reload(self, monitor: Monitor, asked: asyncio.Event) -> None:
-        """One at a time; what is asked for meanwhile is one more."""
-        while await asked.wait():
-            asked.clear()
+    async def _reload(self, monitor: Monitor, requested: asyncio.Event) -> None:
+        """Reload on each request, one at a time. Requests during a reload count as one."""
+        while await requested.wait():
+            requested.clear()
             if not monitor.is_ready:
-                log.warning("not reloaded: the start is not over yet")
+                log.warning("not reloaded: the daemon is still starting")
                 continue
             systemd.reloading()
             try:
                 await run_in_thread(lambda: monitor.change(self._read_again()))
             except PortwatchError as error:
-                log.error("not reloaded, all stays as it was: %s", error)
+                log.error("not reloaded, the old settings stay in force: %s", error)
             except Exception:
-                log.exception("not reloaded, all stays as it was")
+                log.exception("not reloaded, the old settings stay in force")
             else:
                 log.info("reloaded")
             finally:
                 systemd.notify("READY=1")
 
 
-def _routes(
-    state: DaemonState, journal: JournalQueries | None, stream: Stream, tally: Tally
-) -> list[web.RouteDef]:
-    listings = Listings(state)
-    return [
-        *page.routes(),
-        *metrics.routes(state, tally),
-        *listening_ports.routes(state, listings),
-        *who.routes(listings),
-        *events.routes(stream),
-        *history.routes(journal),
-        *health.routes(state),
-        *openapi.routes(),
-    ]
-
-
-async def _say_alive(monitor: Monitor) -> None:
-    """To systemd, as long as the loop turns and the hub answers."""
-    interval = systemd.watchdog_interval()
-    while interval:
-        await asyncio.sleep(interval / 3)
+async def _feed_watchdog(monitor: Monitor) -> None:
+    """Notify systemd's watchdog for as long as the event loop runs and the hub responds."""
+    timeout = systemd.watchdog_interval()
+    while timeout:
+        await asyncio.sleep(timeout / 3)
         if monitor.is_ready:
             await run_in_thread(monitor.listeners)
         systemd.notify("WATCHDOG=1")
 
 
-def _first_seq(newest: int | None) -> int:
-    """More than any that an earlier run gave, also where its last events did not reach the journal.
+def _first_seq(journal_seq: int | None) -> int:
+    """Return a seq above those of every earlier run, even if the journal lacks that run's last events.
 
-    So no id of that run is ever taken for one of this one: it would have to have told 1,000 events a
-    second from beginning to end.
+    The time in milliseconds is above them unless a run had more than 1,000 events a second throughout, or the
+    clock was set back.
     """
-    return max(time.time_ns() // 1_000_000, (newest or 0) + 1)
+    return max(time.time_ns() // 1_000_000, (journal_seq or 0) + 1)
 
 
-def _allow_many_connections() -> None:
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit: each connection takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""The journal, as requests may ask it."""
+"""Journal queries on behalf of HTTP requests: a few at a time, with a time limit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from portwatch.server.threads import Limiter
 
 T = TypeVar("T")
 
-_AT_ONCE = 2
+_MAX_CONCURRENT = 2
 _TIME_LIMIT = 5.0
-"""Seconds for one question: it may be about millions of events, and the next one waits."""
+"""Seconds for one query. It may scan millions of events while the next one waits."""
 
 
 class JournalQueries:
-    """Answers in threads that it shares with nobody, so that only such questions wait for such questions."""
+    """Runs queries in threads of their own, so that a slow query delays only other queries."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._limiter = Limiter(_AT_ONCE)
+        self._limiter = Limiter(_MAX_CONCURRENT)
 
-    async def ask(self, question: Callable[[Reader], T]) -> T:
-        """What a reader has to say. Raises JournalError, also where that takes too long."""
-        return await self._limiter.run(lambda: question(Reader(self._journal, time_limit=_TIME_LIMIT)))
+    async def ask(self, query: Callable[[Reader], T]) -> T:
+        """Return the result of a query. Raise JournalError, also when it exceeds the time limit."""
+        return await self._limiter.run(lambda: query(Reader(self._journal, time_limit=_TIME_LIMIT)))

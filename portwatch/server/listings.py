@@ -1,4 +1,4 @@
-"""What requests about open ports share: listeners by process tree, and answers that are built in a thread."""
+"""What the routes about open ports share: parameters, process trees and the form of an entry."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from portwatch.server.threads import Limiter
 from portwatch.watch.trees import held_by_trees
 
 PARAMETERS = (*params.SCOPE_NAMES, "pid", "not_pid")
-_AT_ONCE = 4
+_MAX_CONCURRENT = 4
 
 
 class Listings:
-    """Answers about open ports, a few at a time."""
+    """Responses about open ports, each built in a thread, a few at a time."""
 
     def __init__(self, state: DaemonState) -> None:
         self._state = state
-        self._limiter = Limiter(_AT_ONCE)
+        self._limiter = Limiter(_MAX_CONCURRENT)
 
     def listeners(self, pids: Filter[int], *, look: bool = False) -> Iterable[Listener]:
-        """Return what is open. With `look`, and for trees, holders are read from the kernel now."""
+        """Return the open ports of these process trees.
+
+        With `look`, or if there are trees, read the holders from the kernel first.
+        """
         filters_by_tree = pids != Filter()
         listeners = self._state.listeners(look=look or filters_by_tree)
         if not filters_by_tree:
@@ -39,9 +42,13 @@ class Listings:
             raise refusal(web.HTTPNotFound, str(error)) from None
 
     async def respond(self, build: Callable[[], str]) -> web.Response:
-        """Build the answer in a thread: 10,000 listeners take a third of a second."""
+        """Build a JSON response in a thread: 10,000 listeners take a third of a second."""
         if not self._state.readiness()["ready"]:
-            raise refusal(web.HTTPServiceUnavailable, "not ready yet: the first snapshot is still being taken")
+            raise refusal(
+                web.HTTPServiceUnavailable,
+                "not ready yet: the first snapshot is still being taken",
+                "try again when /readyz answers 200",
+            )
         return json_response(await self._limiter.run(build))
 
 
@@ -51,5 +58,5 @@ def pids_of(request: web.Request) -> Filter[int]:
 
 
 def port_entry(listener: dict[str, Any]) -> dict[str, Any]:
-    """Return a listener's JSON form with the names that the API has for its process and protocol."""
+    """Return a listener's JSON form, with the API's names for its process and protocol added."""
     return {"process_name": listener["process"], "network": listener["proto"], **listener}

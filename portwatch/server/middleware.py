@@ -1,4 +1,4 @@
-"""What every request passes: whether it is meant for us, and how long its connection may idle."""
+"""Protection that applies to every route: the check of the Host header, and time limits for connections."""
 
 from __future__ import annotations
 
@@ -13,40 +13,43 @@ from aiohttp.typedefs import Handler, Middleware
 
 from portwatch.server.responses import refusal
 
-PATIENCE = 10.0
-"""Seconds for a request to arrive in, for some of an answer to be taken, and for the next request to come."""
+IDLE_TIMEOUT = 10.0
+"""Seconds for a request to arrive, for the client to read some of the response, and until the next request."""
 
 
 def host_guard(hosts: Collection[str]) -> Middleware:
-    """A middleware that lets those through who name us by a number, as localhost, or by one of these names."""
-    ours = frozenset(name.lower() for name in (*hosts, "localhost", socket.gethostname()))
+    """Return a middleware that refuses requests for other hosts (DNS rebinding).
+
+    It accepts IP addresses, localhost, this machine's host name and the names in `hosts`.
+    """
+    accepted = frozenset(name.lower() for name in (*hosts, "localhost", socket.gethostname()))
 
     @web.middleware
-    async def judge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_over_socket_file(request) and not _is_ours(request.headers.get("Host", ""), ours):
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_over_socket_file(request) and not _is_accepted(request.headers.get("Host", ""), accepted):
             raise refusal(
                 web.HTTPMisdirectedRequest,
-                "this Host is not ours",
-                "ask by number or as localhost, or name it with --host",
+                "the Host header does not name this daemon",
+                "use an IP address or localhost, or start the daemon with --host NAME",
             )
         return await handler(request)
 
-    return judge
+    return guard
 
 
 def is_over_socket_file(request: web.Request) -> bool:
-    """Whether it came over a socket file, which only its owner can open."""
+    """Return True if the request came over a Unix socket, which only its owner can open."""
     transport = request.transport
-    opened = transport.get_extra_info("socket") if transport else None
-    return opened is not None and opened.family == socket.AF_UNIX
+    connection = transport.get_extra_info("socket") if transport else None
+    return connection is not None and connection.family == socket.AF_UNIX
 
 
-def _is_ours(host: str, ours: Collection[str]) -> bool:
-    """A page of somebody else's reaches us by a name that it had lead to us, never by a number."""
+def _is_accepted(host: str, accepted: Collection[str]) -> bool:
     name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
     name = name.rstrip(".").lower()
-    if name in ours:
+    if name in accepted:
         return True
+    # DNS rebinding needs a name that the attacker controls: an IP address is safe.
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -55,44 +58,44 @@ def _is_ours(host: str, ours: Collection[str]) -> bool:
 
 
 class SlowConnections:
-    """Ends those whose first request does not come in time, and those who take none of their answer.
+    """Closes connections whose first request never arrives, and those that stop reading their response.
 
-    For both aiohttp waits for ever; for a later request on the same connection it has a time limit of its
-    own. What a handler sends by itself is its own to look after.
+    aiohttp limits neither; it limits only the time until the next request (keepalive_timeout). A handler
+    that writes to the connection itself, such as the stream's, enforces its own limit.
     """
 
     def __init__(self) -> None:
-        self._asked: set[web.RequestHandler] = set()
-        self._at_work: set[web.RequestHandler] = set()
+        self._has_requested: set[web.RequestHandler] = set()
+        self._in_handler: set[web.RequestHandler] = set()
         self._waits: dict[web.RequestHandler, tuple[int, float]] = {}
-        """What each has to take yet, and since when it has been so much."""
+        """Bytes that each connection has yet to read, and since when that number has not fallen."""
 
     @web.middleware
-    async def note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A middleware that learns who has asked, and is being answered."""
-        self._asked.add(request.protocol)
-        self._at_work.add(request.protocol)
+    async def track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Record which connections have sent a request, and which are inside a handler."""
+        self._has_requested.add(request.protocol)
+        self._in_handler.add(request.protocol)
         try:
             return await handler(request)
         finally:
-            self._at_work.discard(request.protocol)
+            self._in_handler.discard(request.protocol)
 
-    async def end(self, server: web.Server) -> None:
-        """Looks for them until it is cancelled."""
+    async def close_expired(self, server: web.Server) -> None:
+        """Close slow connections until cancelled."""
         while True:
-            await asyncio.sleep(PATIENCE / 4)
+            await asyncio.sleep(IDLE_TIMEOUT / 4)
             connections = server.connections
-            self._asked.intersection_update(connections)
-            waiting = [one for one in connections if one not in self._at_work]
-            self._waits = {one: wait for one in waiting if (wait := self._wait_of(one))}
-            for one, (_, since) in self._waits.items():
-                if time.monotonic() - since > PATIENCE and one.transport:
-                    one.transport.abort()
+            self._has_requested.intersection_update(connections)
+            candidates = [connection for connection in connections if connection not in self._in_handler]
+            self._waits = {connection: wait for connection in candidates if (wait := self._wait_of(connection))}
+            for connection, (_, since) in self._waits.items():
+                if time.monotonic() - since > IDLE_TIMEOUT and connection.transport:
+                    connection.transport.abort()
 
-    def _wait_of(self, one: web.RequestHandler) -> tuple[int, float] | None:
-        """None where there is nothing to wait for."""
-        unread = one.transport.get_write_buffer_size() if one.transport else 0
-        if not unread and one in self._asked:
+    def _wait_of(self, connection: web.RequestHandler) -> tuple[int, float] | None:
+        """Return the entry for `_waits`, or None if the client owes neither a request nor a read."""
+        unread = connection.transport.get_write_buffer_size() if connection.transport else 0
+        if not unread and connection in self._has_requested:
             return None
-        before, since = self._waits.get(one, (unread, time.monotonic()))
+        before, since = self._waits.get(connection, (unread, time.monotonic()))
         return (unread, time.monotonic()) if unread < before else (unread, since)

@@ -1,4 +1,4 @@
-"""The daemon's own subscription: started, followed, replaced on a reload, and handed on to every output."""
+"""The daemon's own subscription to port events, and the thread that passes them to the outputs."""
 
 from __future__ import annotations
 
@@ -17,40 +17,47 @@ from portwatch.watch.subscription import Subscription
 log = logging.getLogger("portwatch")
 
 Output = Callable[[Event], object]
-"""Takes an event at once; what is slow about it has a queue of its own."""
+"""Receives every event. Must not block: an output that does slow work has a queue of its own."""
 
 
 class Monitor:
-    """A hub, and a feed of what it tells. All but `is_ready` and what it keeps may take a moment."""
+    """A hub and one subscription to it, whose events go to every output.
 
-    def __init__(self, settings: Settings, outputs: Sequence[Output], ended: Callable[[], object]) -> None:
-        """`ended` is called when nothing more can be read: `hub.failure` says why."""
+    `is_ready`, `hub` and `settings` never block. Everything else may, so it is not for the event loop.
+    """
+
+    def __init__(self, settings: Settings, outputs: Sequence[Output], on_failure: Callable[[], object]) -> None:
+        """Call `on_failure` when no more events can be read; `hub.failure` then holds the reason."""
         self.settings = settings
         self.hub: Hub | None = None
         self._subscription: Subscription | None = None
-        self._output_thread = OutputThread(outputs, self._check)
-        self._ended = ended
-        self._changing = threading.Lock()
-        """Settings and subscription change together."""
-        self._ending = threading.Lock()
-        self._is_over = False
+        self._output_thread = OutputThread(outputs, self._subscription_ended)
+        self._on_failure = on_failure
+        self._settings_lock = threading.Lock()
+        """Guards `settings` and `_subscription`, which change together."""
+        self._start_lock = threading.Lock()
+        """Guards `_is_stopped` and the assignment of `hub`: a `start` that comes after `stop` opens nothing."""
+        self._is_stopped = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether what was open at the start is known."""
+        """True once the first snapshot has been taken."""
         return self._subscription is not None
 
     def start(self, first_seq: int, *, resumes: bool) -> Hub:
-        """Attaches, and waits until it is ready; `resumes` tells who followed an earlier run of a gap."""
+        """Open the engine and return when the first snapshot has been taken.
+
+        With `resumes`, send a gap first, since an earlier run may have been followed.
+        """
         settings = self.settings
         roots, excluded_roots = _trees(settings)
         hub = Hub.open(settings.engine, settings.options, first_seq=first_seq)
-        with self._ending:
-            if self._is_over:
+        with self._start_lock:
+            if self._is_stopped:
                 hub.stop()
-                raise PortwatchError("it was ended before it had begun")
+                raise PortwatchError("the daemon was stopped before its engine was open")
             self.hub = hub
-        subscribing = hub.subscribe(
+        request = hub.subscribe(
             settings.scope.admits,
             kernel_filter=settings.scope.kernel_filter,
             roots=roots,
@@ -59,34 +66,37 @@ class Monitor:
         )
         hub.start()
         hub.wait_ready()
-        self._subscription = subscribing.wait()
+        self._subscription = request.wait()
         self._output_thread.start(self._subscription)
         return hub
 
     def stop(self) -> None:
-        """Ends it, when every event so far was handed on."""
-        with self._ending:  # an engine that is not open yet closes when it is
-            self._is_over = True
+        """Stop the hub and return when the outputs have received every event.
+
+        If `start` is still opening the engine, `start` closes it.
+        """
+        with self._start_lock:
+            self._is_stopped = True
         if self.hub:
             self.hub.stop()
         self._output_thread.stop()
 
     def listeners(self, *, look: bool = False) -> Iterator[Listener]:
-        """What is open now, of whom it concerns; with a `look`, with its holders as of now."""
-        with self._changing:
+        """Return the open ports within the scope. With `look`, read their holders from the kernel first."""
+        with self._settings_lock:
             hub, subscription, admits = self.hub, self._subscription, self.settings.scope.admits_listener
         assert hub
         assert subscription
-        return (one for one in hub.listeners(subscription, look=look) if admits(one))
+        return (listener for listener in hub.listeners(subscription, look=look) if admits(listener))
 
     def change(self, settings: Settings) -> None:
-        """Goes on with other settings; raises PortwatchError and changes nothing if that cannot be."""
+        """Apply new settings. Raise PortwatchError and change nothing if they need a restart."""
         assert self.hub
         before = self.settings
-        changed = [name for name, value in settings.kept.items() if value != before.kept[name]]
+        changed = [name for name, value in settings.fixed.items() if value != before.fixed[name]]
         if changed:
-            raise PortwatchError(f"{', '.join(changed)} cannot change while it runs: restart it")
-        with self._changing:
+            raise PortwatchError(f"{', '.join(changed)} cannot change while the daemon runs: restart it")
+        with self._settings_lock:
             if (settings.scope, settings.pids) != (before.scope, before.pids):
                 roots, excluded_roots = _trees(settings)
                 self._subscription = self.hub.subscribe(
@@ -99,51 +109,52 @@ class Monitor:
                 self._output_thread.follow(self._subscription)
             self.settings = settings
 
-    def _check(self) -> None:
-        """A subscription ended: it was replaced, or it was the last."""
+    def _subscription_ended(self) -> None:
+        """Report a failure of the hub. Without one, `change` replaced the subscription or `stop` ended it."""
         if self.hub and self.hub.failure:
-            self._ended()
+            self._on_failure()
 
 
 class OutputThread:
-    """Follows a subscription to its end, then the one that took its place."""
+    """Reads one subscription after the other to its end, and passes each event to the outputs."""
 
-    def __init__(self, outputs: Sequence[Output], ended: Callable[[], object]) -> None:
+    def __init__(self, outputs: Sequence[Output], on_end: Callable[[], object]) -> None:
+        """Call `on_end` at the end of each subscription."""
         self._outputs = outputs
-        self._ended = ended
-        self._next: SimpleQueue[Subscription | None] = SimpleQueue()
+        self._on_end = on_end
+        self._subscriptions: SimpleQueue[Subscription | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="portwatch-outputs", daemon=True)
 
     def start(self, subscription: Subscription) -> None:
-        """Begins with this one."""
-        self._next.put(subscription)
+        """Start to read a subscription."""
+        self._subscriptions.put(subscription)
         self._thread.start()
 
     def follow(self, subscription: Subscription) -> None:
-        """Has this one be read when the one before has ended."""
-        self._next.put(subscription)
+        """Read another subscription after the current one has ended."""
+        self._subscriptions.put(subscription)
 
     def stop(self) -> None:
-        """Waits until what the ended subscriptions had was handed on."""
-        self._next.put(None)
+        """Return when every event of the ended subscriptions has been passed on."""
+        self._subscriptions.put(None)
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
-        while (subscription := self._next.get()) is not None:
+        while (subscription := self._subscriptions.get()) is not None:
             for event in iter(subscription.get, None):
-                self._hand_on(event)
-            self._ended()
+                self._pass_on(event)
+            self._on_end()
 
-    def _hand_on(self, event: Event) -> None:
+    def _pass_on(self, event: Event) -> None:
         for output in self._outputs:
             try:
                 output(event)
-            except Exception:  # one output's trouble is not the others'
+            except Exception:  # the other outputs still receive the event
                 log.exception("an output failed")
 
 
 def _trees(settings: Settings) -> tuple[list[Identity] | None, list[Identity]]:
-    """The roots of those that are asked for, if any are, and of those that are left out."""
+    """Return the roots of the included process trees, None for all processes, and of the excluded ones."""
     pids = settings.pids
     return [root_at(pid) for pid in pids.include] or None, [root_at(pid) for pid in pids.exclude]

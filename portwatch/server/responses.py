@@ -1,4 +1,4 @@
-"""How requests are refused: always as `{"message": ..., "detail": ...}`."""
+"""JSON responses. Every error is `{"message": ..., "detail": ...}`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ COMMON_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every answer: no browser is to guess what it is, or to show it in a frame."""
+"""Headers of every response. A browser must not guess its type, frame it or embed it in another site."""
 
 
 def refusal(kind: type[web.HTTPError], message: str, detail: str | None = None) -> web.HTTPError:
-    """Something to raise, with what is wrong and what would be right."""
+    """Return an error to raise. `message` says what is wrong, `detail` what to do."""
     return kind(text=_body(message, detail), content_type="application/json")
 
 
 def error_response(
     status: int, message: str, detail: str | None = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """The same as an answer."""
+    """Return the same error as a response, for code that cannot raise."""
     return web.Response(
         text=_body(message, detail),
         status=status,
@@ -35,7 +35,7 @@ def error_response(
 
 
 def json_response(text: str) -> web.Response:
-    """Return an answer that is JSON already, and that no cache may keep."""
+    """Return serialized JSON as a response that caches must not store."""
     return web.Response(text=text, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 

@@ -1,4 +1,4 @@
-"""What the daemon is told, by its options or its file."""
+"""The daemon's settings, from its options and its configuration file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_ADDRESS = Address("127.0.0.1", 9935)
 
 
 class Expected(NamedTuple):
-    """A port that somebody counts on."""
+    """A port that should be open (`--expect`)."""
 
     proto: str
     port: int
@@ -23,7 +23,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JournalSettings:
-    """What is kept on disk, and how much of it."""
+    """Where the journal is, and how much it may hold."""
 
     path: Path
     max_age: float
@@ -33,31 +33,34 @@ class JournalSettings:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """What the metrics show of each port."""
+    """Which series the metrics have for each port (`--metrics-...`)."""
 
     pid: bool = False
+    """Add the label `pid`."""
     ephemeral: bool = False
+    """Show ports of net.ipv4.ip_local_port_range by their numbers."""
     max_series: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it."""
+    """All settings."""
 
     listen: tuple[Address, ...] = (DEFAULT_ADDRESS,)
     hosts: tuple[str, ...] = ()
-    """Names by which we are called, besides localhost and numbers."""
+    """Accepted in the Host header, besides IP addresses, localhost and this machine's host name."""
     engine: str = "auto"
     options: Options = field(default_factory=Options)
     scope: Scope = field(default_factory=Scope)
     pids: Filter[int] = field(default_factory=Filter)
+    """Process trees."""
     expected: tuple[Expected, ...] = ()
     journal: JournalSettings | None = None
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     @property
-    def kept(self) -> dict[str, object]:
-        """What stays as it is while it runs, by the names of its options."""
+    def fixed(self) -> dict[str, object]:
+        """The settings that only a restart can change, by option name."""
         journal = self.journal
         return {
             "listen": self.listen,

@@ -1,4 +1,4 @@
-"""Where the daemon is reached: an address and a port, or a socket file."""
+"""The addresses that the daemon listens on: TCP addresses and Unix socket files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from portwatch.errors import PortwatchError
 
 BACKLOG = 1024
 UNIX = "unix:"
-_LONGEST_PATH = 107
-"""Bytes, as the kernel has room for."""
+_MAX_PATH_BYTES = 107
+"""sockaddr_un.sun_path has 108 bytes; the last one is NUL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One of them; `path` is a socket file's, else there is a host."""
+    """A TCP address, or a socket file if `path` is set."""
 
     host: str = ""
     port: int = 0
@@ -32,99 +32,102 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """`127.0.0.1:9935`, `[::1]:9935` or `unix:/run/portwatch.sock`. Raises ValueError."""
+    """Parse `127.0.0.1:9935`, `[::1]:9935` or `unix:/run/portwatch.sock`. Raise ValueError."""
     if text.startswith(UNIX):
         path = text.removeprefix(UNIX)
         if not path.startswith("/"):
-            raise ValueError(f"{text!r} names no file by its whole path, such as unix:/run/portwatch.sock")
-        if len(os.fsencode(path)) > _LONGEST_PATH:
+            raise ValueError(f"{text!r} is not an absolute path: use for example unix:/run/portwatch.sock")
+        if len(os.fsencode(path)) > _MAX_PATH_BYTES:
             raise ValueError(
-                f"{text!r} is longer than the {_LONGEST_PATH} bytes that a socket file's path may have"
+                f"{text!r} is too long: the path of a socket file has at most {_MAX_PATH_BYTES} bytes"
             )
         return Address(path=path)
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     if not colon or not host or (":" in host and not text.startswith("[")):
-        raise ValueError(f"{text!r} is no address: try 127.0.0.1:9935, [::1]:9935 or unix:/run/portwatch.sock")
+        raise ValueError(
+            f"{text!r} is not an address: use for example 127.0.0.1:9935, [::1]:9935 or "
+            "unix:/run/portwatch.sock"
+        )
     try:
-        host.encode("idna")  # as looking it up will
+        host.encode("idna")  # getaddrinfo encodes it too, and would fail later
     except UnicodeError:
-        raise ValueError(f"{host!r} is no name of a host, in {text!r}") from None
+        raise ValueError(f"{host!r} is not a host name, in {text!r}") from None
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
-        raise ValueError(f"{port!r} is no port, in {text!r}")
+        raise ValueError(f"{port!r} is not a port, in {text!r}")
     return Address(host, int(port))
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens there. Raises PortwatchError, saying what is in the way."""
+    """Return a socket that listens on an address. Raise PortwatchError with the reason."""
     try:
-        return _listen_on_file(address.path) if address.path is not None else _listen(address)
+        return _listen_on_file(address.path) if address.path is not None else _listen_on_tcp(address)
     except OSError as error:
-        raise PortwatchError(f"{address} cannot be listened on: {_reason(address, error)}") from None
+        raise PortwatchError(f"cannot listen on {address}: {_reason(address, error)}") from None
 
 
-def forget(address: Address, opened: socket.socket) -> None:
-    """Closes what `listen` opened, and takes its socket file away."""
-    opened.close()
+def forget(address: Address, listening: socket.socket) -> None:
+    """Close a socket that `listen` returned, and remove its socket file."""
+    listening.close()
     if address.path is not None:
-        with suppress(OSError):  # somebody was quicker, or took the folder away
+        with suppress(OSError):  # the file or its directory is already gone
             os.unlink(address.path)
 
 
-def _listen(address: Address) -> socket.socket:
+def _listen_on_tcp(address: Address) -> socket.socket:
     try:
         family, kind, _, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise OSError(error.errno, f"{address.host!r} is not known here ({error.strerror})") from None
-    opened = socket.socket(family, kind)
+        raise OSError(error.errno, f"the host {address.host!r} is not known ({error.strerror})") from None
+    listening = socket.socket(family, kind)
     try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind(where)
-        opened.listen(BACKLOG)
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(BACKLOG)
     except OSError:
-        opened.close()
+        listening.close()
         raise
-    return opened
+    return listening
 
 
 def _listen_on_file(path: str) -> socket.socket:
-    _remove_left_behind(path)
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Between bind and a chmod anybody could connect.
-    before = os.umask(0o177)
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # With a chmod after bind, any user could connect in between.
+    umask = os.umask(0o177)
     try:
-        opened.bind(path)
-        opened.listen(BACKLOG)
+        listening.bind(path)
+        listening.listen(BACKLOG)
     except OSError:
-        opened.close()
+        listening.close()
         raise
     finally:
-        os.umask(before)
-    return opened
+        os.umask(umask)
+    return listening
 
 
-def _remove_left_behind(path: str) -> None:
-    """A socket file outlives a daemon that was killed: it is removed if nobody answers there."""
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a daemon that was killed, which nobody answers."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is a file of that name, which is no socket")
+        raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise OSError(errno.EADDRINUSE, "another daemon answers there")
+    raise OSError(errno.EADDRINUSE, "another daemon is listening on it")
 
 
 def _reason(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE and address.path is None:
-        return f"the port is taken (portwatch who tcp/{address.port} shows by whom)"
+        return f"the port is in use (`portwatch who tcp/{address.port}` shows by which process)"
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""What the daemon can say of itself and of what is open, to whoever asks."""
+"""What the routes can ask the daemon: open ports, readiness and the data of a scrape."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from portwatch.watch.hub import Hub
 
 
 class DaemonState:
-    """Its answers. `listeners` and `view` wait a moment: they are not for the loop's thread."""
+    """A read-only view of the daemon. `listeners` and `scrape` may block: call them in a thread."""
 
-    def __init__(self, monitor: Monitor, stream: Stream, journal: Journal | None, changes: EventLog) -> None:
+    def __init__(self, monitor: Monitor, stream: Stream, journal: Journal | None, event_log: EventLog) -> None:
         self._monitor = monitor
         self._stream = stream
         self._journal = journal
-        self._changes = changes
+        self._event_log = event_log
 
     @property
     def last_seq(self) -> int:
-        """The newest event's."""
+        """The seq of the newest event."""
         return self._stream.last_seq
 
     @property
     def kept_after(self) -> int:
-        """The least `after` that the stream answers from memory."""
+        """The smallest `after` that the stream can answer from memory."""
         return self._stream.kept_after
 
     def listeners(self, *, look: bool = False) -> Iterator[Listener]:
-        """What is open now; with a `look`, with its holders as of now, not of a while ago."""
+        """Return the open ports. With `look`, read their holders from the kernel first."""
         return self._monitor.listeners(look=look)
 
     def readiness(self) -> dict[str, Any]:
-        """How it does: whether it is `ready`, the engine, what that cannot see, and what is degraded."""
+        """Return the body of `/readyz`."""
         hub = self._monitor.hub
         if hub is None or not self._monitor.is_ready:
             return {"ready": False, "engine": None, "hooks": None, "limits": [], "degraded": []}
-        capabilities = hub.choice.engine.info
+        info = hub.choice.engine.info
         return {
             "ready": hub.failure is None,
-            "engine": capabilities.engine,
-            "hooks": capabilities.hooks,
-            "limits": [{"name": one.name, "text": one.text} for one in capabilities.limits],
+            "engine": info.engine,
+            "hooks": info.hooks,
+            "limits": [{"name": limit.name, "text": limit.text} for limit in info.limits],
             "degraded": self._degraded(hub),
         }
 
     def scrape(self) -> ScrapeData:
-        """What the metrics show."""
+        """Return the values that `/metrics` shows, as of now."""
         hub, settings, is_ready = self._monitor.hub, self._monitor.settings, self._monitor.is_ready
         counts = hub.counts if hub else Counts()
         return ScrapeData(
             listeners=self.listeners() if is_ready else None,
-            shown=SeriesOptions(
+            series_options=SeriesOptions(
                 settings.metrics.pid,
                 range(0) if settings.metrics.ephemeral else ephemeral_ports(),
                 settings.expected,
@@ -73,24 +73,24 @@ class DaemonState:
                 "subscriber": counts.subscriber_drops,
                 "journal": self._journal.lost if self._journal else 0,
                 "stream": self._stream.missed,
-                "log": self._changes.left_out,
+                "log": self._event_log.dropped,
             },
             subscribers=self._stream.subscribers,
         )
 
     def _degraded(self, hub: Hub) -> list[str]:
-        """What is not as it should be, each in words."""
-        found = [f"{name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
+        """Return what does not work as configured, one sentence each."""
+        reasons = [f"the engine {name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
         if hub.failure:
-            found.append(f"no more events are read: {hub.failure}")
+            reasons.append(f"no more events can be read: {hub.failure}")
         if self._journal and self._journal.trouble:
-            found.append(f"the journal is not written: {self._journal.trouble}")
-        return found
+            reasons.append(f"the journal cannot be written: {self._journal.trouble}")
+        return reasons
 
     def _engine_labels(self, hub: Hub) -> dict[str, str]:
-        capabilities = hub.choice.engine.info
-        lacking = [f"no_{name}" for name in hub.choice.refusals]
+        info = hub.choice.engine.info
+        degraded = [f"no_{name}" for name in hub.choice.refusals]
         if self._journal and self._journal.trouble:
-            lacking.append("journal")
-        lacking += [one.name for one in capabilities.limits]
-        return {"engine": capabilities.engine, "kernel": os.uname().release, "degraded": ",".join(lacking)}
+            degraded.append("journal")
+        degraded += [limit.name for limit in info.limits]
+        return {"engine": info.engine, "kernel": os.uname().release, "degraded": ",".join(degraded)}

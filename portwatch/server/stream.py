@@ -1,16 +1,13 @@
-"""Server-sent events: each event to every subscriber, none of whom another waits for."""
+"""Server-sent events: every event to all subscribers, none of which can delay another."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -20,100 +17,51 @@ from portwatch.event import Event
 from portwatch.filters.scope import Scope
 from portwatch.outputs.journal import Reader
 from portwatch.server.journal_queries import JournalQueries
+from portwatch.server.recent import Recent, frame_of
 from portwatch.server.responses import refusal
 
 log = logging.getLogger("portwatch")
 
 HEARTBEAT = 15.0
-KEPT_BYTES = 8 << 20
-"""Of events, for those who come back or fall behind."""
+"""Seconds without an event after which a comment is sent."""
 SUBSCRIBERS_MAX = 4096
-_CHUNK = 64 << 10
 _UNREAD_MAX = 256 << 10
-"""Of what one subscriber has not read; who reads nothing for this long is let go:"""
+"""Bytes that a subscriber may leave unread before it is sent no more."""
 _PATIENCE = 60.0
-_ROWS_AT_ONCE = 500
-_AGAIN = 0.05
-"""Seconds until those who are behind are looked at again."""
-
-
-class _Entry(NamedTuple):
-    event: Event
-    frame: bytes
-
-
-class Recent:
-    """The newest events, each at a position that it keeps. Pure."""
-
-    def __init__(self, capacity: int = KEPT_BYTES) -> None:
-        self._capacity = capacity
-        self._entries: list[_Entry] = []
-        self._seqs: list[int] = []
-        self._bytes = 0
-        self.first = 0
-        """The position of the oldest that is kept."""
-        self.dropped_seq = 0
-        """The seq of the newest that is not."""
-
-    @property
-    def end(self) -> int:
-        """The position of the next event."""
-        return self.first + len(self._entries)
-
-    @property
-    def last_seq(self) -> int:
-        """The newest's."""
-        return self._seqs[-1] if self._seqs else self.dropped_seq
-
-    def append(self, event: Event) -> None:
-        """Keeps an event, and drops a part of the oldest if there is no room."""
-        frame = frame_of(event)
-        self._entries.append(_Entry(event, frame))
-        self._seqs.append(event.seq)
-        self._bytes += len(frame)
-        if self._bytes > self._capacity:
-            half = len(self._entries) // 2
-            self._bytes -= sum(len(entry.frame) for entry in self._entries[:half])
-            self.dropped_seq = self._seqs[half - 1] if half else self.dropped_seq
-            del self._entries[:half], self._seqs[:half]
-            self.first += half
-
-    def position_after(self, seq: int) -> int | None:
-        """Where whoever has heard of everything up to `seq` goes on; None if that is no longer kept."""
-        if not self.dropped_seq <= seq <= self.last_seq:
-            return None
-        return self.first + bisect_right(self._seqs, seq)
-
-    def since(self, position: int) -> Iterable[_Entry]:
-        """What is kept from a position on."""
-        return self._entries[position - self.first :]
+"""Seconds after which a subscriber that still reads nothing is disconnected."""
+_RETRY_INTERVAL = 0.05
+"""Seconds until subscribers that are behind are tried again."""
+_REPLAY_ROWS = 500
+"""Journal rows of one query."""
 
 
 @dataclass(slots=True, eq=False)
 class _Subscriber:
     transport: asyncio.Transport
     scope: Scope | None
-    """None wants everything."""
+    """None for every event."""
     is_chunked: bool
     ended: asyncio.Event
     position: int | None = None
-    """None until it was sent what is only on disk."""
+    """The next event to send. None while older events are sent from the journal."""
     stalled_since: float | None = None
 
 
 class Stream:
-    """Keeps the newest events, and sends each to all who subscribe.
+    """Keeps the newest events and sends each to all subscribers.
 
-    A subscriber is a position among the events and a connection: none has a queue that
-    could grow. What has come since the last turn goes to everybody as one write, the same
-    bytes for all who want everything (bench/bench_stream.py: 1,000 subscribers).
+    A subscriber is a connection and a position among the kept events. It has no queue that could grow. All
+    events since the last turn go out in one write, the same bytes for every subscriber without a scope
+    (bench/bench_stream.py: 1,000 subscribers).
+
+    Everything but `publish` runs in the event loop's thread.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, journal: JournalQueries | None = None
     ) -> None:
         self.missed = 0
-        """Events that subscribers were too slow for, as far as it is known that they wanted them."""
+        """Events that slow subscribers without a scope missed. Others may not have wanted them."""
         self._loop = loop
         self._journal = journal
         self._recent = Recent()
@@ -121,50 +69,58 @@ class Stream:
         self._inbox: deque[Event] = deque()
         self._subscribers: set[_Subscriber] = set()
         self._is_scheduled = False
-        self._again: asyncio.TimerHandle | None = None
+        """True while a call of `_read_inbox` is due."""
+        self._retry_timer: asyncio.TimerHandle | None = None
 
     @property
     def subscribers(self) -> int:
-        """How many there are."""
+        """The number of subscribers."""
         return len(self._subscribers)
 
     @property
     def last_seq(self) -> int:
-        """The newest event's."""
+        """The seq of the newest event."""
         return self._recent.last_seq
 
     @property
     def kept_after(self) -> int:
-        """The least `after` that is answered from memory."""
+        """The smallest `after` that can be answered from memory."""
         return self._recent.dropped_seq
 
     def publish(self, event: Event) -> None:
-        """Takes an event, from any thread; never waits."""
+        """Add an event. Never blocks. Any thread may call it."""
+        # Append first: if a call is due, it clears the flag before it reads the inbox, and finds the event.
         self._inbox.append(event)
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._loop.call_soon_threadsafe(self._take)
+            self._loop.call_soon_threadsafe(self._read_inbox)
 
     def close(self) -> None:
-        """Ends every subscription."""
-        for one in self._subscribers:
-            one.ended.set()
+        """End every subscription."""
+        for subscriber in self._subscribers:
+            subscriber.ended.set()
 
     async def follow(self, request: web.Request, scope: Scope | None, after: int | None) -> web.StreamResponse:
         """Send a subscriber what it missed after `after`, then every event that passes its scope."""
         if self.subscribers >= SUBSCRIBERS_MAX:
-            raise refusal(web.HTTPServiceUnavailable, f"{SUBSCRIBERS_MAX} subscribers are connected already")
+            raise refusal(
+                web.HTTPServiceUnavailable,
+                f"there are too many subscribers: {SUBSCRIBERS_MAX}",
+                "try again when one has disconnected",
+            )
         if request.transport is None:
-            raise ConnectionResetError("the subscriber has gone")
+            raise ConnectionResetError("the subscriber has disconnected")
         is_chunked = request.version >= HttpVersion11
-        one = _Subscriber(request.transport, scope, is_chunked, asyncio.Event())
-        self._subscribers.add(one)
+        subscriber = _Subscriber(request.transport, scope, is_chunked, asyncio.Event())
+        self._subscribers.add(subscriber)
         try:
-            return await self._follow(request, one, after)
+            return await self._follow(request, subscriber, after)
         finally:
-            self._subscribers.discard(one)
+            self._subscribers.discard(subscriber)
 
-    async def _follow(self, request: web.Request, one: _Subscriber, after: int | None) -> web.StreamResponse:
+    async def _follow(
+        self, request: web.Request, subscriber: _Subscriber, after: int | None
+    ) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -172,42 +128,42 @@ class Stream:
                 "X-Accel-Buffering": "no",
             }
         )
-        if one.is_chunked:
+        if subscriber.is_chunked:
             response.enable_chunked_encoding()
-        begin = self._recent.end
+        now = self._recent.end
         await response.prepare(request)
-        await _send(response, one, b"retry: 1000\n\n")
-        one.position = begin if after is None else await self._catch_up(response, one, after)
-        if self._serve(one, {}):
-            self._look_again()
-        while not one.ended.is_set():
+        await _send(response, subscriber, b"retry: 1000\n\n")
+        subscriber.position = now if after is None else await self._catch_up(response, subscriber, after)
+        if self._send_pending(subscriber, {}):
+            self._schedule_retry()
+        while not subscriber.ended.is_set():
             try:
-                await asyncio.wait_for(one.ended.wait(), HEARTBEAT)
+                await asyncio.wait_for(subscriber.ended.wait(), HEARTBEAT)
             except asyncio.TimeoutError:
-                self._write(one, b":\n\n")
+                self._write(subscriber, b":\n\n")
         return response
 
-    async def _catch_up(self, response: web.StreamResponse, one: _Subscriber, after: int) -> int:
-        """Sends what is only on disk any more, or that it is nowhere; returns where to go on."""
+    async def _catch_up(self, response: web.StreamResponse, subscriber: _Subscriber, after: int) -> int:
+        """Return the position to continue at. First send what is only in the journal, or else a gap."""
         position = self._recent.position_after(after)
         if position is not None:
             return position
         if self._journal:
             try:
-                position = await self._replay(self._journal, response, one, after)
+                position = await self._replay(self._journal, response, subscriber, after)
             except JournalError as error:
-                log.warning("what a subscriber missed is not sent: %s", error)
+                log.warning("cannot send a subscriber the events that it missed: %s", error)
         if position is not None:
             return position
         end = self._recent.end
-        # The gap has the newest's id: whoever loses the connection now has missed nothing more.
-        await _send(response, one, _gap_frame(self.last_seq, None))
+        # The gap has the id of the newest event: a subscriber that reconnects now continues behind it.
+        await _send(response, subscriber, _gap_frame(self.last_seq, None))
         return end
 
     async def _replay(
-        self, journal: JournalQueries, response: web.StreamResponse, one: _Subscriber, after: int
+        self, journal: JournalQueries, response: web.StreamResponse, subscriber: _Subscriber, after: int
     ) -> int | None:
-        """Sends what the journal has until what is kept here; None if it does not lead there."""
+        """Send journal events until those in memory follow. Return None if the journal does not reach them."""
         if not await journal.ask(lambda reader: reader.has(after)):
             return None
         while (position := self._recent.position_after(after)) is None:
@@ -215,107 +171,96 @@ class Stream:
             if not events:
                 return None
             after = events[-1].seq
-            wanted = [event for event in events if one.scope is None or one.scope.admits(event)]
-            await _send(response, one, b"".join(frame_of(event) for event in wanted))
+            scope = subscriber.scope
+            frames = (frame_of(event) for event in events if scope is None or scope.admits(event))
+            await _send(response, subscriber, b"".join(frames))
         return position
 
-    def _take(self) -> None:
+    def _read_inbox(self) -> None:
         self._is_scheduled = False
         while self._inbox:
             self._recent.append(self._inbox.popleft())
-        self._serve_all()
+        self._send_pending_to_all()
 
-    def _serve_all(self) -> None:
+    def _send_pending_to_all(self) -> None:
         shared: dict[int, tuple[bytes, int]] = {}
-        behind = False
-        for one in tuple(self._subscribers):
-            behind |= self._serve(one, shared)
-        if behind:
-            self._look_again()
+        is_any_behind = False
+        for subscriber in tuple(self._subscribers):
+            is_any_behind |= self._send_pending(subscriber, shared)
+        if is_any_behind:
+            self._schedule_retry()
 
-    def _look_again(self) -> None:
-        """Soon, and once, however many are behind."""
-        if self._again is None:
-            self._again = self._loop.call_later(_AGAIN, self._serve_behind)
+    def _schedule_retry(self) -> None:
+        """Schedule a retry. There is one timer, however many subscribers are behind."""
+        if self._retry_timer is None:
+            self._retry_timer = self._loop.call_later(_RETRY_INTERVAL, self._retry)
 
-    def _serve_behind(self) -> None:
-        self._again = None
-        self._serve_all()
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self._send_pending_to_all()
 
-    def _serve(self, one: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
-        """Sends what has come for a subscriber; whether there is more than it takes now.
+    def _send_pending(self, subscriber: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
+        """Send what a subscriber lacks. Return True if it must be tried again, as it does not read now.
 
-        What one was sent is `shared` with those who want the same from the same position on.
+        `shared` maps a position to the chunk from there on, for all subscribers without a scope.
         """
         recent = self._recent
-        while one.position is not None and one.position < recent.end and not one.ended.is_set():
-            if one.transport.get_write_buffer_size() > _UNREAD_MAX:
-                return self._wait_for(one)
-            one.stalled_since = None
-            if one.position < recent.first:
-                self._write(one, _gap_frame(recent.dropped_seq, self._missed_by(one)))
-                one.position = recent.first
-            if one.scope is not None:
-                chunk, one.position = _joined(recent, one.position, one.scope)
+        while (
+            subscriber.position is not None
+            and subscriber.position < recent.end
+            and not subscriber.ended.is_set()
+        ):
+            if subscriber.transport.get_write_buffer_size() > _UNREAD_MAX:
+                return self._keeps_waiting_for(subscriber)
+            subscriber.stalled_since = None
+            if subscriber.position < recent.first:
+                self._write(subscriber, _gap_frame(recent.dropped_seq, self._count_missed(subscriber)))
+                subscriber.position = recent.first
+            if subscriber.scope is not None:
+                chunk, subscriber.position = recent.chunk_at(subscriber.position, subscriber.scope)
             else:
-                if one.position not in shared:
-                    shared[one.position] = _joined(recent, one.position, None)
-                chunk, one.position = shared[one.position]
+                if subscriber.position not in shared:
+                    shared[subscriber.position] = recent.chunk_at(subscriber.position, None)
+                chunk, subscriber.position = shared[subscriber.position]
             if chunk:
-                self._write(one, chunk)
+                self._write(subscriber, chunk)
         return False
 
-    def _missed_by(self, one: _Subscriber) -> int | None:
-        """How many events; None where it may not have wanted all of them."""
-        if one.scope is not None or one.position is None:
+    def _count_missed(self, subscriber: _Subscriber) -> int | None:
+        """Count and return the missed events, or None if the subscriber has a scope and may not want all."""
+        if subscriber.scope is not None or subscriber.position is None:
             return None
-        missed = self._recent.first - one.position
+        missed = self._recent.first - subscriber.position
         self.missed += missed
         return missed
 
-    def _wait_for(self, one: _Subscriber) -> bool:
+    def _keeps_waiting_for(self, subscriber: _Subscriber) -> bool:
+        """Return False after disconnecting a subscriber that has read nothing for too long."""
         now = time.monotonic()
-        one.stalled_since = one.stalled_since or now
-        if now - one.stalled_since > _PATIENCE:
-            one.transport.abort()
-            one.ended.set()
+        subscriber.stalled_since = subscriber.stalled_since or now
+        if now - subscriber.stalled_since > _PATIENCE:
+            subscriber.transport.abort()
+            subscriber.ended.set()
             return False
         return True
 
-    def _write(self, one: _Subscriber, data: bytes) -> None:
-        if one.transport.is_closing():
-            one.ended.set()
-        elif one.is_chunked:
-            # Not by StreamResponse.write, which is a coroutine with a drain for each subscriber and write.
-            one.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+    def _write(self, subscriber: _Subscriber, data: bytes) -> None:
+        if subscriber.transport.is_closing():
+            subscriber.ended.set()
+        elif subscriber.is_chunked:
+            # StreamResponse.write is a coroutine, and would drain once for each subscriber and write.
+            subscriber.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
-            one.transport.write(data)
+            subscriber.transport.write(data)
 
 
-async def _send(response: web.StreamResponse, one: _Subscriber, data: bytes) -> None:
-    """Waits until it is taken, but not for ever."""
+async def _send(response: web.StreamResponse, subscriber: _Subscriber, data: bytes) -> None:
+    """Write and drain. Disconnect a subscriber that reads nothing for too long."""
     try:
         await asyncio.wait_for(response.write(data), _PATIENCE)
     except asyncio.TimeoutError:
-        one.transport.abort()
-        raise ConnectionResetError("it reads nothing") from None
-
-
-def frame_of(event: Event) -> bytes:
-    """An event as the stream has it."""
-    return f"id: {event.seq}\nevent: {event.kind}\ndata: {event.to_json()}\n\n".encode()
-
-
-def _joined(recent: Recent, position: int, scope: Scope | None) -> tuple[bytes, int]:
-    """A chunk of frames, and the position behind it."""
-    chunk = bytearray()
-    for entry in recent.since(position):
-        position += 1
-        if scope is None or scope.admits(entry.event):
-            chunk += entry.frame
-        if len(chunk) >= _CHUNK:
-            break
-    return bytes(chunk), position
+        subscriber.transport.abort()
+        raise ConnectionResetError("the subscriber reads nothing") from None
 
 
 def _gap_frame(seq: int, lost: int | None) -> bytes:
@@ -323,4 +268,4 @@ def _gap_frame(seq: int, lost: int | None) -> bytes:
 
 
 def _events_after(seq: int, reader: Reader) -> list[Event]:
-    return [reader.event(line) for line in reader.events(after=seq, limit=_ROWS_AT_ONCE)]
+    return [reader.event(line) for line in reader.events(after=seq, limit=_REPLAY_ROWS)]

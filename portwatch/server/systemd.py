@@ -1,4 +1,4 @@
-"""What systemd is told, where it started us: that we are ready, alive, reloading, ending."""
+"""Notifications to systemd: ready, reloading, stopping and the watchdog (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 def notify(*lines: str) -> None:
-    """Sends a message to whoever started us, if they asked for any (sd_notify(3))."""
+    """Send a message to the service manager, if there is one that wants messages."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -16,17 +16,17 @@ def notify(*lines: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         try:
             sender.sendto("\n".join(lines).encode(), address)
-        except OSError:  # whoever asked has gone: nobody is left to be told
+        except OSError:  # the service manager has gone: nothing depends on the message
             return
 
 
 def reloading() -> None:
-    """Says that a reload begins; `notify("READY=1")` ends it."""
+    """Announce a reload. `notify("READY=1")` announces its end."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_interval() -> float | None:
-    """Seconds within which we must say that we are alive; None if nobody waits for it."""
+    """Return the watchdog's timeout in seconds, or None if there is no watchdog for this process."""
     microseconds, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID")
     if not microseconds.isdecimal() or pid not in (None, str(os.getpid())):
         return None

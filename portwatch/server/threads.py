@@ -1,4 +1,4 @@
-"""What runs beside the loop: work in threads that the end does not wait for, and tasks that no failure ends."""
+"""Blocking work in daemon threads, which do not delay the exit, and background tasks that restart."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ log = logging.getLogger("portwatch")
 
 T = TypeVar("T")
 
-_PAUSE = 1.0
+_RESTART_DELAY = 1.0
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """What work comes to, that is done in a thread of its own: whatever hangs there, nothing else does."""
+    """Return the result of work that runs in a new thread.
+
+    Not in the loop's executor: its threads are few, and Python waits for them at exit, even if one hangs.
+    """
     outcome: Future[T] = Future()
-    outcome.set_running_or_notify_cancel()  # it goes on, whether or not somebody waits for it
+    outcome.set_running_or_notify_cancel()  # from here on cancelling the caller does not cancel the work
 
     def run() -> None:
         try:
             outcome.set_result(work())
-        except Exception as error:  # it is whoever waits who is told
+        except Exception as error:  # raised again in the caller
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="portwatch-work", daemon=True).start()
@@ -33,13 +36,17 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 
 class Limiter:
-    """So much at once: a turn is over when its work is, not when whoever asked for it has gone."""
+    """Runs work in threads, at most `most` at a time.
+
+    A slot is free again when its work has ended, not when the caller is cancelled: clients that
+    disconnect cannot start more work than the limit.
+    """
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What work comes to, that is done in its turn, apart."""
+        """Wait for a free slot, and return the result of the work."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()
 
@@ -47,19 +54,19 @@ class Limiter:
             try:
                 return work()
             finally:
-                with suppress(RuntimeError):  # the loop has ended, and with it the waiting
+                with suppress(RuntimeError):  # the loop is closed: nobody waits for a slot
                     loop.call_soon_threadsafe(self._free.release)
 
         return await run_in_thread(limited)
 
 
-async def restart_on_failure(what: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Does what nobody waits for, and begins it anew if it fails."""
+async def restart_on_failure(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run a background task. If it fails, log that and start it again."""
     while True:
         try:
             await work()
         except Exception:
-            log.exception("%s failed, and begins anew", what)
-            await asyncio.sleep(_PAUSE)
+            log.exception("%s failed, restarting it", name)
+            await asyncio.sleep(_RESTART_DELAY)
         else:
             return

@@ -1,126 +1,82 @@
-"""How requests are answered, whatever the handlers do and whoever asks."""
+"""Errors, malformed requests and headers: the same form whatever the route."""
 
-import asyncio
+import contextlib
+import http.client
 import json
-import threading
-from collections import Counter
-from types import SimpleNamespace
+import socket
 
 import pytest
 from aiohttp import web
-from http_server import HttpServerThread
-from support import PATIENCE, wait_until
+from daemon import PATIENCE, serving
+from http_server import HttpServerThread, read_response
 
 from portwatch import PortwatchError
-from portwatch.outputs.metrics import Tally
-from portwatch.server import middleware
-from portwatch.server.routes import metrics
-from portwatch.server.threads import Limiter, restart_on_failure, run_in_thread
 
-LARGE = 32 << 20
-
-
-@pytest.fixture
-def serve():
-    """Begins to answer by one handler; what began is ended with the test."""
-    begun = []
-
-    def begin(handler):
-        begun.append(HttpServerThread(lambda _: [web.get("/", handler)]))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        one.stop()
-
-
-def answer_to(client):
-    """Status and body."""
-    with client, client.makefile("rb") as lines:
-        status = int(lines.readline().split()[1])
-        while lines.readline() != b"\r\n":
-            pass
-        return status, json.loads(lines.read())
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (PortwatchError("no more events are read: it ended"), 503, "no more events are read: it ended"),
-        (RuntimeError("secret"), 500, "that went wrong on our side"),
+        (PortwatchError("no more events can be read"), 503, "no more events can be read"),
+        (RuntimeError("secret"), 500, "internal error"),
         (web.HTTPNotFound(), 404, "Not Found"),
     ],
 )
-def test_what_a_handler_raises_is_answered_in_the_one_form(serve, error, status, message):
+def test_an_exception_in_a_handler_becomes_a_json_error(error, status, message):
     async def fail(_request):
         raise error
 
-    answered, body = answer_to(serve(fail).ask())
-    assert (answered, set(body), body["message"]) == (status, {"message", "detail"}, message)
+    server = HttpServerThread(lambda _: [web.get("/", fail)])
+    actual_status, body = read_response(server.send_request())
+    server.stop()
+    assert (actual_status, set(body), body["message"]) == (status, {"message", "detail"}, message)
 
 
-def test_an_answer_of_which_nobody_takes_anything_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(middleware, "PATIENCE", 0.2)
-
-    async def answer(_request):
-        return web.Response(body=bytes(LARGE))
-
-    running = serve(answer)
-    with running.ask(small=True) as client:
-        assert client.recv(1)
-        assert running.connections == 1
-        wait_until(lambda: not running.connections, "its end")
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nosuch", 404), ("POST", "/healthz", 405), ("DELETE", "/readyz", 405)],
+)
+def test_an_unknown_path_or_method_is_a_json_error(daemon, method, path, status):
+    actual_status, _, body = daemon.request(path, method)
+    assert actual_status == status
+    assert set(body) == {"message", "detail"}
 
 
-def test_scrapes_are_made_one_at_a_time_also_when_scrapers_hang_up():
-    at_once, most, go_on = Counter(), [0], threading.Event()
-
-    def view():
-        at_once["now"] += 1
-        most.append(at_once["now"])
-        go_on.wait(PATIENCE)
-        at_once["now"] -= 1
-        at_once["made"] += 1
-        raise PortwatchError("it is over")
-
-    running = HttpServerThread(lambda _: metrics.routes(SimpleNamespace(scrape=view), Tally()))
-    for _ in range(5):
-        running.ask("/metrics").close()
-    last = running.ask("/metrics")
-    wait_until(lambda: at_once["now"], "the first")
-    go_on.set()
-    assert answer_to(last)[0] == 503
-    assert max(most) == 1
-    running.stop()
-
-
-def test_the_end_waits_for_no_work_apart():
-    hanging, go_on = threading.Event(), threading.Event()
-
-    def hang():
-        hanging.set()
-        go_on.wait(PATIENCE)
-
-    async def serve():
-        limiter = Limiter(1)
-        tasks = [asyncio.create_task(limiter.run(hang)) for _ in range(3)]
-        assert await run_in_thread(lambda: hanging.wait(PATIENCE))
-        return tasks
-
-    asyncio.run(serve())
-    assert not go_on.is_set()
-    go_on.set()
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (HEAD + b"X: " + b"x" * 10_000 + b"\r\n\r\n", 400),
+        (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (HEAD + b"Host: localhost\r\n\r\n", 400),
+        (HEAD + b"Expect: wonders\r\n\r\n", 417),
+    ],
+    ids=["nonsense", "long header", "long path", "two hosts", "unknown expectation"],
+)
+def test_a_malformed_request_is_a_json_error_and_is_not_logged(request_, status):
+    with serving() as daemon:
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
+            client.sendall(request_)
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert (response.status, response.getheader("Server")) == (status, "portwatch")
+            assert set(json.loads(response.read())) == {"message", "detail"}
+        assert daemon.request("/healthz")[0] == 200
+        assert daemon.stop()[2] == ""
 
 
-def test_what_is_to_last_begins_anew_when_it_fails(monkeypatch, caplog):
-    monkeypatch.setattr("portwatch.server.threads._PAUSE", 0)
-    tries = []
+def test_an_oversized_request_affects_only_its_own_connection(daemon):
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        client.sendall(HEAD + b"X: " + b"x" * 100_000 + b"\r\n\r\n")
+        assert b" 400 Bad Request" in client.recv(100)
+    assert daemon.request("/healthz")[0] == 200
 
-    async def work():
-        tries.append(1)
-        if len(tries) < 3:
-            raise OSError("not now")
 
-    asyncio.run(restart_on_failure("this", work))
-    assert len(tries) == 3
-    assert caplog.messages == ["this failed, and begins anew"] * 2
+def test_headers_forbid_sniffing_and_framing(daemon):
+    headers = daemon.request("/healthz")[1]
+    assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
+    assert headers.get_all("Server") == ["portwatch"]

@@ -12,67 +12,67 @@ from portwatch.server.monitor import Monitor
 from portwatch.server.settings import Settings
 
 
-class Heard(list):
-    """An output that keeps what it is given."""
+class Recorder(list):
+    """An output that records events as (kind, port, origin)."""
 
     def __call__(self, event):
         self.append((event.kind, event.port, event.origin))
 
 
 @pytest.fixture
-def heard():
-    return Heard()
+def events():
+    return Recorder()
 
 
 @pytest.fixture
-def start(engine, heard):  # noqa: ARG001  # it is taken by its name
-    """Begins to watch with a scope; what began is ended with the test."""
-    begun = []
+def start(engine, events):  # noqa: ARG001  # the engine is found by its name
+    """Start a monitor, and stop it at the end of the test."""
+    started = []
 
-    def begin(scope=None, *, ended=lambda: None, resumes=False, outputs=None):
-        monitor = Monitor(Settings(engine="fake", scope=scope or Scope()), outputs or [heard], ended)
-        begun.append(monitor)
+    def start_monitor(scope=None, *, on_failure=lambda: None, resumes=False, outputs=None):
+        monitor = Monitor(Settings(engine="fake", scope=scope or Scope()), outputs or [events], on_failure)
+        started.append(monitor)
         monitor.start(100, resumes=resumes)
         return monitor
 
-    yield begin
-    for one in begun:
-        one.stop()
+    yield start_monitor
+    for monitor in started:
+        monitor.stop()
 
 
 def port(number):
     return Scope(port=Filter(((number, number),)))
 
 
-def test_every_output_gets_every_event_also_beside_one_that_fails(start, engine, heard):
+def test_an_output_that_fails_does_not_stop_the_others(start, engine, events):
     def fail(_):
-        raise RuntimeError("this one always fails")
+        raise RuntimeError("this output always fails")
 
-    start(outputs=[fail, heard])
+    start(outputs=[fail, events])
     engine.push(opening(), closing())
-    wait_until(lambda: heard == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
+    wait_until(lambda: events == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
 
 
-def test_who_followed_an_earlier_run_is_told_of_a_gap_first(start, engine, heard):
+def test_a_resumed_run_starts_with_a_gap(start, engine, events):
     engine.open_sockets.append(open_socket())
     start(resumes=True)
     wait_until(
-        lambda: heard == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and what is open"
+        lambda: events == [("gap", None, "reconcile"), ("open", 8080, "snapshot")], "a gap and the open port"
     )
 
 
-def test_with_another_scope_comes_a_gap_and_then_what_that_admits(start, engine, heard):
+def test_a_new_scope_gives_a_gap_and_then_its_open_ports(start, engine, events):
     engine.open_sockets += [open_socket(1, 8080), open_socket(2, 9090)]
     monitor = start(port(8080))
-    wait_until(lambda: len(heard) == 1, "the one")
+    wait_until(lambda: len(events) == 1, "port 8080")
     monitor.change(Settings(engine="fake", scope=port(9090)))
-    assert [one.socket.port for one in monitor.listeners()] == [9090]
+    assert [listener.socket.port for listener in monitor.listeners()] == [9090]
     engine.push(closing(1, 8080), closing(2, 9090))
-    wait_until(lambda: len(heard) == 4, "the other")
-    assert heard[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
+    wait_until(lambda: len(events) == 4, "the events of port 9090")
+    assert events[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
 
 
-def test_the_trees_that_are_left_out_change_with_the_settings(start, engine):
+def test_excluded_trees_change_with_the_settings(start, engine):
     monitor = start()
     monitor.change(Settings(engine="fake", pids=Filter((), (os.getpid(),))))
     assert engine.watched == {1: os.getpid()}
@@ -80,38 +80,38 @@ def test_the_trees_that_are_left_out_change_with_the_settings(start, engine):
     assert engine.watched == {}
 
 
-def test_a_change_that_needs_a_restart_changes_nothing(start):
+def test_settings_that_need_a_restart_are_refused_and_change_nothing(start):
     monitor = start(port(8080))
-    with pytest.raises(PortwatchError, match="host cannot change while it runs"):
+    with pytest.raises(PortwatchError, match="host cannot change while the daemon runs"):
         monitor.change(Settings(engine="fake", scope=port(9090), hosts=("other",)))
     assert monitor.settings.scope == port(8080)
 
 
-def test_an_engine_that_is_still_opened_at_the_end_is_closed_when_it_is_open(engine, monkeypatch):
-    attaching, go_on, refused = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(engine, "attach", lambda: (attaching.set(), go_on.wait(PATIENCE)))
+def test_an_engine_that_opens_after_stop_is_closed(engine, monkeypatch):
+    attaching, release, errors = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(engine, "attach", lambda: (attaching.set(), release.wait(PATIENCE)))
     monitor = Monitor(Settings(engine="fake"), [], lambda: None)
 
     def start():
         try:
             monitor.start(1, resumes=False)
         except PortwatchError as error:
-            refused.append(str(error))
+            errors.append(str(error))
 
     starting = threading.Thread(target=start)
     starting.start()
     assert attaching.wait(PATIENCE)
     monitor.stop()
     assert starting.is_alive()
-    go_on.set()
+    release.set()
     starting.join(PATIENCE)
-    assert refused == ["it was ended before it had begun"]
+    assert errors == ["the daemon was stopped before its engine was open"]
     assert engine.detached == 1
 
 
-def test_an_engine_that_fails_ends_it(start, engine):
-    ended = threading.Event()
-    monitor = start(ended=ended.set)
+def test_a_failing_engine_is_reported(start, engine):
+    failed = threading.Event()
+    monitor = start(on_failure=failed.set)
     engine.fail(OSError("the ring is gone"))
-    assert ended.wait(PATIENCE)
+    assert failed.wait(PATIENCE)
     assert str(monitor.hub.failure) == "the ring is gone"

@@ -10,7 +10,7 @@ from portwatch.server.sockets import Address
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "address"),
     [
         ("127.0.0.1:9935", Address("127.0.0.1", 9935)),
         ("localhost:1", Address("localhost", 1)),
@@ -18,9 +18,9 @@ from portwatch.server.sockets import Address
         ("unix:/run/portwatch.sock", Address(path="/run/portwatch.sock")),
     ],
 )
-def test_an_address_is_read_and_written_alike(text, meant):
-    assert sockets.parse(text) == meant
-    assert str(meant) == text
+def test_an_address_is_printed_as_it_is_parsed(text, address):
+    assert sockets.parse(text) == address
+    assert str(address) == text
 
 
 @pytest.mark.parametrize(
@@ -37,55 +37,57 @@ def test_an_address_is_read_and_written_alike(text, meant):
         "unix:",
     ],
 )
-def test_what_is_no_address_is_said(text):
-    with pytest.raises(ValueError, match=r"is no|names no"):
+def test_a_wrong_address_is_refused(text):
+    with pytest.raises(ValueError, match="is not a"):
         sockets.parse(text)
 
 
-def test_a_socket_file_is_its_owners_alone_and_goes_with_the_daemon(tmp_path):
-    where = Address(path=str(tmp_path / "sock"))
-    opened = sockets.listen(where)
-    assert stat.S_IMODE(os.stat(where.path).st_mode) == 0o600
-    sockets.forget(where, opened)
-    assert not os.path.exists(where.path)
+@pytest.fixture
+def file(tmp_path):
+    return Address(path=str(tmp_path / "sock"))
 
 
-def test_a_socket_file_that_was_left_behind_is_replaced(tmp_path):
-    where = Address(path=str(tmp_path / "sock"))
+def test_a_socket_file_is_private_and_removed_at_the_end(file):
+    listening = sockets.listen(file)
+    assert stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
+    sockets.forget(file, listening)
+    assert not os.path.exists(file.path)
+
+
+def test_a_stale_socket_file_is_replaced(file):
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(where.path)
-    opened = sockets.listen(where)
+        dead.bind(file.path)
+    listening = sockets.listen(file)
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(where.path)
-    sockets.forget(where, opened)
+        client.connect(file.path)
+    sockets.forget(file, listening)
 
 
-def test_a_daemon_that_answers_keeps_its_socket_file(tmp_path):
-    where = Address(path=str(tmp_path / "sock"))
-    opened = sockets.listen(where)
-    with pytest.raises(PortwatchError, match="another daemon answers there"):
-        sockets.listen(where)
+def test_the_socket_file_of_a_running_daemon_is_kept(file):
+    listening = sockets.listen(file)
+    with pytest.raises(PortwatchError, match="another daemon is listening on it"):
+        sockets.listen(file)
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(where.path)
-    sockets.forget(where, opened)
+        client.connect(file.path)
+    sockets.forget(file, listening)
 
 
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
+def test_a_file_that_is_not_a_socket_is_kept(tmp_path):
     path = tmp_path / "precious"
     path.write_text("kept")
-    with pytest.raises(PortwatchError, match="which is no socket"):
+    with pytest.raises(PortwatchError, match="is not a socket"):
         sockets.listen(Address(path=str(path)))
     assert path.read_text() == "kept"
 
 
-def test_a_port_that_is_taken_is_said_with_what_shows_by_whom():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_an_error_that_names_the_command_to_find_its_holder():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         with pytest.raises(PortwatchError, match=f"portwatch who tcp/{port}"):
             sockets.listen(Address("127.0.0.1", port))
 
 
-def test_both_families_can_have_one_port():
+def test_ipv4_and_ipv6_wildcards_can_share_a_port():
     first = sockets.listen(Address("0.0.0.0", 0))
     port = first.getsockname()[1]
     second = sockets.listen(Address("::", port))

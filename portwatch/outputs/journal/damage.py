@@ -1,4 +1,4 @@
-"""A journal that is damaged is set aside, so that the next one can be begun."""
+"""Damaged journals: renamed, so that a new one can be started."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from portwatch.outputs.journal.schema import companions, connect
 log = logging.getLogger("portwatch")
 
 
-def set_aside(path: Path, why: object) -> int | None:
-    """Renames a journal that nobody writes, and says so; its last seq, if that can be read."""
+def set_aside(path: Path, reason: object) -> int | None:
+    """Rename a damaged journal and log that. Return its last seq, or None if that cannot be read.
+
+    The caller holds the journal's lock, and has closed the database.
+    """
     last_seq = _last_seq(path)
     seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
     moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09}Z"
     broken = path.with_name(f"{path.name}.broken-{moment}")
-    # The WAL first: it must never meet another database than its own.
-    for one, aside in zip((*companions(path), path), (*companions(broken), broken), strict=True):
-        with suppress(FileNotFoundError):  # a damaged journal may have lost any of them
-            os.rename(one, aside)
+    # The WAL first: SQLite must never apply it to another database.
+    for old, new in zip((*companions(path), path), (*companions(broken), broken), strict=True):
+        with suppress(FileNotFoundError):  # each of the three may be missing
+            os.rename(old, new)
     log.warning(
-        "the journal %s is damaged (%s): it is now %s, and a new one is begun; "
-        "`sqlite3 %s .recover` shows what can be saved",
+        "the journal %s is damaged (%s): it was renamed to %s and a new one was started; "
+        "`sqlite3 %s .recover` prints what can be recovered",
         path,
-        why,
+        reason,
         broken,
         broken,
     )
@@ -36,9 +39,9 @@ def set_aside(path: Path, why: object) -> int | None:
 
 
 def _last_seq(path: Path) -> int | None:
-    # Immutable: nothing is made beside it. That it cannot be read is what damage may mean.
+    # immutable=1: SQLite creates no files next to it. An error only means that the seq cannot be read.
     with suppress(sqlite3.Error), closing(connect(path, "mode=ro&immutable=1", 0)) as db:
-        db.execute("PRAGMA writable_schema = ON")  # or a file cut short gives nothing at all
+        db.execute("PRAGMA writable_schema = ON")  # without it, a truncated file cannot be read at all
         (seq,) = db.execute("SELECT max(seq) FROM events").fetchone()
         return seq if isinstance(seq, int) else None
     return None

@@ -1,4 +1,4 @@
-"""One writer for a journal, of all processes."""
+"""The lock that allows one writer for each journal, among all processes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from portwatch.errors import JournalError
 
 
 class Lock:
-    """Keeps every other writer of a journal away while it is held.
+    """An exclusive lock on a journal, held from creation to `release`.
 
-    Raises JournalError if somebody else holds it, and OSError where none can be made.
+    Raises JournalError if another writer holds it, and OSError if the lock file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
-        # A file of its own: closing another descriptor of the database would drop SQLite's locks on it.
+        # A separate file: closing any descriptor of the database would drop SQLite's POSIX locks on it.
         self._fd = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._fd)
             raise JournalError(
-                f"another portwatch writes the journal {path}: end that one, or name another file for this one"
+                f"another portwatch writes the journal {path}: stop it, or choose another file"
             ) from None
 
     def release(self) -> None:
-        """Lets the next one in."""
+        """Release the lock."""
         os.close(self._fd)

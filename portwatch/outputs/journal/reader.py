@@ -1,4 +1,4 @@
-"""Reads a journal, also while it is written, here or by another process."""
+"""Queries of a journal, also while this or another process writes it."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from portwatch.event import Event, EventKind
 from portwatch.filters.scope import PortRange
 from portwatch.outputs.journal.schema import check_ours, companions, connect, is_damaged
 
-_PATIENCE = 5.0
-_STEPS = 10_000
-"""Of SQLite's machine between two looks at the clock: a millisecond or so."""
-_AT_ONCE = 500
-"""Rows of one query: between two queries nothing keeps the writer from shrinking its WAL."""
-_LAST = 2**63 - 1
-"""The largest number that SQLite knows."""
+_LOCK_TIMEOUT = 5.0
+"""Seconds to wait for another connection's lock."""
+_PROGRESS_STEPS = 10_000
+"""SQLite instructions between two checks of the time limit, about a millisecond."""
+_BATCH = 500
+"""Rows of one query. A longer read transaction would keep the writer from truncating its WAL."""
+_LARGEST = 2**63 - 1
+"""The largest integer of SQLite."""
 
 
 class Reader:
-    """The events that a journal holds, as the JSON lines that were stored.
+    """The events of a journal, as the JSON lines that were stored.
 
-    Any number of threads may ask one reader. Everything raises JournalError where there is no
-    journal, or none that can be read.
+    Any number of threads may share a reader. Every method raises JournalError if the journal is missing or
+    cannot be read.
     """
 
     def __init__(self, path: Path, time_limit: float | None = None) -> None:
-        """A question that takes longer than `time_limit` seconds is not answered."""
+        """Give up queries that take longer than `time_limit` seconds, with a JournalError."""
         self._path = path
         self._time_limit = time_limit
         check_ours(path)
 
     def has(self, seq: int) -> bool:
-        """Whether exactly this event is there."""
+        """Return True if the journal has the event with this seq."""
         with self._connected() as db:
             return db.execute("SELECT 1 FROM events WHERE seq = ?", (seq,)).fetchone() is not None
 
@@ -57,27 +58,27 @@ class Reader:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> Iterator[str]:
-        """The events between two seqs (both exclusive) and two times (both inclusive), by seq.
+        """Return events between two seqs (both exclusive) and two times (both inclusive), ordered by seq.
 
-        As in a Scope different arguments narrow, several values of one widen, a process fits by its own
-        name or its opener's, and a gap fits every port and process.
+        An event must match every argument; of an argument with several values, it must match one. A process
+        pattern matches the acting process or the opener. A gap matches every port and process.
         """
         condition, values = _condition(ports, process, kind)
         with self._connected() as db:
-            first = max([_bounded(after, -1) + 1, *_seqs(db, "min", "time >= ?", since)])
-            last = min([_bounded(before, _LAST) - 1, *_seqs(db, "max", "time <= ?", until)])
-            # The plus keeps SQLite from the index on time, by which it would have to sort.
-            query = (  # made of nothing that anybody else said
+            first = max([_clamped(after, -1) + 1, *_seq_at_time(db, "min", ">=", since)])
+            last = min([_clamped(before, _LARGEST) - 1, *_seq_at_time(db, "max", "<=", until)])
+            # The unary plus keeps SQLite from using the index on time, after which it would have to sort.
+            query = (  # consists of literals of this module only
                 "SELECT seq, line FROM events WHERE seq BETWEEN ? AND ? AND +time BETWEEN ? AND ?"  # noqa: S608
                 f"{condition} ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
             )
-            times = _bounded(since, 0), _bounded(until, _LAST)
-            left = _LAST if limit is None else limit
+            times = _clamped(since, 0), _clamped(until, _LARGEST)
+            left = _LARGEST if limit is None else limit
             while left > 0:
-                count = min(left, _AT_ONCE)
+                count = min(left, _BATCH)
                 rows = db.execute(query, (first, last, *times, *values, count)).fetchall()
                 for _, line in rows:
-                    yield self._sound(line)
+                    yield self._checked(line)
                 if len(rows) < count:
                     return
                 left -= count
@@ -87,77 +88,92 @@ class Reader:
                     first = rows[-1][0] + 1
 
     def event(self, line: str) -> Event:
-        """The event that a line tells of."""
+        """Return the event in a line. Raise JournalError if the line is not an event."""
         try:
             return Event.from_dict(json.loads(line))
         except (ValueError, TypeError, LookupError, AttributeError):
             raise self._damaged_at(line) from None
 
-    def _sound(self, line: Any) -> str:
+    def _checked(self, line: Any) -> str:
+        """Return a line that is a JSON object."""
         with suppress(ValueError, TypeError):
             if isinstance(line, str) and isinstance(json.loads(line), dict):
                 return line
         raise self._damaged_at(line)
 
     def _damaged_at(self, line: Any) -> JournalError:
-        return JournalError(f"the journal {self._path} is damaged: it holds {str(line)[:80]!r}")
+        return JournalError(f"the journal {self._path} is damaged: it contains {str(line)[:80]!r}")
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         check_ours(self._path)
         try:
-            with closing(connect(self._path, self._how(), _PATIENCE)) as db:
-                db.create_function("fits", 2, _fits, deterministic=True)
+            with closing(connect(self._path, self._mode(), _LOCK_TIMEOUT)) as db:
+                db.create_function("matches", 2, _matches, deterministic=True)
                 if self._time_limit is not None:
-                    end = time.monotonic() + self._time_limit
-                    db.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+                    deadline = time.monotonic() + self._time_limit
+                    db.set_progress_handler(lambda: time.monotonic() > deadline, _PROGRESS_STEPS)
                 yield db
         except sqlite3.Error as error:
             if str(error) == "interrupted":
                 raise JournalError(
-                    f"the journal {self._path} has no answer within {self._time_limit:g} s: ask for less, "
-                    "such as since when, or one kind"
+                    f"the query of the journal {self._path} took longer than {self._time_limit:g} s: "
+                    "narrow it, for example to a time or to one kind"
                 ) from None
-            help_ = (
-                "; `sqlite3 FILE .recover` may save the rest, and portwatch begins a new one when it writes"
+            hint = (
+                f"; `sqlite3 {self._path} .recover` prints what can be recovered; the daemon starts a new one"
                 if is_damaged(error)
                 else ""
             )
-            raise JournalError(f"the journal {self._path} cannot be read: {error}{help_}") from None
+            raise JournalError(f"the journal {self._path} cannot be read: {error}{hint}") from None
 
-    def _how(self) -> str:
-        """Able to write, for whoever closes a WAL database last tidies up; or, where nobody can, at rest."""
-        at_rest = not any(one.exists() for one in companions(self._path))
-        return "mode=ro&immutable=1" if at_rest and not os.access(self._path.parent, os.W_OK) else "mode=rw"
+    def _mode(self) -> str:
+        """Return the mode in which to open the database.
+
+        Read-write if possible, since the last connection of a WAL database to close removes the WAL. On a
+        read-only directory, immutable, which needs no files beside the database; correct if no WAL exists.
+        """
+        has_wal = any(file.exists() for file in companions(self._path))
+        is_read_only = not has_wal and not os.access(self._path.parent, os.W_OK)
+        return "mode=ro&immutable=1" if is_read_only else "mode=rw"
 
 
 def _condition(
     ports: tuple[PortRange, ...], process: tuple[str, ...], kind: tuple[EventKind, ...]
 ) -> tuple[str, list[Any]]:
-    """What narrows, as SQL, and its values."""
-    every = [
+    """Return the filters as SQL, and the values of its placeholders."""
+    filters = [
         ("kind = 'gap' OR port BETWEEN ? AND ?", ports),
-        ("kind = 'gap' OR fits(process, ?) OR fits(opener, ?)", [(one, one) for one in process]),
-        ("kind = ?", [(one,) for one in kind]),
+        ("kind = 'gap' OR matches(process, ?) OR matches(opener, ?)", [(name, name) for name in process]),
+        ("kind = ?", [(name,) for name in kind]),
     ]
-    wanted = [(" OR ".join([fits] * len(given)), given) for fits, given in every if given]
+    used = [
+        (" OR ".join([test] * len(alternatives)), alternatives)
+        for test, alternatives in filters
+        if alternatives
+    ]
     return (
-        "".join(f" AND ({any_fits})" for any_fits, _ in wanted),
-        [value for _, given in wanted for values in given for value in values],
+        "".join(f" AND ({test})" for test, _ in used),
+        [value for _, alternatives in used for values in alternatives for value in values],
     )
 
 
-def _seqs(db: sqlite3.Connection, which: str, fits: str, time: int | None) -> list[int]:
-    """The first or the last seq of a time, if one is asked for; one beyond all where there is none."""
+def _seq_at_time(db: sqlite3.Connection, function: str, operator: str, time: int | None) -> list[int]:
+    """Return the first (min, >=) or last (max, <=) seq of a time, in a list that is empty without a time.
+
+    If no event matches, return a seq beyond all events.
+    """
     if time is None:
         return []
-    (seq,) = db.execute(f"SELECT {which}(seq) FROM events WHERE {fits}", (_bounded(time, 0),)).fetchone()  # noqa: S608
-    return [(_LAST if which == "min" else -1) if seq is None else seq]
+    query = f"SELECT {function}(seq) FROM events WHERE time {operator} ?"  # noqa: S608  # literals of this module
+    (seq,) = db.execute(query, (_clamped(time, 0),)).fetchone()
+    return [(_LARGEST if function == "min" else -1) if seq is None else seq]
 
 
-def _fits(name: str | None, pattern: str) -> bool:
+def _matches(name: str | None, pattern: str) -> bool:
     return name is not None and fnmatchcase(name, pattern)
 
 
-def _bounded(number: int | None, otherwise: int) -> int:
-    return otherwise if number is None else max(-1, min(number, _LAST))
+def _clamped(number: int | None, default: int) -> int:
+    """Return a number within SQLite's range, or a default for None."""
+    return default if number is None else max(-1, min(number, _LARGEST))

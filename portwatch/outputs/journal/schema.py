@@ -1,4 +1,4 @@
-"""What a journal is on disk: a SQLite database with an event a row."""
+"""The format of a journal: a SQLite database in WAL mode with one row for each event."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PRAGMA journal_mode = WAL;
 
 
 class Row(NamedTuple):
-    """An event as it is stored: what is asked for, and the line that is told."""
+    """A row: the columns that queries filter by, and the event as a JSON line."""
 
     seq: int
     time: int
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 def row_of(event: Event) -> Row:
-    """An event as it is stored."""
+    """Return the row of an event."""
     opener = event.opener.process if event.opener else None
     return Row(
         event.seq,
@@ -65,14 +65,17 @@ def row_of(event: Event) -> Row:
 
 
 def companions(path: Path) -> tuple[Path, Path]:
-    """What SQLite keeps beside a database in use."""
+    """Return the paths of a database's WAL and shared memory, which exist while it is in use."""
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
-def connect(path: Path, how: str, timeout: float) -> sqlite3.Connection:
-    """A connection that any thread may use, one at a time, and that begins no transaction by itself."""
+def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+    """Return a connection in autocommit mode that threads may share, one at a time.
+
+    `mode` holds URI parameters of SQLite. `timeout` is how many seconds to wait for a lock.
+    """
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}",
+        f"{path.absolute().as_uri()}?{mode}",
         timeout=timeout,
         isolation_level=None,
         check_same_thread=False,
@@ -82,33 +85,33 @@ def connect(path: Path, how: str, timeout: float) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All of it, or nothing."""
+    """Run the block in a write transaction: commit at its end, roll back if it raises."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # SQLite itself has taken back what a full disk cut off
+        if db.in_transaction:  # on a full disk SQLite has already rolled back
             db.execute("ROLLBACK")
         raise
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Whether the file itself is wrong: sqlite3 has a class of its own for everything else."""
+    """Return True for damage of the file: sqlite3 raises a subclass of DatabaseError for all other errors."""
     return type(error) is sqlite3.DatabaseError
 
 
 def check_ours(path: Path) -> None:
-    """Raises JournalError for what is no journal of this version; nothing is touched, nothing made beside it.
+    """Raise JournalError unless the file is a journal of this version. Change nothing, create no files.
 
-    A journal that is cut short passes, if its head is there.
+    A truncated journal passes if its header is complete.
     """
     try:
         if not S_ISREG(path.stat().st_mode):
-            raise JournalError(f"{path} is no file: name another one as the journal")
-        # Not by reading the file: closing it would drop the locks that SQLite has on it in this process.
+            raise JournalError(f"{path} is not a regular file: choose another file for the journal")
+        # Not with open(): closing the file would drop the POSIX locks that SQLite holds on it in this process.
         with closing(connect(path, "mode=ro&immutable=1", 0)) as db:
-            db.execute("PRAGMA writable_schema = ON")  # or a file cut short says nothing but that it is
+            db.execute("PRAGMA writable_schema = ON")  # without it, a truncated file cannot be read at all
             (application_id,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
     except OSError as error:
@@ -119,10 +122,10 @@ def check_ours(path: Path) -> None:
         application_id = version = 0
     if application_id != APPLICATION_ID:
         raise JournalError(
-            f"{path} is not a journal of portwatch's, and was left as it is: name another file, or move it away"
+            f"{path} is not a portwatch journal and was not changed: choose another file, or move this one away"
         )
     if version != VERSION:
         raise JournalError(
-            f"the journal {path} is of version {version}, and this portwatch knows version {VERSION}: "
-            "use the portwatch that wrote it, or move it away and a new one is begun"
+            f"the journal {path} has version {version}, but this portwatch needs version {VERSION}: "
+            "use the portwatch that wrote it, or move the file away to start a new journal"
         )

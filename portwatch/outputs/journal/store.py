@@ -1,4 +1,4 @@
-"""The file that a journal is written to: opened or begun, and kept to its age and size."""
+"""The database of a journal: opened or created, written, and kept within its age and size."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from portwatch.outputs.journal.schema import (
 _MAX_WAL_BYTES = 8 * 2**20
 _TRIM_ROWS = 1000
 _TRIM_PAGES = 250
-"""What is deleted and given back at most in one transaction: new events wait for it."""
-_ROWS_IN_A_PAGE = 8
-_PATIENCE = 0.1
-"""Seconds to wait for somebody else's lock before it counts as trouble."""
+"""The most rows deleted and pages freed in one transaction: new events wait for it."""
+_ROWS_PER_PAGE = 8
+_LOCK_TIMEOUT = 0.1
+"""Seconds to wait for another connection's lock before the write fails and is retried."""
 
 
 def check_writable(path: Path) -> None:
-    """Raises JournalError if something is there that is not ours, or not ours to write; it is not touched."""
+    """Raise JournalError if the file exists and is not a journal, or not writable. Change nothing."""
     if _has_content(path):
         check_ours(path)
         if not os.access(path, os.R_OK | os.W_OK):
-            raise JournalError(f"the journal {path} is not ours to write: change its owner or its mode")
+            raise JournalError(f"the journal {path} is not writable: change its owner or its mode")
 
 
 class Store:
-    """A journal's database, open for writing by the holder of its lock.
+    """A journal's database, open for writing.
 
-    What is there has passed `check_writable`. Raises sqlite3.OperationalError and OSError.
+    The caller holds the journal's lock, and has called `check_writable`. Methods raise
+    sqlite3.DatabaseError and OSError.
     """
 
     def __init__(self, path: Path, max_age: float, max_bytes: int) -> None:
@@ -52,33 +53,33 @@ class Store:
         self._max_bytes = max_bytes
         self._max_wal_bytes = min(max_bytes // 4, _MAX_WAL_BYTES)
         max_pages = (max_bytes - self._max_wal_bytes) // PAGE
-        # Free pages take new rows, so that the file neither grows nor is moved about all the time.
+        # New rows reuse free pages. Without them, each write would grow the file and each trim move pages.
         self._max_free = max_pages // 8
         self._max_used = max_pages - self._max_free
         self._db, self.last_seq = self._open()
-        """The newest seq that was there when it was opened; also one of a damaged journal, set aside."""
+        """The newest seq at the time of opening, also if the journal was damaged and has been renamed."""
         self._inode = path.stat().st_ino
 
     def _open(self) -> tuple[sqlite3.Connection, int | None]:
-        broken_seq = None
+        damaged_seq = None
         if _has_content(self._path):
             try:
                 return self._connect()
             except sqlite3.DatabaseError as error:
                 if not is_damaged(error):
                     raise
-                broken_seq = set_aside(self._path, error)
+                damaged_seq = set_aside(self._path, error)
         elif any(map(_has_content, companions(self._path))):
-            set_aside(self._path, "only its WAL is there")
+            set_aside(self._path, "only its WAL exists")
         _create(self._path)
         db, _ = self._connect()
-        return db, broken_seq
+        return db, damaged_seq
 
     def _connect(self) -> tuple[sqlite3.Connection, int | None]:
-        db = connect(self._path, "mode=rw", _PATIENCE)
+        db = connect(self._path, "mode=rw", _LOCK_TIMEOUT)
         try:
-            db.execute("PRAGMA synchronous = FULL")  # what is committed survives a loss of power
-            db.execute("PRAGMA wal_autocheckpoint = 0")  # _checkpoint says when, and hears of failures
+            db.execute("PRAGMA synchronous = FULL")  # a commit survives a power failure
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # _checkpoint does it, and sees failures
             (last_seq,) = db.execute("SELECT max(seq) FROM events").fetchone()
         except BaseException:
             db.close()
@@ -86,20 +87,20 @@ class Store:
         return db, last_seq
 
     def close(self) -> None:
-        """Leaves one file behind, unless somebody reads it."""
+        """Close the database. SQLite removes its companions unless another connection is open."""
         self._db.close()
 
     def is_in_place(self) -> bool:
-        """Whether what is written can be found: the file may have been deleted for its space."""
+        """Return False if the file was deleted or replaced."""
         try:
             return self._path.stat().st_ino == self._inode
         except FileNotFoundError:
             return False
 
     def write(self, rows: Sequence[Row]) -> bool:
-        """Writes all rows durably, or none, and trims; whether there is more to trim.
+        """Write all rows durably, or none, and trim. Return True if there may be more to trim.
 
-        Writing a row again changes nothing.
+        Rows whose seq exists already are ignored.
         """
         with transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -108,18 +109,18 @@ class Store:
         return has_trimmed
 
     def _trim(self) -> bool:
-        """Deletes some of what is too old or too much, and gives back what is free; whether it did."""
+        """Delete some rows above the limits, and free some pages. Return True if there were any."""
         deleted = self._delete("WHERE time < ? ORDER BY time", time.time_ns() - self._max_age)
         excess = self._number("page_count") - self._number("freelist_count") - self._max_used
         if excess > 0:
-            deleted += self._delete("WHERE seq > ? ORDER BY seq", -1, excess * _ROWS_IN_A_PAGE)
+            deleted += self._delete("WHERE seq > ? ORDER BY seq", -1, excess * _ROWS_PER_PAGE)
         spare = self._number("freelist_count") - self._max_free
         if spare > 0:
             self._db.execute(f"PRAGMA incremental_vacuum({min(spare, _TRIM_PAGES)})").fetchall()
         return deleted > 0 or spare > 0
 
-    def _delete(self, which: str, bound: int, count: int = _TRIM_ROWS) -> int:
-        chosen = f"SELECT seq FROM events {which} LIMIT ?"  # noqa: S608  # `which` is one of the two above
+    def _delete(self, condition: str, bound: int, count: int = _TRIM_ROWS) -> int:
+        chosen = f"SELECT seq FROM events {condition} LIMIT ?"  # noqa: S608  # a literal of _trim
         query = f"DELETE FROM events WHERE seq IN ({chosen})"  # noqa: S608
         return self._db.execute(query, (bound, min(count, _TRIM_ROWS))).rowcount
 
@@ -129,12 +130,14 @@ class Store:
         return number
 
     def _checkpoint(self) -> None:
-        """Keeps the WAL small."""
+        """Truncate the WAL when it has grown. Raise OperationalError if a reader blocks that for too long."""
         if self._wal_bytes() < self._max_wal_bytes // 2:
             return
-        (is_kept, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if is_kept and self._wal_bytes() > self._max_bytes:
-            raise sqlite3.OperationalError("a program that has read it for long keeps it from shrinking")
+        (is_blocked, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_blocked and self._wal_bytes() > self._max_bytes:
+            raise sqlite3.OperationalError(
+                "a long read transaction of another program keeps its WAL from shrinking"
+            )
 
     def _wal_bytes(self) -> int:
         try:
@@ -148,24 +151,24 @@ def _has_content(path: Path) -> bool:
 
 
 def _create(path: Path) -> None:
-    """Begins a journal, of which nobody sees less than all."""
+    """Create a journal. It appears under its name only when it is complete."""
     new = path.with_name(path.name + "-new")
     try:
-        _remove(new)  # of a start that was killed: the lock is ours
+        _remove(new)  # left by a start that was killed; the lock is ours
         os.close(os.open(new, os.O_CREAT | os.O_EXCL, 0o600))
-        with closing(connect(new, "mode=rw", _PATIENCE)) as db:
+        with closing(connect(new, "mode=rw", _LOCK_TIMEOUT)) as db:
             db.executescript(SCHEMA)
         os.replace(new, path)
     except BaseException:
         _remove(new)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(directory)  # makes the rename durable
     finally:
-        os.close(folder)
+        os.close(directory)
 
 
 def _remove(path: Path) -> None:
-    for one in (path, *companions(path)):
-        one.unlink(missing_ok=True)
+    for file in (path, *companions(path)):
+        file.unlink(missing_ok=True)

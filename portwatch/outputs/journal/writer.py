@@ -1,4 +1,4 @@
-"""Writes events to a journal, off the thread that has them."""
+"""The writer of a journal: a thread, so that a slow or full disk delays nobody."""
 
 from __future__ import annotations
 
@@ -23,32 +23,43 @@ from portwatch.outputs.journal.store import Store, check_writable
 log = logging.getLogger("portwatch")
 
 MIN_BYTES = 8 * 2**20
+"""The smallest limit for the size of a journal."""
 CAPACITY = 32_768
-_AT_ONCE = 500
+"""Events that may wait to be written. Further ones are lost, and counted."""
+_BATCH = 500
+"""Events of one transaction."""
 _PAUSE = 0.25
-"""Between two commits: what arrives in it shares one flush of the disk."""
+"""Seconds between two transactions: the events of that time share one flush of the disk."""
 _RETRY = 1.0
-_CHECK = 60.0
-"""Events grow too old while nothing is written, too."""
-_ENDING = 1.0
+"""Seconds between two attempts after an error."""
+_IDLE_INTERVAL = 60.0
+"""Seconds between two trims without new events, since events also age then."""
+_CLOSE_TIMEOUT = 1.0
 _HANGING = 5.0
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Seconds of one write after which `trouble` reports the disk."""
+_TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors that may go away: they become `trouble`, even at the start."""
 
 
 class Journal:
-    """A journal that is written. Opening raises JournalError; a full disk is no reason, but `trouble`."""
+    """Writes events to a journal in a thread of its own.
+
+    The constructor raises JournalError if there can be no journal at this path. A full disk or an I/O error
+    does not stop it: `trouble` has the reason, and writing is retried. Only the writer's thread uses the
+    store, except before `start` and after the thread has ended.
+    """
 
     def __init__(self, path: Path, *, max_age: float, max_bytes: int) -> None:
-        """Keeps events for `max_age` seconds, and the file with its WAL below `max_bytes`."""
+        """Keep events for `max_age` seconds, and the file with its WAL below `max_bytes`."""
         if max_bytes < MIN_BYTES:
             raise JournalError(
-                f"a journal of {max_bytes:,} bytes holds too little: give it {MIN_BYTES:,} or more"
+                f"a journal of {max_bytes:,} bytes is too small: use at least {MIN_BYTES:,} bytes"
             )
         self.lost = 0
-        """Events that were never written: too many were pending, or it was closed before it could."""
+        """Events that were never written: too many were pending, or `close` could not wait for them."""
         self.last_seq: int | None = None
         """The newest seq that is durable."""
-        self._path = path.resolve()  # as SQLite does, whose files lie beside the file, not beside the link
+        self._path = path.resolve()  # as SQLite does: its files are next to the target of a link
         self._limits = (max_age, max_bytes)
         self._lock: Lock | None = None
         self._store: Store | None = None
@@ -56,7 +67,9 @@ class Journal:
         self._busy_since: float | None = None
         self._pending: deque[Event] = deque()
         self._batch: list[Row] = []
-        self._counting = threading.Lock()
+        """Rows taken from `_pending` and not yet durable: a failed write is retried with them."""
+        self._lost_lock = threading.Lock()
+        """Guards `lost`."""
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._deadline = math.inf
@@ -64,57 +77,60 @@ class Journal:
         try:
             self._open()
         except sqlite3.OperationalError as error:
-            self._say(error)
+            self._report(error)
         except OSError as error:
-            if error.errno not in _MAY_PASS:
-                self._shut()
+            if error.errno not in _TRANSIENT:
+                self._close_all()
                 raise JournalError(_refusal(self._path, error)) from None
-            self._say(error)
+            self._report(error)
         except JournalError:
-            self._shut()
+            self._close_all()
             raise
 
     @property
     def trouble(self) -> str | None:
-        """Why it cannot write at this time, or None."""
+        """Why events cannot be written at present, or None."""
         since = self._busy_since
         if since is not None and time.monotonic() - since > _HANGING:
             return f"the disk has not answered for {time.monotonic() - since:.0f} s"
         return self._trouble
 
     def start(self) -> None:
-        """Starts to write."""
+        """Start the thread."""
         self._thread.start()
 
     def write(self, event: Event) -> None:
-        """Has an event written within a second; never waits."""
+        """Queue an event. Never blocks. The event is durable within a second if the disk works."""
         if len(self._pending) >= CAPACITY or self._closing.is_set():
-            with self._counting:
-                self.lost += 1
+            self._count_lost(1)
             return
         self._pending.append(event)
         if not self._wake.is_set():
             self._wake.set()
 
     def close(self) -> None:
-        """Writes what is pending and ends, within about a second: what cannot be written by then is lost."""
-        self._deadline = time.monotonic() + _ENDING
+        """Write pending events for about a second, then stop. Count the rest as lost."""
+        self._deadline = time.monotonic() + _CLOSE_TIMEOUT
         self._closing.set()
         self._wake.set()
         if self._thread.ident:
-            self._thread.join(_ENDING + _PAUSE)
+            self._thread.join(_CLOSE_TIMEOUT + _PAUSE)
         left = len(self._pending) + len(self._batch)
         if left:
-            self.lost += left
+            self._count_lost(left)
             log.warning("the journal %s was closed before its last %d events were written", self._path, left)
         if not self._thread.is_alive():
             self._pending.clear()
             self._batch.clear()
-            self._shut()
+            self._close_all()
+
+    def _count_lost(self, count: int) -> None:
+        with self._lost_lock:
+            self.lost += count
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._wake.wait(_CHECK)
+            self._wake.wait(_IDLE_INTERVAL)
             self._wake.clear()
             self._write_pending()
             if self._trouble:
@@ -127,24 +143,22 @@ class Journal:
             pass
 
     def _step(self) -> bool:
-        """Writes some of what is pending; whether there is more to do at once."""
+        """Write a batch. Return True if there is more to write or trim; False also after an error."""
         self._busy_since = time.monotonic()
         try:
-            while self._pending and len(self._batch) < _AT_ONCE:
+            while self._pending and len(self._batch) < _BATCH:
                 self._batch.append(row_of(self._pending.popleft()))
             has_trimmed = self._write()
-        except (
-            Exception
-        ) as error:  # whatever it is, it is said and tried again: a thread that ends says nothing
-            self._say(error)
+        except Exception as error:  # reported and retried: if the thread ended, nothing would be written again
+            self._report(error)
             return False
         finally:
             self._busy_since = None
         if self._batch:
-            self._reach(self._batch[-1].seq)
+            self._advance(self._batch[-1].seq)
             self._batch.clear()
         if self._trouble:
-            log.info("the journal %s is written again", self._path)
+            log.info("the journal %s can be written again", self._path)
             self._trouble = None
         return has_trimmed or bool(self._pending)
 
@@ -160,22 +174,22 @@ class Journal:
         return self._open().write(self._batch)
 
     def _open(self) -> Store:
-        """The store, opened if it is not."""
+        """Return the store. Open it if it is closed, or if its file was moved or deleted."""
         if self._store and not self._store.is_in_place():
-            log.warning("the journal %s was moved or deleted: a new one is begun", self._path)
-            self._shut()
+            log.warning("the journal %s was moved or deleted: starting a new one", self._path)
+            self._close_all()
         if not self._store:
             check_writable(self._path)
             self._lock = self._lock or Lock(self._path)
             self._store = Store(self._path, *self._limits)
             if self._store.last_seq is not None:
-                self._reach(self._store.last_seq)
+                self._advance(self._store.last_seq)
         return self._store
 
-    def _reach(self, seq: int) -> None:
+    def _advance(self, seq: int) -> None:
         self.last_seq = seq if self.last_seq is None else max(self.last_seq, seq)
 
-    def _shut(self) -> None:
+    def _close_all(self) -> None:
         self._close_store()
         if self._lock:
             self._lock.release()
@@ -186,25 +200,25 @@ class Journal:
             self._store.close()
             self._store = None
 
-    def _say(self, error: Exception) -> None:
-        """Tells of trouble: to the log once, to whoever asks as long as it lasts."""
-        words = _words(error, self._path.parent)
-        if words != self._trouble:
-            log.warning("the journal %s cannot be written: %s; events wait for it", self._path, words)
-            log.debug("it was", exc_info=error)
-        self._trouble = words
+    def _report(self, error: Exception) -> None:
+        """Set `trouble`. Log it if it is new."""
+        reason = _reason(error, self._path.parent)
+        if reason != self._trouble:
+            log.warning("the journal %s cannot be written: %s; new events wait in memory", self._path, reason)
+            log.debug("the error was", exc_info=error)
+        self._trouble = reason
 
 
 def _refusal(path: Path, error: OSError) -> str:
     if not path.parent.exists():
-        return f"the journal {path} has no folder: create {path.parent}"
-    return f"the journal {path} cannot be written: {error.strerror}; name a file where we may"
+        return f"the journal {path} cannot be created: create the directory {path.parent} first"
+    return f"the journal {path} cannot be written: {error.strerror}; choose a file that portwatch may write"
 
 
-def _words(error: Exception, folder: Path) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # SQLite also calls it an I/O error, and a folder that is gone is not full.
+def _reason(error: Exception, directory: Path) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # SQLite may report a full disk as an I/O error. statvfs fails if the directory is gone.
     with suppress(OSError):
-        if not os.statvfs(folder).f_bavail:
+        if not os.statvfs(directory).f_bavail:
             return "the disk is full"
-    return "the disk is full" if "is full" in said else said
+    return "the disk is full" if "is full" in text else text

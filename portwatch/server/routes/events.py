@@ -1,4 +1,4 @@
-"""`GET /api/v0/events`: every event from now on, after what was missed, as server-sent events."""
+"""`GET /api/v0/events`: events as they happen, as server-sent events, after those that the client missed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def routes(stream: Stream) -> list[web.RouteDef]:
         params.only_known(request.query, PARAMETERS)
         scope = params.scope_of(request.query)
         after = params.number(request.query, "after")
-        # A browser that reconnects sends both: its first address, and how far it got since.
+        # A browser that reconnects repeats its first `after`, and sends the id of its last event with it.
         if "Last-Event-ID" in request.headers:
             after = _last_event_id(request.headers["Last-Event-ID"])
         return await stream.follow(request, None if scope == Scope() else scope, after)
 
-    # Without HEAD, which would never end.
+    # No HEAD: the response would never end.
     return [web.get("/api/v0/events", respond, allow_head=False)]
 
 
 def _last_event_id(text: str) -> int:
-    """Return the number; one that no event can have, and that leads to a gap, for an id that is not ours."""
+    """Return a seq. For an id that the stream never sent, return one that no event has: a gap follows."""
     is_number = text.isascii() and text.isdecimal() and len(text) < len(str(params.LARGEST_NUMBER))
     return int(text) if is_number else params.LARGEST_NUMBER

@@ -1,4 +1,4 @@
-"""`GET /healthz` and `GET /readyz`: whether the daemon answers, and whether its answers can be relied on."""
+"""`GET /healthz`: liveness. `GET /readyz`: readiness, engine, its limits, and what is degraded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def routes(state: DaemonState) -> list[web.RouteDef]:
 
     async def readiness(request: web.Request) -> web.Response:
         params.only_known(request.query, ())
-        found = state.readiness()
-        return web.json_response(found, status=200 if found["ready"] else 503)
+        body = state.readiness()
+        return web.json_response(body, status=200 if body["ready"] else 503)
 
     return [web.get("/healthz", health), web.get("/readyz", readiness)]

@@ -1,4 +1,4 @@
-"""`GET /api/v0/history`: what the journal holds, one page at a time."""
+"""`GET /api/v0/history`: events from the journal, one page at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from portwatch.server.responses import json_response, refusal
 
 KINDS = ("open", "close", "bind_failed", "listen_failed", "gap")
 PARAMETERS = ("port", "process", "kind", "since", "until", "before", "limit")
-_LIMIT_MAX = 1000
-_LIMIT = 100
+_MAX_LIMIT = 1000
+_DEFAULT_LIMIT = 100
 
 
 def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
-    """Return the route. Without a journal it answers 404."""
+    """Return the route. It answers 404 if there is no journal."""
 
     async def respond(request: web.Request) -> web.Response:
-        """Answer with the newest events first; `next` is the `before` of the next page, or null."""
+        """Respond with a page, newest event first. `next` is the next page's `before`, or null."""
         query = request.query
         params.only_known(query, PARAMETERS)
         now = time.time_ns()
@@ -31,12 +31,14 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
             params.values(query, name, lambda text: moment(text, now)) for name in ("since", "until")
         )
         before = params.number(query, "before")
-        limit = params.number(query, "limit", _LIMIT, least=1, most=_LIMIT_MAX) or _LIMIT
+        limit = params.number(query, "limit", _DEFAULT_LIMIT, least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
         ports = params.values(query, "port", port_range)
         process = params.values(query, "process", params.some)
         kind = params.values(query, "kind", one_of(KINDS))
         if journal is None:
-            raise refusal(web.HTTPNotFound, "no journal is kept", "start the daemon with --journal PATH")
+            raise refusal(
+                web.HTTPNotFound, "this daemon keeps no journal", "start the daemon with --journal PATH"
+            )
 
         def page(reader: Reader) -> str:
             lines = list(
@@ -51,8 +53,8 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
                     newest_first=True,
                 )
             )
-            following = json.loads(lines[-1])["seq"] if len(lines) == limit else None
-            return f'{{"events":[{",".join(lines)}],"next":{json.dumps(following)}}}'
+            next_before = json.loads(lines[-1])["seq"] if len(lines) == limit else None
+            return f'{{"events":[{",".join(lines)}],"next":{json.dumps(next_before)}}}'
 
         return json_response(await journal.ask(page))
 

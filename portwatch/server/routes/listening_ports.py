@@ -1,4 +1,4 @@
-"""`GET /api/v0/listening-ports`: what is open now."""
+"""`GET /api/v0/listening-ports`: the open ports."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ def routes(state: DaemonState, listings: Listings) -> list[web.RouteDef]:
     async def respond(request: web.Request) -> web.Response:
         params.only_known(request.query, (*PARAMETERS, "min_port", "ignore"))
         scope = params.scope_of(request.query)
-        least = params.number(request.query, "min_port", 0, most=65_535) or 0
+        min_port = params.number(request.query, "min_port", 0, most=65_535) or 0
         ignored = frozenset(params.values(request.query, "ignore", params.port))
         pids = pids_of(request)
 
         def build() -> str:
-            seq = state.last_seq  # before the listing: the stream goes on from here without a hole
+            seq = state.last_seq  # read before the listing: a stream from here on misses nothing
             ports = [
-                port_entry(one.as_dict())
-                for one in listings.listeners(pids)
-                if one.port >= least and one.port not in ignored and scope.admits_listener(one)
+                port_entry(listener.as_dict())
+                for listener in listings.listeners(pids)
+                if listener.port >= min_port
+                and listener.port not in ignored
+                and scope.admits_listener(listener)
             ]
-            answer = {"ports": ports, "seq": seq, "kept_after": state.kept_after}
-            return json.dumps(answer, separators=(",", ":"))
+            body = {"ports": ports, "seq": seq, "kept_after": state.kept_after}
+            return json.dumps(body, separators=(",", ":"))
 
         return await listings.respond(build)
 

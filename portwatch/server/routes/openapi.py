@@ -1,4 +1,4 @@
-"""`GET /api/v0/openapi.json`: the description of the API."""
+"""`GET /api/v0/openapi.json`: the OpenAPI description of the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`GET /`: the page, one file that loads nothing from elsewhere."""
+"""`GET /`: the web page, a single file that loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the route. A policy lets the page's own script and style run, by their hashes, and no others."""
+    """Return the route. Its Content-Security-Policy allows only the page's own script and style, by hash."""
     text = (resources.files("portwatch.server") / "static" / "page.html").read_text("utf-8")
     hashes = " ".join(f"{kind}-src '{_hash_of(content)}';" for kind, content in _INLINE.findall(text))
     policy = (

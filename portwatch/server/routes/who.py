@@ -1,4 +1,4 @@
-"""`GET /api/v0/who`: everything known about a port."""
+"""`GET /api/v0/who`: everything known about a port and its holders."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ def routes(listings: Listings) -> list[web.RouteDef]:
     async def respond(request: web.Request) -> web.Response:
         params.only_known(request.query, PARAMETERS)
         if "port" not in request.query:
-            raise refusal(web.HTTPBadRequest, "the parameter port is missing", "for example ?port=8080")
+            raise refusal(web.HTTPBadRequest, "the parameter port is missing", "add for example ?port=8080")
         scope = params.scope_of(request.query)
         pids = pids_of(request)
         shows_commands = _is_local(request)
 
         def build() -> str:
-            found = (one for one in listings.listeners(pids, look=True) if scope.admits_listener(one))
-            ports = [port_entry(listener_with_details(one, commands=shows_commands)) for one in found]
+            ports = [
+                port_entry(listener_with_details(listener, commands=shows_commands))
+                for listener in listings.listeners(pids, look=True)
+                if scope.admits_listener(listener)
+            ]
             return json.dumps({"ports": ports}, separators=(",", ":"))
 
         return await listings.respond(build)
@@ -37,7 +40,7 @@ def routes(listings: Listings) -> list[web.RouteDef]:
 
 
 def _is_local(request: web.Request) -> bool:
-    """Return True if the client can be taken to be on this machine: arguments may hold secrets."""
+    """Return True if the client is on this machine and not a proxy: command lines may hold secrets."""
     if is_over_socket_file(request):
         return True
     remote = request.remote or ""

@@ -1,0 +1,84 @@
+"""The newest events in memory, in the form in which the stream sends them. Does no I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from portwatch.event import Event
+from portwatch.filters.scope import Scope
+
+KEPT_BYTES = 8 << 20
+"""Size of the events kept, for subscribers that reconnect or fall behind."""
+_CHUNK_BYTES = 64 << 10
+
+
+class Entry(NamedTuple):
+    """An event, and its frame: the server-sent event that carries it."""
+
+    event: Event
+    frame: bytes
+
+
+class Recent:
+    """The newest events, each at a position that never changes."""
+
+    def __init__(self, capacity: int = KEPT_BYTES) -> None:
+        self._capacity = capacity
+        self._entries: list[Entry] = []
+        self._seqs: list[int] = []
+        self._bytes = 0
+        self.first = 0
+        """The position of the oldest event."""
+        self.dropped_seq = 0
+        """The seq of the newest event that is no longer kept."""
+
+    @property
+    def end(self) -> int:
+        """The position of the next event."""
+        return self.first + len(self._entries)
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the newest event."""
+        return self._seqs[-1] if self._seqs else self.dropped_seq
+
+    def append(self, event: Event) -> None:
+        """Add an event. Drop the older half if there is no room."""
+        frame = frame_of(event)
+        self._entries.append(Entry(event, frame))
+        self._seqs.append(event.seq)
+        self._bytes += len(frame)
+        if self._bytes > self._capacity:
+            half = len(self._entries) // 2
+            self._bytes -= sum(len(entry.frame) for entry in self._entries[:half])
+            self.dropped_seq = self._seqs[half - 1] if half else self.dropped_seq
+            del self._entries[:half], self._seqs[:half]
+            self.first += half
+
+    def position_after(self, seq: int) -> int | None:
+        """Return the position of the first event after `seq`, or None if an event in between was dropped."""
+        if not self.dropped_seq <= seq <= self.last_seq:
+            return None
+        return self.first + bisect_right(self._seqs, seq)
+
+    def chunk_at(self, position: int, scope: Scope | None) -> tuple[bytes, int]:
+        """Return frames to send in one write, and the position behind them."""
+        chunk = bytearray()
+        for entry in self.since(position):
+            position += 1
+            if scope is None or scope.admits(entry.event):
+                chunk += entry.frame
+            if len(chunk) >= _CHUNK_BYTES:
+                break
+        return bytes(chunk), position
+
+    def since(self, position: int) -> Iterable[Entry]:
+        """Return the events from a position on."""
+        return self._entries[position - self.first :]
+
+
+def frame_of(event: Event) -> bytes:
+    """Return an event as a server-sent event."""
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {event.to_json()}\n\n".encode()

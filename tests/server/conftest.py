@@ -1,0 +1,26 @@
+"""Daemons and a port that the tests of the server share."""
+
+import socket
+
+import pytest
+from daemon import serving
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def port():
+    """A port that this process listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def listed_port(daemon, port):
+    """A port that this process listens on and that the daemon lists."""
+    daemon.wait_for(port)
+    return port

@@ -1,0 +1,38 @@
+import asyncio
+import threading
+
+from support import PATIENCE
+
+from portwatch.server.threads import Limiter, restart_on_failure, run_in_thread
+
+
+def test_the_end_of_the_loop_does_not_wait_for_hanging_work():
+    is_hanging, release = threading.Event(), threading.Event()
+
+    def hang():
+        is_hanging.set()
+        release.wait(PATIENCE)
+
+    async def start():
+        limiter = Limiter(1)
+        tasks = [asyncio.create_task(limiter.run(hang)) for _ in range(3)]
+        assert await run_in_thread(lambda: is_hanging.wait(PATIENCE))
+        return tasks
+
+    asyncio.run(start())
+    assert not release.is_set()
+    release.set()
+
+
+def test_a_failed_task_is_logged_and_restarted(monkeypatch, caplog):
+    monkeypatch.setattr("portwatch.server.threads._RESTART_DELAY", 0)
+    attempts = []
+
+    async def work():
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise OSError("not now")
+
+    asyncio.run(restart_on_failure("the task", work))
+    assert len(attempts) == 3
+    assert caplog.messages == ["the task failed, restarting it"] * 2
