@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.engines.permissions import ASK_DOCTOR
 from portwatch.engines.protocol import Engine, Options
 from portwatch.errors import EngineUnavailable, NotPermitted, WrongUse
@@ -72,8 +73,6 @@ def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Ch
 
 
 def _engine_with(hooks: str, name: str) -> str:
-    from portwatch.engines.core.hooks import HOOK_SETS
-
     if hooks not in HOOK_SETS:
         raise WrongUse(f"unknown hooks {hooks!r}: choose one of auto, {', '.join(HOOK_SETS)}")
     if name not in ("auto", "core"):

@@ -13,7 +13,7 @@ STABLE_LIMITS = (
     limits.COMPAT_FAILURES,
 )
 LIMITS_WITHOUT_FAILURES = (limits.FAILURES, limits.BACKLOG_CHANGE)
-"""Additional limits when failures are not requested or cannot be seen: the same programs see backlog changes."""
+"""More limits when failures are not requested or cannot be seen. The same programs see backlog changes."""
 SYSCALL_TRACEPOINTS = {
     "sys_enter_bind": "syscalls/sys_enter_bind",
     "sys_exit_bind": "syscalls/sys_exit_bind",

@@ -52,7 +52,8 @@ class FilterMap(ctypes.Structure):
 def supported(wanted: KernelFilter, *, has_marks: bool) -> KernelFilter:
     """Return the narrowest filter that the programs can apply and that passes everything that `wanted` passes.
 
-    Trees and cgroups need a mark on each socket: any process may close it, and only the mark tells who opened it.
+    Trees and cgroups need a mark on each socket: any process may close it, and only the mark tells who opened
+    it.
     """
     # Where cgroup v1 is mounted beside v2, the id of a v2 cgroup does not tell which cgroup a process is in.
     cgroup_filters = wanted.cgroups if has_marks and cgroups.is_v2_only() else None

@@ -73,7 +73,7 @@ SHORT_LIVED = Limit(
 )
 ACTOR = Limit(
     "actor",
-    "the process that opened or closed a port is inferred from the processes that hold it at the time of the poll",
+    "the process that opened or closed a port is inferred from those that hold it at the time of the poll",
     ("S09", "S12", "S24", "S30"),
 )
 EPHEMERAL_UDP = Limit(
@@ -97,7 +97,7 @@ OTHER_OWNERS = Limit(
 )
 COOKIES = Limit(
     "cookies",
-    "a socket's cookie is known only if something requested it earlier; the inode identifies the socket instead",
+    "a socket's cookie is unknown unless something requested it before; its inode identifies it instead",
 )
 TREES = Limit(
     "trees",

@@ -113,7 +113,7 @@ def _proc() -> Finding:
     if not procfs.shows_kernel_pids():
         return Finding(
             "limited",
-            f"{procfs.root()} belongs to another pid namespace, so its pids differ from those that BPF reports: "
+            f"{procfs.root()} belongs to another pid namespace: its pids differ from those of BPF programs, so "
             "core and bcc cannot report what only /proc knows about a process (on cgroup v1, its container)",
             "docker run --pid=host; or -v /proc:/host/proc:ro -e HOST_PROC=/host/proc (or --procfs /host/proc)",
         )

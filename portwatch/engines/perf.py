@@ -1,4 +1,4 @@
-"""perf_event_open(2): attaches programs to tracepoints, even where tracefs is not mounted, and opens buffers."""
+"""perf_event_open(2): attaches programs to tracepoints, without a mounted tracefs too, and opens buffers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def lost(self) -> int:
-        """The number of records, and of processes of watched trees, dropped since `attach` for want of space."""
+        """How many records and processes of trees were dropped since `attach`: a buffer or map was full."""
 
     @property
     def recursion_misses(self) -> int:

@@ -1,9 +1,9 @@
 """Counts how often the kernel skipped a BPF program.
 
-The kernel does not run a program on a CPU on which that program is already running. If the running instance is
-preempted, another process can reach the same hook on that CPU, and its event is missed. This happens with fentry
-in preemptible kernels, and with raw tracepoints in the newest kernels (in a slow virtual machine with 7.2, for a
-few of 10,000 forks and exits; for none with 6.12).
+The kernel does not run a program on a CPU on which that program is already running. If the running instance
+is preempted, another process can reach the same hook on that CPU, and its event is missed. This happens with
+fentry in preemptible kernels, and with raw tracepoints in the newest kernels (in a slow virtual machine with
+7.2, for a few of 10,000 forks and exits; for none with 6.12).
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def _attach_stable(programs: Programs, failures: bool, why: str) -> Attachment:
             programs.keep(syscalls.attach_cgroup(program, root, hook.attach_type))
     except PermissionError as error:
         raise NotPermitted(
-            f"the kernel does not allow the BPF programs ({error.strerror}): lockdown or a security module forbids "
-            f"them, or {ROOT_CGROUP_IS_TAKEN}; {ASK_DOCTOR}"
+            f"the kernel does not allow the BPF programs ({error.strerror}): lockdown or a security module "
+            f"forbids them, or {ROOT_CGROUP_IS_TAKEN}; {ASK_DOCTOR}"
         ) from error
     sees_failures = failures and _attach_tracepoints(programs)
     return Attachment(STABLE, STABLE_LIMITS if sees_failures else STABLE_LIMITS + LIMITS_WITHOUT_FAILURES, why)

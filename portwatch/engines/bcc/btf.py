@@ -1,4 +1,4 @@
-"""A reader of BTF, the description of its own types that a kernel carries: where each field is."""
+"""A parser of BTF, the kernel's description of its own types: finds the offsets of fields."""
 
 from __future__ import annotations
 
@@ -11,77 +11,83 @@ _MAGIC = 0xEB9F
 _PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _ENUM, _FUNC, _INT = 2, 3, 4, 5, 8, 6, 12, 1
 _HEADER = struct.Struct("=HxxIIIII")
 _TRANSPARENT = (8, 9, 10, 11, 18)
-"""Typedef, volatile, const, restrict and type tag: the same type as what they refer to."""
-_WORDS_BEHIND = {1: 1, 3: 3, 14: 1, 17: 1}
-"""A kind's words behind the three that every type has; none where it is not listed."""
-_WORDS_EACH = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
-"""A kind's words for each of its members."""
+"""Typedef, volatile, const, restrict and type tag: they have the layout of the type that they refer to."""
+_EXTRA_WORDS = {1: 1, 3: 3, 14: 1, 17: 1}
+"""By kind: the number of words after the three that every type has. 0 if not listed."""
+_WORDS_PER_MEMBER = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
+"""By kind: the number of words for each member. 0 if not listed."""
 _NEWEST_KIND = 19
 
 
 @dataclass(frozen=True, slots=True)
 class FieldLocation:
-    """Where a field is in its struct, in bits."""
+    """The position of a field in its struct, in bits."""
 
     offset: int
     width: int
 
 
 class Btf:
-    """The types of a kernel of which some, by name, are looked for."""
+    """The BTF of a kernel. Only types of the given names, and what they refer to, can be looked up."""
 
     def __init__(self, content: bytes, names: set[str]) -> None:
-        """Raises EngineUnavailable where `content` is not what this reader knows."""
+        """Raise EngineUnavailable if `content` is not BTF, or is newer than this parser."""
         if len(content) < _HEADER.size or _HEADER.unpack_from(content)[0] != _MAGIC:
-            raise EngineUnavailable("the kernel's BTF is none: it does not begin as BTF does")
+            raise EngineUnavailable(
+                "the kernel's BTF is damaged: it does not start with the magic number of BTF"
+            )
         _, header, start, length, strings, strings_length = _HEADER.unpack_from(content)
         self._strings = content[header + strings : header + strings + strings_length]
         self._words = memoryview(content[header + start : header + start + length]).cast("I")
-        self._at: list[int] = [0]
-        """The word at which each type begins; type 0 is void."""
-        self._named: dict[tuple[str, bool], int] = {}
-        self._walk({self._offset(name): name for name in names})
+        self._positions: list[int] = [0]
+        """The index of each type's first word, by type id. Type 0 is void."""
+        self._ids: dict[tuple[str, bool], int] = {}
+        """Type ids by name, and whether it names a function."""
+        self._index({self._string_offset(name): name for name in names})
 
-    def _offset(self, name: str) -> int:
+    def _string_offset(self, name: str) -> int:
+        """Return 0 if no type has that name."""
         return self._strings.find(b"\0" + name.encode() + b"\0") + 1
 
-    def _walk(self, wanted: dict[int, str]) -> None:
-        # A hundred thousand types: everything that the loop does for each of them shows.
-        words, at = self._words, self._at
-        behind = [_WORDS_BEHIND.get(kind, 0) + 3 for kind in range(32)]
-        each = [_WORDS_EACH.get(kind, 0) for kind in range(32)]
+    def _index(self, names: dict[int, str]) -> None:
+        # A kernel has a hundred thousand types, so this loop is kept short.
+        words, positions = self._words, self._positions
+        fixed_words = [_EXTRA_WORDS.get(kind, 0) + 3 for kind in range(32)]
+        words_per_member = [_WORDS_PER_MEMBER.get(kind, 0) for kind in range(32)]
         position, end = 0, len(words)
-        wanted.pop(0, None)
+        names.pop(0, None)
         while position < end:
             info = words[position + 1]
             kind = info >> 24 & 31
-            if words[position] in wanted and kind in (_STRUCT, _TYPEDEF, _ENUM, _FUNC):
-                self._named.setdefault((wanted[words[position]], kind == _FUNC), len(at))
-            at.append(position)
-            position += behind[kind] + each[kind] * (info & 0xFFFF)
+            if words[position] in names and kind in (_STRUCT, _TYPEDEF, _ENUM, _FUNC):
+                self._ids.setdefault((names[words[position]], kind == _FUNC), len(positions))
+            positions.append(position)
+            position += fixed_words[kind] + words_per_member[kind] * (info & 0xFFFF)
             if kind > _NEWEST_KIND:
-                raise EngineUnavailable(f"the kernel's BTF has a kind of type ({kind}) that is not known here")
+                raise EngineUnavailable(
+                    f"the kernel's BTF has a kind of type ({kind}) that this version of portwatch does not know"
+                )
 
     def function(self, name: str) -> int | None:
-        """The id of a function."""
-        return self._named.get((name, True))
+        """Return the type id of a function, or None."""
+        return self._ids.get((name, True))
 
     def size(self, name: str) -> int | None:
-        """The bytes of a struct; None if there is none of that name."""
-        found = self._named.get((name, False))
-        return None if found is None else self._size(found)
+        """Return the size of a struct in bytes, or None if the kernel has no such struct."""
+        type_id = self._ids.get((name, False))
+        return None if type_id is None else self._size(type_id)
 
     def field(self, struct_name: str, name: str) -> FieldLocation | None:
-        """Where a field is; in an anonymous struct or union of this struct, too."""
-        found = self._named.get((struct_name, False))
-        return None if found is None else self._member(self._bare(found), name)
+        """Return the location of a field, or None. It may be in an anonymous struct or union."""
+        type_id = self._ids.get((struct_name, False))
+        return None if type_id is None else self._member(self._resolve(type_id), name)
 
     def enumerator(self, enum: str, name: str) -> int | None:
-        """The value of a name that an enum gives to it."""
-        found = self._named.get((enum, False))
-        if found is None:
+        """Return the value of an enumerator, or None."""
+        type_id = self._ids.get((enum, False))
+        if type_id is None:
             return None
-        position = self._at[found]
+        position = self._positions[type_id]
         count = self._words[position + 1] & 0xFFFF
         return next(
             (
@@ -92,14 +98,15 @@ class Btf:
             None,
         )
 
-    def _bare(self, type_id: int) -> int:
-        while type_id and self._words[self._at[type_id] + 1] >> 24 & 31 in _TRANSPARENT:
-            type_id = self._words[self._at[type_id] + 2]
+    def _resolve(self, type_id: int) -> int:
+        """Follow typedefs and qualifiers."""
+        while type_id and self._words[self._positions[type_id] + 1] >> 24 & 31 in _TRANSPARENT:
+            type_id = self._words[self._positions[type_id] + 2]
         return type_id
 
     def _size(self, type_id: int) -> int:
-        type_id = self._bare(type_id)
-        position = self._at[type_id]
+        type_id = self._resolve(type_id)
+        position = self._positions[type_id]
         kind = self._words[position + 1] >> 24 & 31
         if not type_id:
             return 0
@@ -110,28 +117,28 @@ class Btf:
         return self._words[position + 2]
 
     def _member(self, type_id: int, name: str) -> FieldLocation | None:
-        words, position = self._words, self._at[type_id]
+        words, position = self._words, self._positions[type_id]
         info = words[position + 1]
         if info >> 24 & 31 not in (_STRUCT, _UNION):
             return None
         has_widths = info >> 31
         for member in range(position + 3, position + 3 + 3 * (info & 0xFFFF), 3):
-            label, kind, offset = words[member], words[member + 1], words[member + 2]
+            member_name, member_type, offset = words[member], words[member + 1], words[member + 2]
             width, offset = (offset >> 24, offset & 0xFFFFFF) if has_widths else (0, offset)
-            if not label:
-                found = self._member(self._bare(kind), name)
-                if found:
-                    return FieldLocation(offset + found.offset, found.width)
-            elif self._strings.startswith(name.encode() + b"\0", label):
-                return self._place(offset, width, kind)
+            if not member_name:
+                inner = self._member(self._resolve(member_type), name)
+                if inner:
+                    return FieldLocation(offset + inner.offset, inner.width)
+            elif self._strings.startswith(name.encode() + b"\0", member_name):
+                return self._location(offset, width, member_type)
         return None
 
-    def _place(self, offset: int, width: int, type_id: int) -> FieldLocation:
+    def _location(self, offset: int, width: int, type_id: int) -> FieldLocation:
         if not width:
             width = 8 * self._size(type_id)
-            position = self._at[self._bare(type_id)]
+            position = self._positions[self._resolve(type_id)]
             if self._words[position + 1] >> 24 & 31 == _INT:
-                # Before kernels gave the width with the member, an integer type of its own did.
+                # In older BTF, the width of a bit field is in an integer type of its own, not in the member.
                 encoding = self._words[position + 3]
                 offset, width = offset + (encoding >> 16 & 0xFF), encoding & 0xFF
         return FieldLocation(offset, width)

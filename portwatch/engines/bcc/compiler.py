@@ -1,4 +1,4 @@
-"""bcc itself: found where the distribution puts it, and made to compile our programs."""
+"""Finds the distribution's bcc, and compiles the BPF programs with it."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _HERE = Path(__file__).parent
 SOURCES = next(
     (folder for folder in (_HERE / "bpf", _HERE.parents[2] / "bpf") if folder.is_dir()), _HERE / "bpf"
 )
-"""In an installed package beside us, in the source tree where core's are."""
-_MINIMAL_LRU = (4, 10)
+"""The folder of C sources: beside this module in an installed package, bpf/ in a source tree."""
+_LRU_MAPS_SINCE = (4, 10)
 _KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
-_HEEDED = (_KERNEL_SOURCE, "BCC_LINUX_VERSION_CODE", "ARCH")
-"""Variables that bcc goes by; that it went by the second it would say on standard output."""
-_PROCESS = threading.RLock()
-"""Held by whoever changes what is the whole process's."""
+_BCC_VARIABLES = (_KERNEL_SOURCE, "BCC_LINUX_VERSION_CODE", "ARCH")
+"""The environment variables that bcc reads. If the second is set, bcc also prints to stdout."""
+_PROCESS_LOCK = threading.RLock()
+"""Held while the state of the whole process is changed: stderr, the environment, the working directory."""
 
 
 def find_bcc() -> ModuleType:
-    """The bcc of the distribution; PyPI has another package of that name. Raises EngineUnavailable."""
-    for path in ((), *((folder,) for folder in DIST_PACKAGES)):
-        module = _import_from(list(path))
+    """Import the distribution's bcc, not the unrelated package on PyPI. Raise EngineUnavailable."""
+    for folders in ([], *([folder] for folder in DIST_PACKAGES)):
+        module = _import_bcc(folders)
         if module and hasattr(module, "BPF"):
             return module
         _forget()
     raise EngineUnavailable(f"bcc is not installed: {INSTALL}")
 
 
-def _import_from(path: list[str]) -> ModuleType | None:
+def _import_bcc(folders: list[str]) -> ModuleType | None:
     before = sys.path[:]
-    # In front, for the one import: a package of the same name must not hide it.
-    sys.path[:0] = path
+    # At the front, for this import only, so that another package called bcc cannot hide it.
+    sys.path[:0] = folders
     try:
         return importlib.import_module("bcc")
     except ModuleNotFoundError as error:
         if error.name == "bcc":
             return None
         raise _broken(error) from error
-    except Exception as error:  # whatever its C library or its Python does not agree with
+    except Exception as error:  # its C library or this version of Python may not fit: any exception is possible
         raise _broken(error) from error
     finally:
         sys.path[:] = before
@@ -64,7 +64,7 @@ def _import_from(path: list[str]) -> ModuleType | None:
 def _broken(error: Exception) -> EngineUnavailable:
     _forget()
     return EngineUnavailable(
-        f"bcc is installed and does not load ({type(error).__name__}: {error}): "
+        f"bcc is installed, but importing it fails ({type(error).__name__}: {error}): "
         "apt-get install --reinstall python3-bpfcc libbpfcc"
     )
 
@@ -75,16 +75,16 @@ def _forget() -> None:
 
 
 class CompiledPrograms:
-    """What was compiled, and what of the running kernel it was compiled for."""
+    """A compiled bcc.BPF object."""
 
     def __init__(self, bpf: Any, iterator_function: int | None) -> None:
         self.bpf = bpf
         self.iterator_function = iterator_function
-        """The BTF id of the function that stands for the pass over open files."""
+        """The BTF id of the iterator over open files, or None if the kernel does not have it."""
 
 
 def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
-    """Compiles bpf/bcc.bpf.c for the running kernel. Raises EngineUnavailable."""
+    """Compile bpf/bcc.bpf.c for the running kernel. Raise EngineUnavailable."""
     bcc = find_bcc()
     source = (SOURCES / "bcc.bpf.c").read_text("utf-8")
     function = None
@@ -93,64 +93,67 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
         btf = Btf(VMLINUX.read_bytes(), layout.names(header))
         function = btf.function(layout.ITERATOR)
         source = layout.render(header, btf) + source
-        found = headers.OWN
+        kernel_headers = headers.MINIMAL
     else:
-        found = headers.of_running_kernel()
+        kernel_headers = headers.of_running_kernel()
         source = '#define KERNEL_HEADERS\n#include "headers.h"\n' + source
     flags = [
         f"-I{SOURCES}",
-        *found.flags,
+        *kernel_headers.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
         f"-DSHARED_FLAGS={shared_map.FLAGS}",
-        # Calls that never end must not fill it; before 4.10 there is no map that forgets.
-        f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _MINIMAL_LRU else "hash"}"',
+        # System calls that never return must not fill the map of calls. Before 4.10, no map type evicts old
+        # entries.
+        f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _LRU_MAPS_SINCE else "hash"}"',
         "-Wno-address-of-packed-member",
         "-Wno-macro-redefined",
     ]
-    said: list[str] = []
+    output: list[str] = []
     try:
-        with _environment(found.source), quiet(said):
+        with _environment(kernel_headers.source), quiet(output):
             bpf = bcc.BPF(text=source.encode(), cflags=flags)
     except Exception as error:  # bcc raises nothing more precise
-        raise EngineUnavailable(f"bcc cannot compile the programs: {_first_error(said) or error}") from error
+        raise EngineUnavailable(
+            f"bcc cannot compile the BPF programs: {_first_error(output) or error}"
+        ) from error
     return CompiledPrograms(bpf, function)
 
 
 @contextmanager
-def quiet(said: list[str]) -> Iterator[None]:
-    """Keeps from the terminal what bcc's libraries write to standard error; afterwards the list holds it."""
-    with _PROCESS, open(os.memfd_create("said"), "w+b") as caught:
+def quiet(output: list[str]) -> Iterator[None]:
+    """Redirect stderr, to which bcc's libraries write, and append its lines to `output` afterwards."""
+    with _PROCESS_LOCK, open(os.memfd_create("stderr"), "w+b") as redirected:
         saved = os.dup(2)
-        os.dup2(caught.fileno(), 2)
+        os.dup2(redirected.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-            caught.seek(0)
-            said += caught.read().decode(errors="replace").splitlines()
-            if said:
-                log.debug("bcc said: %s", "\n".join(said))
+            redirected.seek(0)
+            output += redirected.read().decode(errors="replace").splitlines()
+            if output:
+                log.debug("output of bcc: %s", "\n".join(output))
 
 
-def _first_error(said: list[str]) -> str | None:
-    lines = [line for line in said if line.strip()]
+def _first_error(output: list[str]) -> str | None:
+    lines = [line for line in output if line.strip()]
     return next((line for line in lines if "error" in line.lower()), lines[0] if lines else None)
 
 
 @contextmanager
 def _environment(kernel_source: Path) -> Iterator[None]:
-    """Has bcc find headers there, and nothing else that it goes by."""
-    with _PROCESS:
-        before = {name: os.environ.pop(name) for name in _HEEDED if name in os.environ}
+    """Let bcc find kernel headers in that folder, and hide the user's variables for bcc."""
+    with _PROCESS_LOCK:
+        before = {name: os.environ.pop(name) for name in _BCC_VARIABLES if name in os.environ}
         os.environ[_KERNEL_SOURCE] = str(kernel_source)
-        # Before all that it is told of, bcc looks into the working directory, which may be anybody's.
-        here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        # bcc looks for headers in the working directory first, where another user may have put files.
+        working_directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
         os.chdir(SOURCES)
         try:
             yield
         finally:
-            os.fchdir(here)
-            os.close(here)
+            os.fchdir(working_directory)
+            os.close(working_directory)
             del os.environ[_KERNEL_SOURCE]
             os.environ.update(before)

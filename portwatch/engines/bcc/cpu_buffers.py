@@ -18,7 +18,7 @@ from portwatch.errors import NotPermitted
 from portwatch.linux import capabilities
 
 _TOTAL_BYTES = 16 << 20
-"""For all CPUs together. On two CPUs, one buffer holds a storm of 40,000 records. Larger ones prolong overload."""
+"""The total for all CPUs. With two CPUs, a buffer holds 40,000 records. Larger buffers prolong an overload."""
 _MIN_PAGES = 64
 _UNPRIVILEGED_PAGES = 128
 """Per CPU: what kernel.perf_event_mlock_kb lets every user lock by default."""

@@ -78,7 +78,7 @@ class BccEngine:
 
     @property
     def lost(self) -> int:
-        """Records that did not fit into a buffer, and processes that did not fit into their map, since `attach`."""
+        """How many records and processes of trees were dropped since `attach`: a buffer or map was full."""
         # Both the kernel and the programs count lost records, and either may be behind.
         return max(self._buffers.lost, self._dropped_records) + self._dropped_members
 
@@ -97,7 +97,7 @@ class BccEngine:
         self._programs.free_compiler_memory()
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, for `wake`, or for `timeout` seconds; return records in the order of their events."""
+        """Wait for records, `wake` or the timeout, and return records in the order of their events."""
         if not self._reader.has_pending:
             for fd, _ in self._poll.poll(timeout):
                 if fd == self._wakeup.fileno():

@@ -1,4 +1,4 @@
-"""Which headers bcc compiles against: our own few where BTF tells the rest, else the running kernel's."""
+"""The headers that bcc compiles with: minimal ones of ours if the kernel has BTF, else the running kernel's."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from portwatch.errors import EngineUnavailable
 
 MODULES = Path("/lib/modules")
 _FIRST = "include/linux/kconfig.h"
-"""What bcc includes before anything else."""
+"""The file that bcc includes first."""
 _GENERATED = ("include", "include/generated/uapi", "arch/*/include/generated", "arch/*/include/generated/uapi")
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Headers of a kernel, of which a distribution may keep those that its build made in another folder."""
+    """The headers of a kernel. Some distributions keep the generated ones in a second folder."""
 
     source: Path
     build: Path
 
     @property
     def flags(self) -> list[str]:
-        """What tells the compiler of the second folder: bcc knows of one."""
+        """Compiler flags for the second folder. bcc handles the first."""
         if self.build == self.source:
             return []
         return [f"-I{folder}" for part in _GENERATED for folder in self.build.glob(part)]
 
 
-_STAND_IN = Path(__file__).with_name("minimal_headers")
-OWN = Headers(_STAND_IN, _STAND_IN)
+_MINIMAL_FOLDER = Path(__file__).with_name("minimal_headers")
+MINIMAL = Headers(_MINIMAL_FOLDER, _MINIMAL_FOLDER)
 
 
 def of_running_kernel(modules: Path = MODULES, release: str | None = None) -> Headers:
-    """The running kernel's headers; those of any other would read wrong fields in silence."""
+    """Return the running kernel's headers. Raise EngineUnavailable if there are none, or only those of
+    another kernel.
+
+    With the headers of another kernel, programs would read wrong fields without any error.
+    """
     release = release or os.uname().release
     build = modules / release / "build"
     package = f"linux-headers-{release} (Fedora: dnf install kernel-devel-{release})"
@@ -43,17 +47,17 @@ def of_running_kernel(modules: Path = MODULES, release: str | None = None) -> He
         raise EngineUnavailable(
             f"this kernel has neither BTF nor headers ({build} is missing): apt-get install {package}"
         )
-    found = _release_of(build)
-    if found != release:
+    headers_release = _release_of(build)
+    if headers_release != release:
         raise EngineUnavailable(
-            f"the headers in {build} are of {found or 'a kernel that they do not name'}, and {release} runs: "
-            f"fields would be read from wrong places; apt-get install {package}"
+            f"the headers in {build} are for {headers_release or 'an unknown kernel'}, but {release} is "
+            f"running: programs would read wrong fields; apt-get install {package}"
         )
     for source in (build, modules / release / "source"):
         if (source / _FIRST).is_file():
             return Headers(source, build)
     raise EngineUnavailable(
-        f"the headers in {build} are not whole ({_FIRST} is missing): apt-get install --reinstall {package}"
+        f"the headers in {build} are incomplete ({_FIRST} is missing): apt-get install --reinstall {package}"
     )
 
 
@@ -63,8 +67,8 @@ def _release_of(folder: Path) -> str | None:
     except OSError:
         pass
     else:
-        found = re.search(r'#define UTS_RELEASE "(.+)"', text)
-        return found[1] if found else None
+        release = re.search(r'#define UTS_RELEASE "(.+)"', text)
+        return release[1] if release else None
     try:
         return (folder / "include/config/kernel.release").read_text("utf-8").strip()
     except OSError:

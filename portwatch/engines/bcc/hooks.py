@@ -1,7 +1,7 @@
 """The two sets of hooks that bcc's programs attach to: kprobes and stable hooks.
 
-One set is attached as a whole, in the order given here. Programs that see closes come first: no open is reported
-whose close is missed.
+One set is attached as a whole, in the order given here. Programs that see closes come first: no open is
+reported whose close is missed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The structs of bpf/kernel.h, laid out as the running kernel has them: C for bcc to compile."""
+"""Generates C for bcc: the structs of bpf/kernel.h with the field offsets of the running kernel."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from portwatch.engines.bcc.btf import Btf, FieldLocation
 from portwatch.errors import EngineUnavailable
 
 ITERATOR = "bpf_iter_task_file"
-"""The kernel's function that stands for the pass over open files, from 5.8 on."""
+"""The kernel function that represents the iterator over open files, from 5.8 on."""
 _READS = ("bpf_probe_read_kernel", "bpf_probe_read_kernel_str", "bpf_probe_read_user")
-"""The kernel's functions behind these helpers, from 5.5 on."""
+"""The kernel functions that implement these helpers, from 5.5 on."""
 
 _CONTROLLERS = "cgroup_subsys_id"
 _OPTIONAL_FIELDS = frozenset({"tcp_sock.is_mptcp", "mptcp_sock.first"})
@@ -22,12 +22,12 @@ BITS = _OPTIONAL_FIELDS | {
     "sock.sk_protocol",
     "sock.sk_userlocks",
 }
-"""What read.h reads by READ_BITS, as it is a bit field on some kernels, or as some have it not."""
+"""The fields that read.h reads with READ_BITS: bit fields in some kernels, or missing in some."""
 
-FORMER_NAMES = {"start_boottime": "real_start_time"}  # until 5.5, cf25e24db61c
+FORMER_NAMES = {"start_boottime": "real_start_time"}  # renamed in 5.5 by cf25e24db61c
 
 _READ_WHOLE = frozenset({"in6_addr"})
-"""Structs whose fields are not looked at, and have in kernel.h a name of ours."""
+"""Structs that are read as a whole. Their fields in kernel.h have names of ours."""
 _OPTIONAL_STRUCTS = frozenset({"bpf_iter_meta", "bpf_iter__task_file"})
 
 _BLOCK = re.compile(r"#pragma clang attribute push.*?\n(.*)#pragma clang attribute pop", re.DOTALL)
@@ -53,34 +53,35 @@ class Struct:
     fields: tuple[Field, ...]
 
     def member(self, field: Field) -> str:
-        """The name of a field of its, which no other struct's has."""
+        """Return the name of a field together with that of the struct."""
         return f"{self.name}.{field.name}"
 
 
 def declared(header: str) -> Iterator[Struct]:
-    """What the relocated part of kernel.h declares."""
+    """Yield the structs that kernel.h declares to be relocated."""
     block = _BLOCK.search(header)
-    assert block, "kernel.h has lost its structs"
+    assert block, "kernel.h has no relocated structs"
     for struct, body, typedef in _STRUCT.findall(block[1]):
         fields = tuple(Field(kind.strip(), name, dimension) for kind, name, dimension in _FIELD.findall(body))
         yield Struct(struct or typedef, not struct, fields)
 
 
 def names(header: str) -> set[str]:
-    """What has to be looked for in the kernel's BTF."""
+    """Return the names to look up in the kernel's BTF."""
     return {struct.name for struct in declared(header)} | {ITERATOR, _CONTROLLERS, *_READS}
 
 
 def render(header: str, btf: Btf) -> str:
-    """C that declares each struct so that every field is where the kernel has it.
+    """Return C that declares each struct with its fields at the kernel's offsets.
 
-    Raises EngineUnavailable where this kernel lacks a field that the programs need.
+    Raise EngineUnavailable if the kernel lacks a field that the programs need.
     """
-    memory = btf.enumerator(_CONTROLLERS, "memory_cgrp_id")
-    lines = ["#define LAYOUT", f"#define MEMORY_CONTROLLER {-1 if memory is None else memory}"]
+    memory_id = btf.enumerator(_CONTROLLERS, "memory_cgrp_id")
+    lines = ["#define LAYOUT", f"#define MEMORY_CONTROLLER {-1 if memory_id is None else memory_id}"]
     if btf.function(ITERATOR) is not None:
         lines.append("#define HAS_ITERATOR")
-    # bcc looks for them in kallsyms, which is empty without CAP_SYSLOG, and defines them away.
+    # bcc looks for these helpers in kallsyms, which is empty without CAP_SYSLOG, and then redefines them as
+    # macros.
     lines += [f"#undef {helper}" for helper in _READS if btf.function(helper) is not None]
     for struct in declared(header):
         size = btf.size(struct.name)
@@ -95,20 +96,20 @@ def render(header: str, btf: Btf) -> str:
 
 def _struct(struct: Struct, size: int, btf: Btf) -> Iterator[str]:
     kind = struct.name if struct.is_typedef else f"struct {struct.name}"
-    bits, members, asserted = [], [], []
+    bits, members, assertions = [], [], []
     for field in () if struct.name in _READ_WHOLE else struct.fields:
-        place = btf.field(struct.name, field.name)
-        if place is None and field.name in FORMER_NAMES:
-            place = btf.field(struct.name, FORMER_NAMES[field.name])
-        if place is None and struct.member(field) not in _OPTIONAL_FIELDS:
+        location = btf.field(struct.name, field.name)
+        if location is None and field.name in FORMER_NAMES:
+            location = btf.field(struct.name, FORMER_NAMES[field.name])
+        if location is None and struct.member(field) not in _OPTIONAL_FIELDS:
             raise EngineUnavailable(f"this kernel's struct {struct.name} has no field {field.name}")
         if struct.member(field) in BITS:
-            bits.append(_bits(field.name, place))
-        elif place:
-            padding = f"char before_{field.name}[{place.offset // 8}]; " if place.offset else ""
+            bits.append(_bits(field.name, location))
+        elif location:
+            padding = f"char before_{field.name}[{location.offset // 8}]; " if location.offset else ""
             declaration = f"{field.kind} {field.name}{field.dimension};"
             members.append(f"\tstruct {{ {padding}{declaration} }};")
-            asserted.append(_assert(f"__builtin_offsetof({kind}, {field.name}) == {place.offset // 8}"))
+            assertions.append(_assert(f"__builtin_offsetof({kind}, {field.name}) == {location.offset // 8}"))
     yield from bits
     yield f"{'typedef union' if struct.is_typedef else f'struct {struct.name}'} {{"
     if not struct.is_typedef:
@@ -116,16 +117,16 @@ def _struct(struct: Struct, size: int, btf: Btf) -> Iterator[str]:
     yield f"\tchar whole[{size}];"
     yield from members
     yield f"}} {struct.name};" if struct.is_typedef else "\t};\n};"
-    # A kernel's packed struct is none of these: should one become it, this says so.
-    yield from asserted
+    # None of these structs is packed in the kernel. If one becomes packed, this fails the compilation.
+    yield from assertions
 
 
 def _assert(condition: str) -> str:
     return f'_Static_assert({condition}, "{condition}");'
 
 
-def _bits(name: str, place: FieldLocation | None) -> str:
-    if place is None:
+def _bits(name: str, location: FieldLocation | None) -> str:
+    if location is None:
         return f"#define BITS_{name} 0, 1, 0, 0"
-    byte, shift = divmod(place.offset, 8)
-    return f"#define BITS_{name} {byte}, {(shift + place.width + 7) // 8}, {shift}, {place.width}"
+    byte, shift = divmod(location.offset, 8)
+    return f"#define BITS_{name} {byte}, {(shift + location.width + 7) // 8}, {shift}, {location.width}"

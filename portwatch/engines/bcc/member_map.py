@@ -1,4 +1,4 @@
-"""The processes of watched trees, in a map of bcc's."""
+"""The map of processes of watched trees, through bcc."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _BPF_NOEXIST, _BPF_EXIST = 1, 2
 
 
 class BccMemberMap:
-    """Pid to struct member, as portwatch.tree has it."""
+    """A `MemberMap`, see portwatch.engines.members."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
         self._library = sys.modules[type(table).__module__].lib
 
     def get(self, pid: int) -> tuple[int, int] | None:
-        """What is kept of a process."""
+        """Return the entry of a process, or None."""
         try:
-            found = self._table[self._table.Key(pid)]
+            member = self._table[self._table.Key(pid)]
         except KeyError:
             return None
-        return found.start, found.trees
+        return member.start, member.trees
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Keeps this of it; False if `is_new` is not so any more. Raises PortwatchError if there is no room."""
+        """Insert or replace the entry. Return False if a BPF program was faster."""
         key, leaf = self._table.Key(pid), self._table.Leaf(start, trees)
         flags = _BPF_NOEXIST if is_new else _BPF_EXIST
         if not self._library.bpf_update_elem(self._table.map_fd, ctypes.byref(key), ctypes.byref(leaf), flags):
@@ -41,10 +41,10 @@ class BccMemberMap:
         return False
 
     def remove(self, pid: int) -> None:
-        """Keeps nothing of it, and is content if nothing was kept."""
+        """Delete the entry, if there is one."""
         with suppress(KeyError):
             del self._table[self._table.Key(pid)]
 
     def pids(self) -> Iterable[int]:
-        """Of whom something is kept."""
+        """Yield every pid."""
         return (key.value for key in self._table)

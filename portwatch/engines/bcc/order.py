@@ -13,10 +13,10 @@ Fields = tuple[Any, ...]
 class OrderedReader:
     """Reads all buffers, and returns the records that no older record can follow.
 
-    Buffers are drained one after the other. So a drain may find a close in the second buffer, but not the open
-    before it, which came into the first buffer just after that was drained. But a record is in its buffer before
-    anything later happens to its socket. Therefore all records older than the start of a drain are complete
-    after it; younger records wait for the next drain.
+    Buffers are drained one after the other. So a drain may find a close in the second buffer, but not the
+    open before it, which came into the first buffer just after that was drained. But a record is in its
+    buffer before anything later happens to its socket. Therefore all records older than the start of a drain
+    are complete after it; younger records wait for the next drain.
     """
 
     def __init__(self, drain: Callable[[], list[Fields]], clock: Callable[[], int] = time.monotonic_ns) -> None:

@@ -1,8 +1,8 @@
-"""The reading side of one CPU's perf buffer.
+"""The consumer of one CPU's perf buffer.
 
-bcc's own reader calls back for each record: while another thread is busy in Python, each
-call waits its turn for the interpreter, and a storm is never caught up with. It also reads
-for as long as there is more. Here what there is now is read in one pass.
+bcc's consumer calls back for each record. If another thread keeps the interpreter busy, every call waits for
+the GIL, and the consumer never catches up with a storm. It also reads until the buffer is empty, which may
+never happen. This one copies the records that are there now in one pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from portwatch.engines.bcc.order import Fields
 from portwatch.record import LAYOUT
 
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
-"""Of struct perf_event_mmap_page, in words: how far the kernel has got, and how far we have."""
+"""The positions of the kernel and of the consumer: word offsets in struct perf_event_mmap_page."""
 _HEADER = Struct("=IHH")
 _LOST, _SAMPLE = 2, 9
 _COUNT = Struct("=8xQ")
@@ -23,7 +23,7 @@ _RAW_SIZE = 4
 
 
 class PerfBuffer:
-    """Records as the kernel wrote them into `memory`: a page of positions, then a power of two of data."""
+    """A mapped perf buffer: a page with the positions, then the data, whose size is a power of two."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -34,12 +34,12 @@ class PerfBuffer:
         self._barrier = threading.Lock()
 
     def read(self) -> tuple[list[Fields], int]:
-        """The records that are there now, and the number of those that were lost before them."""
+        """Consume and return the records, and the number of records that the kernel reports as lost."""
         tail = self._positions[_TAIL]
         length = self._positions[_HEAD] - tail
         if not length:
             return [], 0
-        # As in the core engine's ring: a lock is what keeps loads and stores in order in Python.
+        # Taking a lock implies a memory barrier, which Python does not offer (see core/ring.py).
         with self._barrier:
             start = tail % self._size
             batch = bytes(self._data[start : start + length])
@@ -49,20 +49,20 @@ class PerfBuffer:
         return _parse(batch)
 
     def close(self) -> None:
-        """Unmaps it."""
+        """Unmap the buffer."""
         for view in (self._data, self._positions, self._view):
             view.release()
         self._memory.close()
 
 
 def _parse(batch: bytes) -> tuple[list[Fields], int]:
-    found: list[Fields] = []
+    records: list[Fields] = []
     lost = offset = 0
     while offset < len(batch):
         kind, _, size = _HEADER.unpack_from(batch, offset)
         if kind == _SAMPLE:
-            found.append(LAYOUT.unpack_from(batch, offset + _HEADER.size + _RAW_SIZE))
+            records.append(LAYOUT.unpack_from(batch, offset + _HEADER.size + _RAW_SIZE))
         elif kind == _LOST:
             lost += _COUNT.unpack_from(batch, offset + _HEADER.size)[0]
         offset += size
-    return found, lost
+    return records, lost

@@ -1,4 +1,4 @@
-"""Structs in array maps, of which programs and reader see the same bytes."""
+"""Structs in array maps, which BPF programs and this process share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ S = TypeVar("S", bound=ctypes.Structure)
 
 _MAPPED_SINCE = (5, 5)
 FLAGS = 1 << 10 if RELEASE >= _MAPPED_SINCE else 0
-"""BPF_F_MMAPABLE, for the maps' declarations."""
+"""BPF_F_MMAPABLE for the declaration of the maps, where the kernel supports it. Else 0."""
 
 
 class SharedMap(Generic[S]):
-    """One of them, as `value`.
+    """A struct in an array map, as `value`.
 
-    Mapped where the kernel can. A call for it instead keeps kprobes and perf events from running their
-    programs on this CPU until it returns (bpf_disable_instrumentation), also for whoever preempts us: of
-    10,000 listens in a slow machine, three were not told of.
+    It is memory-mapped where the kernel allows that. The bpf(2) calls that are the alternative miss events:
+    until such a call returns, programs at kprobes and perf events do not run on this CPU
+    (bpf_disable_instrumentation), even for a process that preempts us. On a slow machine, 3 of 10,000 listens
+    were missed.
     """
 
     def __init__(self, table: Any, layout: type[S]) -> None:
@@ -29,19 +30,19 @@ class SharedMap(Generic[S]):
         self.value = layout.from_buffer(self._memory) if self._memory else layout()
 
     def fetch(self) -> S:
-        """What the programs have written."""
+        """Return the value as the programs have written it."""
         if not FLAGS:
-            found = self._table[ctypes.c_int(0)]  # of a type of bcc's own
-            ctypes.memmove(ctypes.addressof(self.value), ctypes.addressof(found), ctypes.sizeof(self.value))
+            entry = self._table[ctypes.c_int(0)]  # bcc has its own type for it
+            ctypes.memmove(ctypes.addressof(self.value), ctypes.addressof(entry), ctypes.sizeof(self.value))
         return self.value
 
     def publish(self) -> None:
-        """Shows the programs what we have written."""
+        """Make `value` visible to the programs."""
         if not FLAGS:
             self._table[ctypes.c_int(0)] = self.value
 
     def close(self) -> None:
-        """Unmaps it."""
+        """Unmap the value."""
         del self.value
         if self._memory:
             self._memory.close()

@@ -1,7 +1,8 @@
-"""bpf(2) for what bcc loads wrongly, attaches for good, or attaches only where tracefs is mounted.
+"""bpf(2), where bcc does not do what we need.
 
-bcc 0.26 passes a program's attach type where the library expects flags, and attaches to a
-cgroup so that the program stays there when we are killed. A link goes with its descriptor.
+bcc 0.26 passes a program's attach type to libbcc in the place of flags. What it attaches to a cgroup stays
+there if we are killed; a BPF link ends with its descriptor. It attaches to tracepoints only where tracefs is
+mounted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from portwatch.linux.libc import bpf
 
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 5, 17, 28, 33
 _LOG_BYTES = 1 << 16
+_STATISTICS = ("processed ", "verification time", "stack depth")
+"""How the lines begin that the verifier writes after its messages."""
 
 TRACEPOINT, CGROUP_SOCK, SOCK_OPS, RAW_TRACEPOINT, CGROUP_SOCK_ADDR, TRACING = 5, 9, 13, 17, 18, 26
 TRACE_ITER = 28
@@ -25,7 +28,7 @@ TRACE_ITER = 28
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A compiled program: the address and the number of its instructions."""
+    """A compiled program: the address and the number of its instructions, of 8 bytes each."""
 
     name: str
     address: int
@@ -33,7 +36,10 @@ class Code:
 
 
 def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
-    """Has the kernel verify a program; `function` is the BTF id of what a TRACING one runs for."""
+    """Load a program and return its descriptor. `function` is the BTF id of a TRACING program's target.
+
+    Raise EngineUnavailable if the verifier rejects it, OSError otherwise.
+    """
     licence = ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
         "=IIQQIIQII16sIIIIQIIQII",
@@ -51,40 +57,40 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
     try:
         return bpf(_PROG_LOAD, attr)
     except OSError as error:
-        if error.errno == EPERM:  # EACCES, of which Python makes a PermissionError too, is the verifier's
+        if error.errno == EPERM:  # EACCES, also a PermissionError in Python, comes from the verifier
             raise
         raise EngineUnavailable(
-            f"the kernel refuses the program {code.name} ({error.strerror}): {_verdict(attr)}"
+            f"the kernel rejects the BPF program {code.name} ({error.strerror}): {_verifier_message(attr)}"
         ) from None
 
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
-    """A link that holds a program at a cgroup for as long as it is open."""
+    """Attach a program to a cgroup, and return the link. Closing it detaches the program."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:
-    """Likewise at a tracepoint."""
+    """Attach a program to a raw tracepoint, and return the descriptor. Closing it detaches the program."""
     buffer = ctypes.create_string_buffer(name.encode())
     return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(buffer), program))
 
 
 def attach_iterator(program: int) -> int:
-    """A link from which `open_iterator` starts passes."""
+    """Return a link for `open_iterator`."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, TRACE_ITER, 0))
 
 
 def open_iterator(link: int) -> int:
-    """A file descriptor whose reading is one pass."""
+    """Return a file descriptor that reads one pass of the iterator."""
     return bpf(_ITER_CREATE, struct.pack("=II", link, 0))
 
 
-def _verdict(attr: bytes) -> str:
-    """What the verifier says last of a program, asked once more with a log."""
+def _verifier_message(attr: bytes) -> str:
+    """Load the program again, with a log, and return the verifier's last message."""
     log = ctypes.create_string_buffer(_LOG_BYTES)
     with_log = attr[:24] + struct.pack("=IIQ", 1, _LOG_BYTES, ctypes.addressof(log)) + attr[40:]
     with suppress(OSError):
         os.close(bpf(_PROG_LOAD, with_log))
-    said = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
-    said = [line for line in said if not line.startswith(("processed ", "verification time", "stack depth"))]
-    return said[-1] if said else "it gives no reason"
+    lines = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
+    messages = [line for line in lines if not line.startswith(_STATISTICS)]
+    return messages[-1] if messages else "it gives no reason"

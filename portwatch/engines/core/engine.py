@@ -32,8 +32,8 @@ _SLICE = 512 * _STRIDE.size
 _BACKLOG_SLICES = 320
 """The ring is not read while this many slices, of 120 KB each, wait to be decoded.
 
-Copying records is faster than decoding them. So a storm that would overflow the ring is kept in ordinary memory,
-which is free for other uses afterwards.
+Copying records is faster than decoding them. So a storm that would overflow the ring is kept in ordinary
+memory, which is free for other uses afterwards.
 """
 
 
@@ -53,8 +53,8 @@ class CoreEngine:
         """Raise EngineUnavailable if BTF, libbpf or the BPF object is missing."""
         if not VMLINUX.exists():
             raise EngineUnavailable(
-                f"this kernel has no BTF ({VMLINUX} is missing), which tells the programs where its fields are; "
-                "boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later)"
+                f"this kernel has no BTF ({VMLINUX} is missing), which tells the programs where its fields "
+                "are; boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later)"
             )
         self._candidates = tuple(HOOK_SETS.values()) if hooks == "auto" else (HOOK_SETS[hooks],)
         self._hooks = self._candidates[-1]
@@ -78,7 +78,7 @@ class CoreEngine:
 
     @property
     def lost(self) -> int:
-        """Records that did not fit into the ring, and processes that did not fit into their map, since `attach`."""
+        """How many records and processes of trees were dropped since `attach`: the ring or the map was full."""
         shared = self._programs.shared
         return int(shared.dropped_records + shared.dropped_members) if shared else 0
 
@@ -104,7 +104,7 @@ class CoreEngine:
         self._poll.register(self._ring.fileno(), select.EPOLLIN)
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, for `wake`, or for `timeout` seconds; return records in the order of their events."""
+        """Wait for records, `wake` or the timeout, and return records in the order of their events."""
         assert self._ring, "attach first"
         if not self._backlog and self._ring.produced == self._ring.consumed:
             for fd, _ in self._poll.poll(timeout):

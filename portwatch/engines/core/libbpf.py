@@ -146,13 +146,13 @@ class Libbpf:
         # For a helper that lockdown forbids, the verifier answers EINVAL, as it does for an unknown one.
         if errno in (EPERM, EINVAL) and kernel.lockdown() == kernel.CONFIDENTIALITY:
             return NotPermitted(
-                f"{text}: the kernel is locked down in confidentiality mode, in which BPF programs may not read "
-                f"kernel memory; {kernel.LOCKDOWN_HELP}"
+                f"{text}: the kernel is locked down in confidentiality mode, in which BPF programs may not "
+                f"read kernel memory; {kernel.LOCKDOWN_HELP}"
             )
         if errno == EPERM and (limit := capabilities.memlock()) is not None:
             return NotPermitted(
-                f"{text}: this kernel limits BPF memory to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and cannot "
-                f"be raised without CAP_SYS_RESOURCE; {capabilities.RAISE_MEMLOCK}"
+                f"{text}: this kernel limits BPF memory to RLIMIT_MEMLOCK, which is {limit >> 10} KiB and "
+                f"cannot be raised without CAP_SYS_RESOURCE; {capabilities.RAISE_MEMLOCK}"
             )
         if errno == EPERM:
             return NotPermitted(

@@ -32,7 +32,10 @@ class SharedVariables(ctypes.Structure):
     """The variables of bpf/core.bpf.c, in memory that the programs share."""
 
     _fields_ = (
-        *((name, ctypes.c_uint64) for name in ("dropped_records", "dropped_members", "port", "trees", "filter_flags")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("dropped_records", "dropped_members", "port", "trees", "filter_flags")
+        ),
         ("filter", filter_map.FilterMap),
     )
 
@@ -149,7 +152,7 @@ class Programs:
         return {program for program, function in hooks.optional.items() if function not in present}
 
     def _load(self, names: set[str], needs_socket_helpers: bool = False) -> None:
-        """Load these programs: with the socket helpers, or without if the kernel refuses and they can do without."""
+        """Load these programs, with the socket helpers if the kernel has them. Raise EngineUnavailable."""
         refusal = None
         for socket_helpers in (True,) if needs_socket_helpers else (True, False):
             self._object.close()
@@ -177,5 +180,6 @@ class Programs:
             if capabilities.missing_for_programs():
                 raise
             raise NotPermitted(
-                f"cannot attach {name} to the root cgroup: {ROOT_CGROUP_IS_TAKEN}, or a security module forbids it"
+                f"cannot attach {name} to the root cgroup: {ROOT_CGROUP_IS_TAKEN}, "
+                "or a security module forbids it"
             ) from None

@@ -1,7 +1,7 @@
 """The consumer of a BPF ring buffer whose records all have one size.
 
-libbpf's consumer calls back for each record, at 2 µs each through ctypes. This one copies a batch of records from
-the shared memory in one pass.
+libbpf's consumer calls back for each record, at 2 µs each through ctypes. This one copies a batch of records
+from the shared memory in one pass.
 """
 
 from __future__ import annotations

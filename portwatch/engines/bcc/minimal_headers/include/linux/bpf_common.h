@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* The classic BPF instructions' codes, of which eBPF's are made. */
+/* The opcodes of classic BPF, which eBPF extends. */
 #ifndef LINUX_BPF_COMMON_H
 #define LINUX_BPF_COMMON_H
 

@@ -35,7 +35,7 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
-/* The registers that a kprobe is given: set by the architecture's calling convention for good. */
+/* The registers that a kprobe receives: part of the architecture's ABI. */
 #if defined(__aarch64__)
 struct pt_regs {
 	__u64 regs[31];
@@ -48,7 +48,7 @@ struct pt_regs {
 	unsigned long orig_ax, ip, cs, flags, sp, ss;
 };
 #else
-#error "this machine's registers are not known here"
+#error "struct pt_regs is not known for this architecture"
 #endif
 
 #endif

@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* bcc carries its own. */
+/* bcc ships its own copy. */
 #include <bcc/bpf.h>

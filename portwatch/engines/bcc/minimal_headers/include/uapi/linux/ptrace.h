@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* bcc includes it, and nothing of it is needed. */
+/* Empty: bcc includes this file, but needs nothing from it. */
