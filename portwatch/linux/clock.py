@@ -19,13 +19,13 @@ def monotonic_epoch() -> int:
     their order.
     """
     global _epoch  # noqa: PLW0603  # one epoch per process
-    measured = min(map(_measured_epoch, range(3)))[1]
+    _, measured = min(_measure_epoch() for _ in range(3))
     if abs(measured - _epoch) > _STEP_NS:
         _epoch = measured
     return _epoch
 
 
-def _measured_epoch(_: int) -> tuple[int, int]:
+def _measure_epoch() -> tuple[int, int]:
     """Return the possible error (the time between two readings of one clock), and the epoch."""
     before, now, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
     return after - before, now - (before + after) // 2

@@ -104,11 +104,11 @@ def find_container(prefix: str) -> str:
             running.add(of_process(pid).container)
         except procfs.UNREADABLE:
             continue  # it has ended, or this user may not see it
-    matches = sorted(one for one in running if one and one.startswith(prefix)) if prefix else []
+    matches = sorted(id_ for id_ in running if id_ and id_.startswith(prefix)) if prefix else []
     if prefix in matches:
         return prefix
     if len(matches) > 1:
-        shown = ", ".join(one[: max(12, len(prefix) + 4)] for one in matches[:3])
+        shown = ", ".join(id_[: max(12, len(prefix) + 4)] for id_ in matches[:3])
         more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
         raise PortwatchError(
             f"{prefix!r} matches several containers: {shown}{more}. Give more characters of the id"

@@ -37,7 +37,7 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
-    """Yield the mounts of this process's mount namespace, or of another's mountinfo."""
+    """Yield the mounts in a mountinfo, by default those of this process's mount namespace."""
     with open(mountinfo, "rb") as file:
         for line in file:
             fields = line.rstrip(b"\n").split(b" ")
@@ -50,7 +50,7 @@ def _unescaped(field: bytes) -> str:
 
 
 def detached_mount(kind: str) -> int:
-    """Mount a kernel file system in no mount namespace. Return a descriptor of its root. Raise OSError."""
+    """Mount a kernel file system detached: in no mount namespace. Return a descriptor. Raise OSError."""
     context = syscall(_FSOPEN, kind.encode(), _CLOEXEC)
     try:
         syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)

@@ -49,7 +49,7 @@ def all_namespaces() -> list[Namespace]:
         try:
             inode = procfs.namespace(pid, "net")
         except procfs.UNREADABLE:
-            continue
+            continue  # it has ended, or this user may not see it
         if inode not in namespaces:
             folder = f"{procfs.root()}/{pid}"
             namespaces[inode] = Namespace(inode, f"{folder}/ns/net", f"{folder}/net", pid)
@@ -71,18 +71,18 @@ def named(name: str) -> int | None:
 class _Names:
     """Names of namespaces by inode, read again when the mounts have changed.
 
-    The kernel is asked whether they have changed when an unknown namespace is looked up, and otherwise
-    once per interval: this is called for every socket, and the system call releases the GIL.
+    The kernel is asked for changes when an unknown namespace is looked up, and otherwise once per interval:
+    asking for every socket would release the GIL each time.
     """
 
     _INTERVAL = 0.01
 
     def __init__(self) -> None:
         self._names: dict[int, str | None] = {}
-        """Replaced as a whole by `_refresh`. None means that the namespace has no name."""
+        """Replaced as a whole by `_refresh`, so lookups need no lock. None is a namespace without a name."""
         self._next_refresh = 0.0
         self._lock = threading.Lock()
-        """Held while refreshing. Guards the two below."""
+        """Held while refreshing. Guards `_mountinfo_path` and `_mountinfo_fd`."""
         self._mountinfo_path = ""
         self._mountinfo_fd: int | None = None
 
@@ -126,11 +126,11 @@ _names = _Names()
 def _mountinfo_path() -> str:
     """Return the mountinfo that names namespaces: the host's if its procfs is in use, else our own."""
     host = f"{procfs.root()}/1/mountinfo"
-    return host if procfs.root() != procfs.OURS and os.access(host, os.R_OK) else _OWN_MOUNTINFO
+    return host if procfs.root() != procfs.OWN_ROOT and os.access(host, os.R_OK) else _OWN_MOUNTINFO
 
 
 def _mounted() -> Iterator[tuple[int, Mount]]:
-    """Yield the inode and the mount of each namespace that is mounted, with a mount point valid for us."""
+    """Yield the inode and the mount of each mounted namespace. Its mount point is a path for this process."""
     path = _mountinfo_path()
     for mount in mounts(path):
         if mount.kind == "nsfs" and mount.root.startswith("net:["):
@@ -165,7 +165,7 @@ def _open(namespace: Namespace) -> int:
         try:
             fd = os.open(candidate.path, os.O_RDONLY | os.O_CLOEXEC)
         except procfs.GONE:
-            continue
+            continue  # the process that the path went through has ended
         if os.fstat(fd).st_ino == namespace.inode:
             return fd
         os.close(fd)

@@ -20,20 +20,20 @@ GONE = (FileNotFoundError, ProcessLookupError)
 UNREADABLE = (*GONE, PermissionError)
 """Errors that mean that the process has ended, or that this user may not see it."""
 
-OURS = "/proc"
-"""The procfs for facts about this process. `root` may be another one."""
+OWN_ROOT = "/proc"
+"""The procfs of this process's own pid namespace. `root()` may be that of the host."""
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _INIT_PID_NAMESPACE = 0xEFFFFFFC
 _KTHREADD, _PF_KTHREAD = 2, 0x00200000
 
-_root = OURS
+_root = OWN_ROOT
 
 
 def use(path: str) -> None:
     """Read other processes from the procfs at `path`, from now on.
 
-    Raise PortwatchError if it is not a procfs, or if its pids are neither ours nor the kernel's.
+    Raise PortwatchError if it is not a procfs, or if its pids are neither those of our pid namespace nor the kernel's.
     """
     global _root  # noqa: PLW0603  # one procfs per process, set before anything reads it
     path = os.path.abspath(path)
@@ -70,7 +70,7 @@ def shows_kernel_pids() -> bool:
 def _has_kernel_pids(path: str) -> bool:
     """Return True if the procfs at `path` is that of the initial pid namespace."""
     if _has_own_pids(path):
-        return os.stat(f"{OURS}/self/ns/pid").st_ino == _INIT_PID_NAMESPACE
+        return os.stat(f"{OWN_ROOT}/self/ns/pid").st_ino == _INIT_PID_NAMESPACE
     try:
         # Only the initial pid namespace has kthreadd.
         with open(f"{path}/{_KTHREADD}/stat", "rb") as file:
@@ -134,7 +134,7 @@ def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes,
 
 def own_start(pid: int | str = "self") -> int:
     """Return the start time of this process, or of a pid in its own pid namespace."""
-    with open(f"{OURS}/{pid}/stat", "rb") as file:
+    with open(f"{OWN_ROOT}/{pid}/stat", "rb") as file:
         return clock.process_start(int(_fields(file.read())[19]))
 
 
@@ -156,7 +156,7 @@ def socket_inodes(pid: int, most: int | None = None) -> Iterator[int]:
             try:
                 match = _SOCKET.match(os.readlink(fd.path))
             except GONE:
-                continue
+                continue  # closed meanwhile
             if match:
                 yield int(match[1])
 
@@ -176,7 +176,7 @@ def thread_group(pid: int) -> int:
 
 def shows_signal_pids(*, kernels: bool) -> bool:
     """Return True if this process can signal by the kernel's pids, or by those of the procfs in use."""
-    return _has_own_pids(OURS) and _has_kernel_pids(OURS) if kernels else _has_own_pids(_root)
+    return _has_own_pids(OWN_ROOT) and _has_kernel_pids(OWN_ROOT) if kernels else _has_own_pids(_root)
 
 
 def require_kernel_pids() -> None:

@@ -16,7 +16,8 @@ def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[S
     both before and after the snapshot: one that opens or closes meanwhile is reported by a record.
 
     A missed socket belongs to the kernel, is in flight between two processes (SCM_RIGHTS), or is held by a
-    process outside of this pid namespace, which BPF iterators do not visit. Only the host's procfs has those.
+    process outside of this pid namespace. BPF iterators do not visit such processes, the host's procfs shows
+    them.
     """
     before = read_listed()
     snapshot = take()
@@ -24,6 +25,6 @@ def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[S
     if missed:
         after = set(read_listed())
         missed = [socket for socket in missed if socket in after]
-    has_host_procfs = procfs.root() != procfs.OURS
+    has_host_procfs = procfs.root() != procfs.OWN_ROOT
     holders = holders_of({socket.inode or 0 for socket in missed}) if missed and has_host_procfs else {}
     return [*snapshot.sockets, *(OpenSocket(socket, holders.get(socket.inode or 0, ())) for socket in missed)]

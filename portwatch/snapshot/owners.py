@@ -27,7 +27,7 @@ def holders_of(inodes: Container[int]) -> dict[int, tuple[Process, ...]]:
         try:
             held_inodes = {inode for inode in procfs.socket_inodes(pid) if inode in inodes}
         except procfs.UNREADABLE:
-            continue
+            continue  # it has ended, or this user may not see its files
         if held_inodes and (holder := process(pid)):
             for inode in held_inodes:
                 holders.setdefault(inode, []).append(holder)

@@ -20,6 +20,7 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLA_TYPE_MASK = 0x3FFF
 _SKV6ONLY, _ULP_INFO = 11, 19
 _EXT_INFO = 1 << (2 - 1)  # INET_DIAG_INFO
 _REQ_BYTECODE = 1
@@ -50,7 +51,7 @@ def dump(netns: int, family: int, protocol: int, states: int, port: int | None =
     `states` has one bit per TCP state.
     """
     bytecode = b"" if port is None else _port_filter(port)
-    # The kernel adds INET_DIAG_ULP_INFO, which tells MPTCP, only if INET_DIAG_INFO is requested.
+    # The kernel adds INET_DIAG_ULP_INFO, which identifies MPTCP, only if INET_DIAG_INFO is requested.
     request = _REQUEST.pack(family, protocol, _EXT_INFO, states) + bytecode
     header = _NLMSG.pack(_NLMSG.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
     with sockets.socket(
@@ -98,6 +99,7 @@ def blockers_of(refused: Socket, states: int) -> list[Socket]:
 
 
 def _port_filter(port: int) -> bytes:
+    """Return the bytecode attribute of a request for sockets on this local port."""
     # An operation is (code, jump if true, jump if false), followed by its operand, the port. A jump to the end
     # of the program accepts the socket, a jump beyond it rejects it.
     program = (
@@ -114,17 +116,17 @@ def _row(message: bytes, netns: int, protocol: int) -> DiagRow:
         message
     )
     attributes = dict(_attributes(message))
-    is_six = family == AF_INET6
+    is_ipv6 = family == AF_INET6
     socket = Socket(
         cookie,
         inode or None,
         netns,
         "tcp" if protocol == IPPROTO_TCP else "udp",
-        "ipv6" if is_six else "ipv4",
-        inet_ntop(family, source if is_six else source[:4]),
+        "ipv6" if is_ipv6 else "ipv4",
+        inet_ntop(family, source if is_ipv6 else source[:4]),
         int.from_bytes(port, "big"),
         mptcp=b"mptcp" in attributes.get(_ULP_INFO, b""),
-        v6only=bool(attributes.get(_SKV6ONLY, b"\0")[0]) if is_six else None,
+        v6only=bool(attributes.get(_SKV6ONLY, b"\0")[0]) if is_ipv6 else None,
         backlog=backlog if 1 << state == LISTEN else None,
         netns_name=name_of(netns),
     )
@@ -135,7 +137,7 @@ def _attributes(message: bytes) -> Iterator[tuple[int, bytes]]:
     offset = _MESSAGE.size
     while offset + _ATTRIBUTE.size <= len(message):
         length, kind = _ATTRIBUTE.unpack_from(message, offset)
-        yield kind & 0x3FFF, message[offset + _ATTRIBUTE.size : offset + length]
+        yield kind & _NLA_TYPE_MASK, message[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
 
 

@@ -15,7 +15,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: pid names
 @pytest.fixture(autouse=True)
 def _restore_root():
     yield
-    procfs.use(procfs.OURS)
+    procfs.use(procfs.OWN_ROOT)
 
 
 @pytest.fixture
