@@ -33,7 +33,8 @@ _root = OWN_ROOT
 def use(path: str) -> None:
     """Read other processes from the procfs at `path`, from now on.
 
-    Raise PortwatchError if it is not a procfs, or if its pids are neither those of our pid namespace nor the kernel's.
+    Raise PortwatchError if it is not a procfs, or if it is that of a pid namespace other than our own and the
+    initial one.
     """
     global _root  # noqa: PLW0603  # one procfs per process, set before anything reads it
     path = os.path.abspath(path)
