@@ -46,7 +46,7 @@ def start_processes(stack):
 
 def snapshot_once():
     engine = CoreEngine()
-    count = len(engine.snapshot().held)
+    count = len(engine.snapshot().sockets)
     engine.detach()
     assert count >= PROCESSES * LISTENERS, count
 

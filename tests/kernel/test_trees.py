@@ -435,7 +435,7 @@ def test_only_listeners_of_a_tree_are_marked_and_marks_go_at_the_close(root, wat
         pytest.skip("only bcc keeps marks in a hash map; core keeps them in sk_storage")
     tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
-        marks = tree.watcher.choice.engine._bpf[b"of_tree"]
+        marks = tree.watcher.choice.engine._programs.bpf[b"tree_sockets"]
         tree.settle()
         before = len(marks)
         root.do("a = listener(port=8080); b = socket.create_connection(('127.0.0.1', 8080)); c = bound(port=0)")
