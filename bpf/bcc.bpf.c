@@ -36,7 +36,7 @@ BPF_TABLE(CALLS_TYPE, u64, struct call, calls, 4096);
 
 /*
  * A value that one hook inside a bind() or listen() leaves for a later hook inside the same call.
- * By thread, so apart from `calls`, where the thread has an entry meanwhile.
+ * By thread. Not in `calls`, where the enclosing call of the thread has an entry at the same time.
  */
 BPF_TABLE(CALLS_TYPE, u64, u64, nested_calls, 4096);
 
@@ -335,7 +335,7 @@ int sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Leaves for cgroup_post_bind whether the kernel chooses the port: by then it cannot be told. */
+/* Leaves for cgroup_post_bind whether the kernel chooses the port, which cannot be seen there. */
 int cgroup_bind(struct bpf_sock_addr *ctx)
 {
 	u64 thread = this_thread();
@@ -425,7 +425,10 @@ int sys_exit_listen(struct syscall_exit *ctx)
 
 /* Kprobes. */
 
-/* Runs once for each change from CLOSE to LISTEN, for MPTCP's subflow too. `sk` is the first argument in all kernels. */
+/*
+ * Runs once for each change from CLOSE to LISTEN, for MPTCP's subflow too. `sk` is the first argument
+ * in all kernels.
+ */
 int inet_csk_listen_start_entry(struct pt_regs *ctx)
 {
 	u64 thread = this_thread();

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Reads the contexts that bcc.bpf.c's programs are called with. In that file, bcc's rewriter would change the reads. */
+/*
+ * What bcc.bpf.c's programs read from their contexts. The reads are here because bcc rewrites those
+ * that it finds in bcc.bpf.c itself.
+ */
 #ifndef CONTEXTS_H
 #define CONTEXTS_H
 

@@ -57,8 +57,7 @@ struct {
 
 /*
  * State kept in the socket itself: it has no size limit, is freed with the socket, and costs
- * half as much as a hash map keyed by cookie. The release of a socket without a mark, which
- * is nearly every one, costs one look at its protocol.
+ * half as much as a hash map keyed by cookie. It makes the release of all other sockets cheap.
  */
 struct mark {
 	__u8 kernel_chose_port;
@@ -161,7 +160,7 @@ INLINE bool watched_trees_only(void)
 	return shared.filter_flags & FILTER_TREES;
 }
 
-/* True if the filter lets a record about this socket pass when a process of these trees acts on it. */
+/* True if a record about this socket must be sent, given the trees of the current process. */
 INLINE bool must_report(void *sk, __u64 trees)
 {
 	return trees || !watched_trees_only() || is_of_tree(sk);
@@ -391,7 +390,10 @@ int sock_set_state(__u64 *ctx)
 	return 0;
 }
 
-/* Records who chose the port. post_bind cannot tell: it sees the final port, and sk_userlocks is set after it. */
+/*
+ * Records who chose the port. post_bind cannot tell: it sees the port that the socket got, and
+ * sk_userlocks is set only after it.
+ */
 INLINE int mark_port_choice(struct bpf_sock_addr *ctx)
 {
 	struct mark *mark;
@@ -496,7 +498,7 @@ int sys_enter_bind(struct syscall_enter *ctx)
 
 /*
  * The address is read here and not at the entry, where a read fails if the program has not
- * touched the page before. A thread that changes it meanwhile deceives us, as it does strace.
+ * touched the page before. A thread that changes it during the call can forge it, as for strace.
  */
 SEC("tp/syscalls/sys_exit_bind")
 int sys_exit_bind(struct syscall_exit *ctx)
@@ -567,14 +569,15 @@ int iter_sockets(struct bpf_iter__task_file *ctx)
 	trees = trees_of(task);
 	if (trees && settings.socket_helpers)
 		mark_held_by_tree(sk);
-	/* A UDP socket bound before the programs were attached has no mark, and its release is reported too. */
+	/* Marks UDP sockets that were bound before the programs were attached, so that their release is reported. */
 	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
 		mark = find_or_create_mark(sk);
 		if (mark)
 			mark->is_tracked = 1;
 	}
 	/* Opened in an excluded cgroup, and now held by a process in another: its close is reported. */
-	if (settings.socket_helpers && shared.filter_flags & FILTER_CGROUPS && !is_in_excluded_cgroup(&shared.filter, task)) {
+	if (settings.socket_helpers && shared.filter_flags & FILTER_CGROUPS &&
+	    !is_in_excluded_cgroup(&shared.filter, task)) {
 		mark = find_mark(sk);
 		if (mark)
 			mark->excluded_generation = 0;
@@ -617,7 +620,7 @@ INLINE void remove_member(struct task_struct *task)
 		bpf_map_delete_elem(&members, &pid);
 }
 
-/* Runs before the process' files are closed. Those closes are its tree's by the sockets' marks. */
+/* Runs before the process' files are closed. By their marks, the sockets still belong to its trees. */
 SEC("tp_btf/sched_process_exit")
 int process_exit(__u64 *ctx)
 {

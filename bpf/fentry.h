@@ -72,8 +72,8 @@ int inet_listen_exit(__u64 *ctx)
 
 /*
  * From 6.6 on, MPTCP calls the inner functions directly: __inet_listen_sk, inet_bind_sk and
- * inet6_bind_sk. All other sockets reach them through the outer ones, whose programs have reported
- * the call already, so the inner programs look at subflows only.
+ * inet6_bind_sk. All other sockets reach them through the outer functions (unless the compiler has
+ * inlined them there), whose programs report the call. So the inner programs look at subflows only.
  */
 SEC("fentry/__inet_listen_sk")
 int inet_listen_sk_entry(__u64 *ctx)

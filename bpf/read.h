@@ -28,7 +28,14 @@
  */
 #ifdef CORE
 
-enum field_info { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_EXISTS = 2, FIELD_LSHIFT_U64 = 4, FIELD_RSHIFT_U64 = 5 };
+/* enum bpf_field_info_kind of libbpf. */
+enum field_info {
+	FIELD_BYTE_OFFSET = 0,
+	FIELD_BYTE_SIZE = 1,
+	FIELD_EXISTS = 2,
+	FIELD_LSHIFT_U64 = 4,
+	FIELD_RSHIFT_U64 = 5,
+};
 
 #define READ_BITS(ptr, field)                                                                                \
 	({                                                                                                   \

@@ -69,7 +69,10 @@ INLINE __u16 port_of(struct sock *sk)
 	return READ(sk, __sk_common.skc_num);
 }
 
-/* The port, also of a listener that closes: the kernel clears skc_num of an autobound one first, not inet_sport. */
+/*
+ * The port, also of a listener that is closing. The kernel has cleared skc_num by then if it chose
+ * the port itself, but not inet_sport.
+ */
 INLINE __u16 last_port_of(struct sock *sk)
 {
 	struct inet_sock *inet = (void *)sk;
@@ -90,7 +93,7 @@ INLINE bool has_tracked_port(struct sock *sk, bool ephemeral)
 	return ephemeral || program_chose_port(sk);
 }
 
-/* 0 if no one has asked for this socket's cookie yet. */
+/* 0 if nothing has requested this socket's cookie yet. */
 INLINE __u64 stored_cookie_of(struct sock *sk)
 {
 	return READ(sk, __sk_common.skc_cookie.counter);
@@ -159,13 +162,15 @@ INLINE __u64 clamp_to_sockaddr(__u64 length)
 }
 
 /* Returns `sockaddr`, filled from user memory, or NULL if that could not be read. */
-INLINE const struct sockaddr_any *read_user_sockaddr(struct sockaddr_any *sockaddr, const void *source, __u64 length)
+INLINE const struct sockaddr_any *read_user_sockaddr(struct sockaddr_any *sockaddr, const void *source,
+						     __u64 length)
 {
 	return bpf_probe_read_user(sockaddr, clamp_to_sockaddr(length), source) ? NULL : sockaddr;
 }
 
 /* The same from kernel memory. */
-INLINE const struct sockaddr_any *read_kernel_sockaddr(struct sockaddr_any *sockaddr, const void *source, __u64 length)
+INLINE const struct sockaddr_any *read_kernel_sockaddr(struct sockaddr_any *sockaddr, const void *source,
+						       __u64 length)
 {
 	return bpf_probe_read_kernel(sockaddr, clamp_to_sockaddr(length), source) ? NULL : sockaddr;
 }

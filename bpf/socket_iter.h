@@ -15,8 +15,8 @@ INLINE bool is_selected(struct sock *sk, __u32 port)
 	return sk_port && (is_udp(sk) || READ(sk, __sk_common.skc_state) == TCP_LISTEN);
 }
 
-INLINE void write_holder(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk, __u64 cookie,
-			 __u64 trees)
+INLINE void write_holder(struct bpf_iter__task_file *ctx, struct task_struct *task, struct sock *sk,
+			 __u64 cookie, __u64 trees)
 {
 	struct portwatch_record record = {};
 

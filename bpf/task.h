@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* What the programs read from a task_struct: its process, its place in a process tree, its cgroup. */
+/* What the programs read from a task_struct: its process and its cgroup. */
 #ifndef TASK_H
 #define TASK_H
 
 #define TICK_NS 10000000	/* USER_HZ is 100 */
 
 /*
- * A process of watched trees, the value of the map `members`, whose key is the pid.
- * Mirrored by the member_map.py of both engines.
+ * A process of watched trees: the value of the map `members`, whose key is the pid.
+ * portwatch/engines/core/member_map.py mirrors it.
  */
 struct member {
 	__u64 start;	/* in clock ticks, as in /proc/PID/stat; tells apart two processes with the same pid */
