@@ -122,8 +122,8 @@ INLINE __u64 trees_of_current(void)
 }
 
 /*
- * Helpers do not accept the pointer to a socket that comes from every context. In the functions
- * below, `void *sk` is one that they accept, and `struct sock *sk` is one that fields are read from.
+ * Which pointers to a socket the helpers accept depends on the context. In the functions below,
+ * `void *sk` is a pointer for helpers, and `struct sock *sk` is a pointer for reading fields.
  */
 INLINE struct mark *find_mark(void *sk)
 {
