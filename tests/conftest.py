@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 
 import pytest
 from fake_engine import FakeEngine
@@ -28,3 +29,10 @@ def engine(monkeypatch):
     monkeypatch.setattr(proc_net, "read_all", list)  # the kernel's own list would not match the fake engine's
     monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: fake)
     return fake
+
+
+@pytest.fixture
+def listening_port():
+    """A TCP port on 127.0.0.1 on which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

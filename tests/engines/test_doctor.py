@@ -137,7 +137,7 @@ def test_text_is_aligned_and_plain_where_no_terminal_is():
     lines = run().stdout.splitlines()
     assert not any("\x1b" in line for line in lines)
     assert "             " + "        " + "limit: the far side is not seen" in lines
-    assert "poll         ok      works, on the hooks: hooks of its own" in lines
+    assert "poll         ok      works, with hooks: hooks of its own" in lines
 
 
 def test_a_check_that_fails_is_a_fact_and_not_the_end(monkeypatch):

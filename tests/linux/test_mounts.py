@@ -1,6 +1,12 @@
-"""Parsing of mountinfo."""
+"""Parsing of mountinfo, and finding the cgroup v2 root."""
 
-from portwatch.linux.mounts import Mount, mounts
+import os
+
+import pytest
+
+from portwatch.errors import EngineUnavailable
+from portwatch.linux import mounts as mounts_module
+from portwatch.linux.mounts import Mount, mounts, open_cgroup_root
 
 
 def test_octal_escapes_are_decoded_and_all_other_characters_kept(tmp_path):
@@ -15,3 +21,13 @@ def test_octal_escapes_are_decoded_and_all_other_characters_kept(tmp_path):
         Mount("/", "/mnt/a b\\040\nc", "proc", "rw,hidepid=invisible"),
         Mount("/", "/mnt/no-break\u00a0space\r", "tmpfs", "rw,size=1k"),
     ]
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["no cgroup v2", "private cgroup namespace"])
+def test_if_the_cgroup_root_cannot_be_reached_the_error_says_why(exists, monkeypatch, tmp_path):
+    directories = [tmp_path] if exists else []
+    monkeypatch.setattr(
+        mounts_module, "_cgroup_directories", lambda: (os.open(path, os.O_RDONLY) for path in directories)
+    )
+    with pytest.raises(EngineUnavailable, match="--cgroupns=host" if exists else "no cgroup v2"):
+        open_cgroup_root()
