@@ -1,4 +1,4 @@
-"""What is open now, without following what happens next."""
+"""List what is open now, once."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def list_listeners(
 
 @contextmanager
 def listing(engine: str, options: Options) -> Iterator[tuple[Choice, list[Listener]]]:
-    """Yield every listener, and the engine that found them, which is detached at the end of the block."""
-    found: list[OpenSocket] = []
+    """Yield the engine that was chosen and every listener that it found. The engine is detached afterwards."""
+    snapshot: list[OpenSocket] = []
 
     def look(candidate: Engine) -> None:
-        found[:] = cross_checked(candidate.snapshot, proc_net.read_all)
+        snapshot[:] = cross_checked(candidate.snapshot, proc_net.read_all)
 
     choice = choose(engine, options, prove=look)
     try:
-        yield choice, list(listeners_of(found, choice.engine.name))
+        yield choice, list(listeners_of(snapshot, choice.engine.name))
     finally:
         choice.engine.detach()
 
 
-def listeners_of(found: Iterable[OpenSocket], engine: str) -> Iterator[Listener]:
-    """Yield a snapshot's sockets as listeners, each once."""
-    sockets = {socket_ids(one.socket)[0]: one for one in found}.values()
+def listeners_of(snapshot: Iterable[OpenSocket], engine: str) -> Iterator[Listener]:
+    """Yield the sockets of a snapshot as listeners, each once."""
+    sockets = {socket_ids(one.socket)[0]: one for one in snapshot}.values()
     sockets_at = Counter(one.socket.endpoint for one in sockets)
     for one in sockets:
         count = sockets_at[one.socket.endpoint]

@@ -13,11 +13,11 @@ from portwatch.model import Process
 
 TREES_MAX = 64
 """Trees watched at once: a record has one bit for each."""
-_INCLUDED, _EXCLUDED = 1, 2
+_INCLUDED, _EXCLUDED = 1, 2  # bits for `Lineage`
 
 
 class TreeBits:
-    """Which bit stands for which tree while at least one subscriber watches it."""
+    """Assigns a bit to each process tree while at least one subscriber uses it."""
 
     def __init__(self) -> None:
         self._users: dict[Identity, int] = {}
@@ -35,7 +35,7 @@ class TreeBits:
             free = next((1 << index for index in range(TREES_MAX) if not self.all & 1 << index), None)
             if free is None:
                 raise PortwatchError(
-                    f"{TREES_MAX} process trees are watched already, which is the limit: drop one (remove_pid)"
+                    f"the limit of {TREES_MAX} watched process trees is reached: remove one first (remove_pid)"
                 )
             self._bits[root], self._users[root] = free, 0
         self._users[root] += 1
@@ -51,7 +51,7 @@ class TreeBits:
 
 
 def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
-    """Return a function that tells whether some processes together pass a filter by tree, as /proc is now.
+    """Return a function that tells whether the holders of a socket pass a filter by tree, by the current /proc.
 
     Raise PortwatchError if a root has ended, or if the engine's pids are not those of our /proc.
     """
@@ -70,6 +70,6 @@ def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
 
 
 def held_by_trees(pids: Filter[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
-    """Return the listeners whose holders pass a filter by tree. Raises as `tree_predicate` does."""
+    """Return the listeners whose holders pass a filter by tree. Raise as `tree_predicate` does."""
     passes = tree_predicate(pids, engine)
-    return [one for one in listeners if passes(*one.holders)]
+    return [listener for listener in listeners if passes(*listener.holders)]
