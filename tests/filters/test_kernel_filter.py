@@ -96,6 +96,13 @@ def test_every_listener_that_the_scope_admits_passes(cgroup_filter, cgroup_infos
         assert passes(scope.kernel_filter, candidate.socket, 0, candidate.holders)
 
 
+def test_a_socket_passes_unless_all_its_processes_are_excluded():
+    kernel_filter = Scope(cgroup=Filter((), ("/a",))).kernel_filter
+    excluded, other = process(CgroupInfo("/a")), process(CgroupInfo("/b"))
+    assert not passes(kernel_filter, socket(), 0, [excluded, excluded])
+    assert passes(kernel_filter, socket(), 0, [excluded, other])
+
+
 KERNEL_FILTERS = st.builds(
     KernelFilter,
     st.booleans(),
