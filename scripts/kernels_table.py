@@ -36,27 +36,27 @@ class Outcome:
         """Return the cell of the table."""
         seen = self.seen - self.failed - self.absent - self.not_run - self.limited
         parts = [f"{len(seen)} rows"]
-        for what, rows in (
+        for label, rows in (
             ("fails", self.failed),
             ("limited", self.limited - self.failed),
             ("not in this kernel", self.absent),
             ("not run", self.not_run),
         ):
             if rows:
-                parts.append(f"{what}: {' '.join(sorted(rows))}")
+                parts.append(f"{label}: {' '.join(sorted(rows))}")
         return "; ".join(parts)
 
 
 def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
     """Return the kernel's release, and an outcome for each engine."""
     root = ElementTree.parse(result).getroot()  # noqa: S314  # our own pytest wrote it
-    properties = {one.get("name", ""): one.get("value", "") for one in root.iter("property")}
-    found: dict[str, Outcome] = defaultdict(Outcome)
+    properties = {item.get("name", ""): item.get("value", "") for item in root.iter("property")}
+    by_engine: dict[str, Outcome] = defaultdict(Outcome)
     for case in root.iter("testcase"):
         match = _ROW.match(case.get("name", ""))
         if not match:
             continue
-        row, outcome = match[1].upper(), found[match[2]]
+        row, outcome = match[1].upper(), by_engine[match[2]]
         if case.find("failure") is not None or case.find("error") is not None:
             outcome.failed.add(row)
         elif (skipped := case.find("skipped")) is not None:
@@ -64,21 +64,21 @@ def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
             (outcome.absent if is_absent else outcome.not_run).add(row)
         else:
             outcome.seen.add(row)
-    for engine, outcome in found.items():
+    for engine, outcome in by_engine.items():
         outcome.limited = set(properties.get(f"limited on {engine}", "").split()) & outcome.seen
-    return properties["kernel"], dict(found)
+    return properties["kernel"], dict(by_engine)
 
 
 def table(results: list[Path]) -> str:
     """Return the table as Markdown."""
     kernels = [(named(result.stem), *outcomes(result)) for result in results]
-    engines = list(dict.fromkeys(engine for _, _, found in kernels for engine in found))
+    engines = list(dict.fromkeys(engine for _, _, by_engine in kernels for engine in by_engine))
     lines = [
         "| kernel | " + " | ".join(f"`{engine.replace('-', ' ')}`" for engine in engines) + " |",
         "|---|" + "---|" * len(engines),
     ]
-    for kernel, release, found in kernels:
-        cells = (str(found.get(engine) or _why_not(engine, kernel)) for engine in engines)
+    for kernel, release, by_engine in kernels:
+        cells = (str(by_engine.get(engine) or _why_not(engine, kernel)) for engine in engines)
         lines.append(f"| {release} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -89,7 +89,7 @@ def _why_not(engine: str, kernel: Kernel) -> str:
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the table between the two comment lines in the document."""
     results = [path for kernel in KERNELS if (path := RESULTS / f"{kernel.name}.xml").exists()]
     if not results:
         sys.exit("there are no results yet: make test-vm-all")
