@@ -1,4 +1,4 @@
-"""Run who, wait and kill on an actor's network namespace."""
+"""Run portwatch commands in an actor's network namespace."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ PORTWATCH = [sys.executable, "-m", "portwatch"]
 
 
 def poll_often(command):
-    """Return the options that make a command's poll engine poll every 50 ms; `who` does not poll."""
-    return [] if command == "who" else ["--interval", "0.05"]
+    """Return options that shorten the poll interval, for commands that can poll."""
+    return [] if command in ("list", "who") else ["--interval", "0.05"]
 
 
 def run(command, actor, *arguments):
@@ -34,5 +34,5 @@ def invoke(command, actor, *arguments):
 
 
 def reap_in_the_background(actor):
-    """Have the kernel reap the actor's children: a killed one must not stay as a zombie."""
+    """Have the kernel reap the actor's children, so that a killed child does not stay a zombie."""
     actor.do("import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)")

@@ -1,4 +1,4 @@
-"""portwatch who, on real sockets of other processes."""
+"""portwatch who on real sockets."""
 
 import json
 import os
@@ -10,74 +10,74 @@ EVIL = "\x1b]0;owned\x07"
 
 
 def answer(result):
-    """What is said of the actor's namespace, whatever goes on in others of this machine."""
-    return result.stdout.removesuffix("\n").partition("; outside of what was asked for")[0]
+    """Return the answer without the hint at listeners in other namespaces, which may exist on this machine."""
+    return result.stdout.removesuffix("\n").partition("; a listener outside the selected scope")[0]
 
 
-def test_who_names_every_holder_and_where_they_come_from(actor, engine):
+def test_who_prints_every_holder_with_its_command_and_ancestry(actor, engine):
     actor.do("s = listener(port=8080); child = fork(lambda: None)")
     child = actor.do("child")
     result = run("who", actor, "8080", *engine)
     assert result.returncode == 0
     first, *rest = result.stdout.splitlines()
     assert first == "tcp 127.0.0.1:8080, loopback"
-    held = [line for line in rest if "held by" in line]
-    assert [f"({pid})" in line for pid, line in zip((actor.pid, child), held, strict=True)] == [True, True]
+    holders = [line for line in rest if "held by" in line]
+    assert [f"({pid})" in line for pid, line in zip((actor.pid, child), holders, strict=True)] == [True, True]
     assert sum("actor.py new" in line for line in rest) == 2
     assert any(line.endswith(f"({os.getpid()}) > {actor.process}({actor.pid})") for line in rest)
     assert any(line.endswith(f"{actor.process}({actor.pid}) > {actor.process}({child})") for line in rest)
-    assert f"net:[{actor.netns}], which is not our own" in result.stdout
-    assert "before portwatch looked" in result.stdout
+    assert f"net:[{actor.netns}], not the one portwatch runs in" in result.stdout
+    assert "before portwatch started" in result.stdout
 
 
-def test_who_as_json_is_a_listener_with_its_background(actor, engine):
+def test_who_as_json_adds_command_and_ancestry_to_a_listener(actor, engine):
     actor.do("s = listener(port=8080)")
     result = run("who", actor, "tcp/8080", "--json", *engine)
     (listener,) = map(json.loads, result.stdout.splitlines())
     (holder,) = listener["holders"]
-    for one in (listener, holder):
-        assert one["pid"] == actor.pid
-        assert one["command"][-1] == "new"
-        assert one["ancestry"][-1] == {"pid": actor.pid, "process": actor.process}
-        assert one["ancestry"][0]["pid"] == 1
+    for process in (listener, holder):
+        assert process["pid"] == actor.pid
+        assert process["command"][-1] == "new"
+        assert process["ancestry"][-1] == {"pid": actor.pid, "process": actor.process}
+        assert process["ancestry"][0]["pid"] == 1
 
 
-WAYS = {
-    "has bound it": "s = bound(port=8080, kind=TCP)",
-    "is connected from it": "t = listener(port=9090); s = bound(port=8080, kind=TCP); "
+USES = {
+    "is bound to it": "s = bound(port=8080, kind=TCP)",
+    "uses it for a connection": "t = listener(port=9090); s = bound(port=8080, kind=TCP); "
     "s.connect(('127.0.0.1', 9090))",
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_where_nobody_listens_who_says_who_is_in_the_way(actor, engine, way):
-    actor.do(WAYS[way])
-    if "poll" in engine and "bound" in way and os.uname().release.startswith(("5.", "6.1.")):
-        pytest.skip("sock_diag tells of sockets that are bound and no more from Linux 6.8 on")
+@pytest.mark.parametrize("use", USES)
+def test_who_names_the_process_that_blocks_a_port_without_listening(actor, engine, use):
+    actor.do(USES[use])
+    if "poll" in engine and "bound" in use and os.uname().release.startswith(("5.", "6.1.")):
+        pytest.skip("sock_diag lists sockets that are only bound from Linux 6.8 on")
     result = run("who", actor, "8080", *engine)
     assert result.returncode == 1
-    assert answer(result) == f"nobody listens on port 8080; {actor.process} ({actor.pid}) {way}"
+    assert answer(result) == f"nothing listens on port 8080; {actor.process} ({actor.pid}) {use}"
     result = run("who", actor, "8080", "--json", *engine)
     assert (result.returncode, result.stdout) == (1, "")
 
 
-def test_a_connection_that_is_over_is_in_the_way_for_a_while(actor, engine):
+def test_who_reports_a_closed_connection_that_blocks_a_port(actor, engine):
     actor.do("s = listener(port=8080); c = socket.create_connection(('127.0.0.1', 8080)); a = s.accept()[0]")
     actor.do("s.close(); a.close(); c.close()")
     result = run("who", actor, "8080", *engine)
     assert answer(result) == (
-        "nobody listens on port 8080; a closed connection keeps it for a minute (TIME_WAIT)"
+        "nothing listens on port 8080; a closed connection keeps it for up to a minute (TIME_WAIT)"
     )
 
 
-def test_a_port_and_its_protocol_are_not_another_protocols(actor):
+def test_a_protocol_restricts_who_to_its_own_sockets(actor):
     actor.do("u = bound(port=5300)")
     assert run("who", actor, "udp/5300").returncode == 0
     assert run("who", actor, "5300").returncode == 0
-    assert answer(run("who", actor, "tcp/5300")) == "nobody listens on tcp/5300"
+    assert answer(run("who", actor, "tcp/5300")) == "nothing listens on tcp/5300"
 
 
-def test_neither_a_name_nor_a_command_line_can_write_to_the_terminal(actor):
+def test_control_characters_in_names_and_commands_are_escaped(actor):
     actor.do(f"open('/proc/self/comm', 'w').write({EVIL!r}); s = listener(port=8080)")
     evil = ["sh", "-c", "read x", EVIL]
     actor.do(f"p = subprocess.Popen({evil!r}, stdin=subprocess.PIPE, pass_fds=[s.fileno()])")
