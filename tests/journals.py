@@ -1,4 +1,4 @@
-"""What the tests of the journal share."""
+"""Helpers for the tests of the journal."""
 
 import json
 import time
@@ -10,17 +10,17 @@ from portwatch.event import Event
 from portwatch.model import Process
 from portwatch.outputs.journal import Journal, Reader
 
-A_CENTURY = 36_525 * 86_400
+CENTURY = 36_525 * 86_400
 NGINX = Process(10, 1_000_000_000, "nginx", 33)
 
 
-def opened(path, max_age=A_CENTURY, max_bytes=64 * 2**20):
-    """A journal, until the block ends."""
+def open_journal(path, max_age=CENTURY, max_bytes=64 * 2**20):
+    """Return a context manager that closes the journal at its end."""
     return closing(Journal(path, max_age=max_age, max_bytes=max_bytes))
 
 
 def event(seq, **fields):
-    known = {
+    defaults = {
         "time": time.time_ns(),
         "kind": "open",
         "origin": "event",
@@ -32,18 +32,28 @@ def event(seq, **fields):
         "process": NGINX.process,
         "opener": NGINX,
     }
-    return Event(seq, **{**known, **fields})
+    return Event(seq, **{**defaults, **fields})
 
 
-def written(path, *events, **limits):
-    """Opens a journal, writes these, and closes it."""
-    with opened(path, **limits) as journal:
+def write_journal(path, *events, **limits):
+    """Open a journal, write events, wait until they are durable, and close it."""
+    with open_journal(path, **limits) as journal:
         journal.start()
         for one in events:
             journal.write(one)
-        wait_until(lambda: (journal.last_seq or 0) >= events[-1].seq, "them on disk")
+        wait_until(lambda: (journal.last_seq or 0) >= events[-1].seq, "the events to be durable")
 
 
-def seqs(path, **asked):
-    """What a reader finds."""
-    return [json.loads(line)["seq"] for line in Reader(path).events(**asked)]
+def wait_for_seq(journal, seq):
+    """Wait until the event with this seq is the newest durable one."""
+    wait_until(lambda: journal.last_seq == seq, f"event {seq} to be durable")
+
+
+def seqs(path, **query):
+    """Return the seqs that a query finds."""
+    return [json.loads(line)["seq"] for line in Reader(path).events(**query)]
+
+
+def bytes_of(path):
+    """Return the size of a journal with its WAL and shared memory."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))

@@ -1,4 +1,4 @@
-"""The journal, on real files: what it keeps, and what it gives back."""
+"""The journal on a working disk: writing, queries, and the limits of age and size."""
 
 import json
 import sqlite3
@@ -7,12 +7,13 @@ import time
 from contextlib import closing
 
 import pytest
-from journals import event, opened, seqs, written
+from journals import bytes_of, event, open_journal, seqs, wait_for_seq, write_journal
 from support import wait_until
 
 from portwatch.errors import JournalError
 from portwatch.model import Process
 from portwatch.outputs.journal import Reader
+from portwatch.outputs.journal.schema import PAGE
 from portwatch.outputs.journal.writer import MIN_BYTES
 
 WORKER = Process(11, 2_000_000_000, "worker", 33)
@@ -24,39 +25,39 @@ def path(tmp_path):
     return tmp_path / "journal.db"
 
 
-def test_what_is_written_is_read_back_as_the_line_that_everybody_gets(path):
+def test_events_are_read_back_as_the_json_that_was_written(path):
     events = [event(1), event(2, kind="gap", port=None, process=None, opener=None, lost=3)]
-    written(path, *events)
+    write_journal(path, *events)
     assert list(Reader(path).events()) == [one.to_json() for one in events]
 
 
-def test_a_journal_is_only_its_owners_to_read(path):
-    with opened(path) as journal:
+def test_all_files_of_a_journal_are_private(path):
+    with open_journal(path) as journal:
         journal.start()
         journal.write(event(1))
-        wait_until(lambda: journal.last_seq == 1, "the event on disk")
+        wait_for_seq(journal, 1)
         files = sorted(path.parent.iterdir())
         assert [one.name for one in files] == [path.name + end for end in ("", "-lock", "-shm", "-wal")]
         assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
 
 
-def test_a_journal_goes_on_where_it_ended(path):
-    written(path, event(7), event(9))
-    with opened(path) as journal:
+def test_a_journal_is_continued(path):
+    write_journal(path, event(7), event(9))
+    with open_journal(path) as journal:
         assert journal.last_seq == 9
         journal.start()
         journal.write(event(10))
     assert seqs(path) == [7, 9, 10]
 
 
-def test_a_seq_that_is_there_stays_as_it_is(path):
-    written(path, event(1, port=80))
-    written(path, event(1, port=81), event(2))
+def test_an_existing_seq_is_not_overwritten(path):
+    write_journal(path, event(1, port=80))
+    write_journal(path, event(1, port=81), event(2))
     assert [json.loads(line)["port"] for line in Reader(path).events()] == [80, 8080]
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("query", "expected"),
     [
         ({}, [1, 2, 3, 5]),
         ({"after": 1}, [2, 3, 5]),
@@ -85,115 +86,118 @@ def test_a_seq_that_is_there_stays_as_it_is(path):
     ],
     ids=str,
 )
-def test_a_reader_finds(path, asked, found):
+def test_queries(path, query, expected):
     gap = {"kind": "gap", "port": None, "process": None, "opener": None}
-    written(
+    write_journal(
         path,
         event(1, time=100, port=80),
         event(2, time=200, port=443, kind="close", process="worker"),
         event(3, time=300, **gap),
         event(5, time=500, process="worker", opener=WORKER),
     )
-    assert seqs(path, **asked) == found
+    assert seqs(path, **query) == expected
 
 
-def test_a_reader_knows_exactly_the_seqs_that_are_there(path):
-    written(path, event(1), event(3))
+def test_has_is_true_for_existing_seqs_only(path):
+    write_journal(path, event(1), event(3))
     reader = Reader(path)
     assert [reader.has(seq) for seq in (0, 1, 2, 3, 4)] == [False, True, False, True, False]
 
 
-def test_a_question_that_takes_too_long_is_given_up(path):
-    written(path, *(event(seq) for seq in range(1, 5001)))
-    with pytest.raises(JournalError, match="has no answer within 0 s: ask for less"):
+def test_a_query_that_exceeds_its_time_limit_is_given_up(path):
+    write_journal(path, *(event(seq) for seq in range(1, 5001)))
+    with pytest.raises(JournalError, match="took longer than 0 s: narrow it"):
         list(Reader(path, time_limit=0).events(process=("nobody*",)))
 
 
 @pytest.mark.parametrize("line", ['{"seq": 2, "ti', "[]", ""])
-def test_a_damaged_line_is_said_and_not_handed_on(path, line):
-    written(path, event(1), event(2))
+def test_a_damaged_line_is_an_error(path, line):
+    write_journal(path, event(1), event(2))
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE events SET line = ? WHERE seq = 2", (line,))
     lines = Reader(path).events()
     assert json.loads(next(lines))["seq"] == 1
-    with pytest.raises(JournalError, match="is damaged: it holds"):
+    with pytest.raises(JournalError, match="is damaged: it contains"):
         next(lines)
 
 
-def test_what_is_no_event_is_said(path):
-    written(path, event(1))
-    with pytest.raises(JournalError, match="is damaged: it holds"):
+def test_a_line_that_is_not_an_event_is_an_error(path):
+    write_journal(path, event(1))
+    with pytest.raises(JournalError, match="is damaged: it contains"):
         Reader(path).event("{}")
 
 
-def test_it_is_read_while_it_is_written(path):
-    read = []
-    with opened(path) as journal:
+def test_readers_see_a_growing_prefix_while_events_are_written(path):
+    results = []
+    with open_journal(path) as journal:
         journal.start()
-        ended = threading.Event()
+        is_over = threading.Event()
 
-        def read_on():
-            while not ended.is_set():
-                read.append(seqs(path))
+        def read():
+            while not is_over.is_set():
+                results.append(seqs(path))
 
-        readers = [threading.Thread(target=read_on) for _ in range(3)]
+        readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
         for seq in range(1, 3001):
             journal.write(event(seq))
             if not seq % 100:
                 time.sleep(0.02)
-        wait_until(lambda: journal.last_seq == 3000, "the last event on disk")
-        ended.set()
+        wait_for_seq(journal, 3000)
+        is_over.set()
         for reader in readers:
             reader.join()
         assert journal.trouble is None
-    assert all(found == list(range(1, len(found) + 1)) for found in read)
-    assert len({len(found) for found in read}) > 2
+    assert all(result == list(range(1, len(result) + 1)) for result in results)
+    assert len({len(result) for result in results}) > 2
     assert seqs(path) == list(range(1, 3001))
 
 
-def test_a_reader_that_pauses_keeps_nothing_from_being_written_or_deleted(path):
-    with opened(path, max_bytes=MIN_BYTES) as journal:
+def test_a_reader_that_pauses_blocks_neither_writing_nor_trimming(path):
+    with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         for seq in range(1, 1001):
             journal.write(event(seq))
-        wait_until(lambda: journal.last_seq == 1000, "the first thousand on disk")
+        wait_for_seq(journal, 1000)
         lines = Reader(path).events()
         next(lines)
         for seq in range(1001, 15_001):
             journal.write(event(seq))
-        wait_until(lambda: journal.last_seq == 15_000, "the rest on disk")
+        wait_for_seq(journal, 15_000)
         assert bytes_of(path) <= MIN_BYTES
         assert json.loads(list(lines)[-1])["seq"] == 15_000
 
 
-def bytes_of(path):
-    """Of the file and its WAL."""
-    return sum(one.stat().st_size for one in path.parent.glob("journal.db*"))
+def bytes_of_pages(path):
+    """Return the size that the file will have once its WAL is checkpointed."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA page_count").fetchone()[0] * PAGE
 
 
-def test_events_that_are_too_old_go_and_give_their_space_back(path):
+def test_old_events_are_deleted_and_their_space_is_freed(path):
     now = time.time_ns()
-    written(path, *(event(seq, time=now - 3 * HOUR) for seq in range(1, 5001)))
+    write_journal(path, *(event(seq, time=now - 3 * HOUR) for seq in range(1, 5001)))
     before = bytes_of(path)
-    with opened(path, max_age=2 * 3_600, max_bytes=MIN_BYTES) as journal:
+    with open_journal(path, max_age=2 * 3_600, max_bytes=MIN_BYTES) as journal:
         journal.start()
         journal.write(event(5001, time=now - HOUR))
-        wait_until(lambda: seqs(path) == [5001], "the old ones gone")
-        wait_until(lambda: journal.last_seq == 5001, "the new one there")
+        wait_until(lambda: seqs(path) == [5001], "the old events to be deleted")
+        wait_for_seq(journal, 5001)
+        wait_until(lambda: bytes_of_pages(path) < before / 2, "pages to be freed")
     assert bytes_of(path) < before / 2
 
 
-def test_the_oldest_go_when_there_are_too_many(path):
+def test_the_oldest_events_are_deleted_above_the_size_limit(path):
     sizes = []
-    with opened(path, max_bytes=MIN_BYTES) as journal:
+    with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         for last in range(3_000, 30_001, 3_000):
             for seq in range(last - 2_999, last + 1):
                 journal.write(event(seq))
             wait_until(
-                lambda last=last: sizes.append(bytes_of(path)) or journal.last_seq == last, "them on disk"
+                lambda last=last: sizes.append(bytes_of(path)) or journal.last_seq == last,
+                "the events to be durable",
             )
         assert journal.lost == 0
     kept = seqs(path)
@@ -202,31 +206,31 @@ def test_the_oldest_go_when_there_are_too_many(path):
     assert max(sizes) <= MIN_BYTES
 
 
-def test_a_journal_that_may_be_smaller_from_now_on_shrinks(path):
-    written(path, *(event(seq) for seq in range(1, 25_001)))
+def test_a_journal_shrinks_to_a_smaller_limit(path):
+    write_journal(path, *(event(seq) for seq in range(1, 25_001)))
     before = bytes_of(path)
     assert before > MIN_BYTES
-    with opened(path, max_bytes=MIN_BYTES) as journal:
+    with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         journal.write(event(25_001))
-        wait_until(lambda: bytes_of(path) <= MIN_BYTES, "the file small enough")
+        wait_until(lambda: bytes_of(path) <= MIN_BYTES, "the file to shrink")
     kept = seqs(path)
     assert kept == list(range(kept[0], 25_002))
     assert len(kept) > 5000
 
 
-def test_what_is_written_waits_neither_for_the_disk_nor_for_its_thread(path):
-    with opened(path) as journal:
+def test_events_can_be_queued_before_the_thread_starts(path):
+    with open_journal(path) as journal:
         for seq in range(1, 101):
             journal.write(event(seq))
         assert journal.last_seq is None
         journal.start()
-        wait_until(lambda: journal.last_seq == 100, "them on disk")
+        wait_for_seq(journal, 100)
 
 
-def test_what_cannot_wait_is_counted(path, monkeypatch):
+def test_events_above_the_capacity_are_counted_as_lost(path, monkeypatch):
     monkeypatch.setattr("portwatch.outputs.journal.writer.CAPACITY", 10)
-    with opened(path) as journal:
+    with open_journal(path) as journal:
         for seq in range(1, 14):
             journal.write(event(seq))
         assert journal.lost == 3
@@ -234,14 +238,14 @@ def test_what_cannot_wait_is_counted(path, monkeypatch):
     assert seqs(path) == list(range(1, 11))
 
 
-def test_what_comes_after_the_end_is_counted(path):
-    with opened(path) as journal:
+def test_events_after_close_are_counted_as_lost(path):
+    with open_journal(path) as journal:
         journal.start()
     journal.write(event(1))
     assert journal.lost == 1
 
 
-def test_what_was_never_to_be_written_is_counted(path):
-    with opened(path) as journal:
+def test_events_of_a_journal_that_never_started_are_counted_as_lost(path):
+    with open_journal(path) as journal:
         journal.write(event(1))
     assert journal.lost == 1

@@ -1,0 +1,99 @@
+"""The series of single ports: labels, folding, times and the maximum."""
+
+from dataclasses import replace
+
+import pytest
+from fake_engine import PROCESS
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from scrapes import OPENMETRICS, Scrape, listener, scrape_data, series_options
+
+from portwatch.outputs.metrics import Tally, exposition
+from portwatch.outputs.port_series import EPHEMERAL, ephemeral_ports, gather
+
+
+def test_a_port_is_a_series_with_its_address_and_opener():
+    other = replace(PROCESS, pid=11, process="worker")
+    opener = replace(PROCESS, container="4f1e")
+    scrape = Scrape(scrape_data(replace(listener(opener=opener), holders=(other,))))
+    assert scrape.labels("portwatch_listening_port") == [
+        {"proto": "tcp", "address": "127.0.0.1", "port": "8080", "process": "nginx", "container": "4f1e"}
+    ]
+
+
+def test_pid_is_a_label_only_on_request():
+    (labels,) = Scrape(scrape_data(listener(), pid=True)).labels("portwatch_listening_port")
+    assert labels["pid"] == "10"
+
+
+def test_labels_of_an_unknown_opener_are_empty():
+    (labels,) = Scrape(scrape_data(listener(opener=None), pid=True)).labels("portwatch_listening_port")
+    assert (labels["process"], labels["container"], labels["pid"]) == ("", "", "")
+
+
+def test_ephemeral_ports_share_one_series():
+    scrape = Scrape(
+        scrape_data(listener(1, 40_000), listener(2, 40_001), listener(3, 80), folded=range(32_768, 61_000))
+    )
+    assert [labels["port"] for labels in scrape.labels("portwatch_listening_port")] == [EPHEMERAL, "80"]
+    assert scrape.value("portwatch_series_dropped_total") == 0
+
+
+def test_an_expected_ephemeral_port_has_its_own_series():
+    scrape = Scrape(
+        scrape_data(
+            listener(1, 40_000),
+            listener(2, 40_000, proto="udp"),
+            folded=range(32_768, 61_000),
+            expected=[("tcp", 40_000)],
+        )
+    )
+    assert [(labels["proto"], labels["port"]) for labels in scrape.labels("portwatch_listening_port")] == [
+        ("tcp", "40000"),
+        ("udp", EPHEMERAL),
+    ]
+
+
+def test_the_range_of_ephemeral_ports_includes_both_ends():
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        first, last = map(int, file.read().split())
+    ports = ephemeral_ports()
+    assert (first in ports, last in ports, last + 1 in ports) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("opened", "earliest"), [((5, 3, 4), 3), ((None, 3), 3), ((3, None), 3), ((None, None), None), ((0, 3), 0)]
+)
+def test_sockets_with_equal_labels_share_a_series_with_the_earliest_known_time(opened, earliest):
+    listeners = [listener(number, opened=time, netns=number) for number, time in enumerate(opened)]
+    assert list(gather(listeners, series_options()).series.values()) == [earliest]
+
+
+def test_the_time_of_opening_is_in_seconds_and_absent_if_unknown():
+    scrape = Scrape(scrape_data(listener(1, 80, opened=1_795_499_214_123_456_789), listener(2, 81)))
+    name = "portwatch_listening_port_opened_timestamp_seconds"
+    assert scrape.values(name, "port") == {"80": pytest.approx(1_795_499_214.123456789, abs=1e-6)}
+    assert set(scrape.values("portwatch_listening_port", "port")) == {"80", "81"}
+
+
+def test_series_above_the_maximum_are_counted_and_the_first_ones_stay():
+    tally = Tally()
+    data = scrape_data(*(listener(port, port) for port in (5, 4, 3, 2, 1)), most=2)
+    for scrapes in (1, 2):
+        scrape = Scrape(data, tally)
+        assert set(scrape.values("portwatch_listening_port", "port")) == {"5", "4"}
+        assert scrape.value("portwatch_series_dropped_total") == 3 * scrapes
+
+
+def test_two_sockets_of_one_series_above_the_maximum_count_once():
+    ports = gather([listener(1, 80), listener(2, 81), listener(3, 81)], series_options(most=1))
+    assert len(ports.left_out) == 1
+
+
+@pytest.mark.parametrize("name", ['a"b\n\\', '\\n"', '",x="y', "\\", "é\u2028\t{}"])
+@pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
+def test_any_process_name_is_escaped(name, accept, parse):
+    text, _ = exposition(scrape_data(listener(opener=replace(PROCESS, process=name))), Tally(), accept)
+    families = {family.name: family for family in parse(text.decode())}
+    (sample,) = families["portwatch_listening_port"].samples
+    assert sample.labels["process"] == name
