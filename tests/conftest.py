@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import socket
 
 import pytest
 from fake_engine import FakeEngine
+from processes import start_parent
 
 import portwatch.engines
 from portwatch.snapshot import proc_net
@@ -36,3 +38,12 @@ def listening_port():
     """A TCP port on 127.0.0.1 on which this process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+def family():
+    """A child of this process (a Popen), and the pid of a grandchild."""
+    child, grandchild = start_parent()
+    yield child, grandchild
+    os.kill(grandchild, signal.SIGKILL)
+    child.communicate()

@@ -105,17 +105,17 @@ class Members:
 
     def _add_descendants_once(self, watched: int) -> bool:
         """Look at each process once. Return True if one was added."""
-        outsiders: set[Identity] = set()
+        non_members: set[Identity] = set()
         has_added = False
         for process in filter(None, map(identity_at, procfs.pids())):
             path: list[Identity] = []  # from the process up to below its nearest member
             trees = 0
             for ancestor in with_ancestors(process):
-                if ancestor in outsiders or (trees := self._of(ancestor) & watched):
+                if ancestor in non_members or (trees := self._of(ancestor) & watched):
                     break
                 path.append(ancestor)
             if not trees:
-                outsiders.update(path)
+                non_members.update(path)
                 continue
             # Ancestors first: once a process is a member, the kernel adds its later children.
             for descendant in reversed(path):

@@ -12,7 +12,7 @@ from privileges import needs_core
 
 @pytest.fixture(autouse=True)
 def _default_handlers():
-    """Restore the default handlers, as tests that run in the background or under nohup inherit ignored signals."""
+    """Restore the default handlers: tests that run in the background or under nohup inherit ignored signals."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield

@@ -41,7 +41,7 @@ def test_auto_takes_the_first_engine_that_works_and_detaches_the_others(engines)
 
 @pytest.mark.usefixtures("engines")
 def test_a_requested_engine_that_does_not_work_raises_its_error():
-    with pytest.raises(EngineUnavailable, match="^no BTF$"):
+    with pytest.raises(EngineUnavailable, match=r"^no BTF$"):
         choose("best", Options(), attach)
 
 
@@ -53,7 +53,7 @@ def test_an_os_error_makes_an_engine_unavailable_and_the_text_names_doctor(error
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(WrongUse, match="unknown engine 'nosuch': choose one of auto, core, bcc, poll"):
+    with pytest.raises(WrongUse, match=r"unknown engine 'nosuch': choose one of auto, core, bcc, poll"):
         choose("nosuch", Options(), attach)
     with pytest.raises(WrongUse, match="unknown hooks 'nosuch': choose one of auto, fentry, stable"):
         choose("auto", Options(hooks="nosuch"), attach)

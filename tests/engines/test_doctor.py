@@ -1,3 +1,5 @@
+"""The facts, the trial of each engine, and how doctor prints them."""
+
 import json
 
 import pytest
@@ -29,7 +31,7 @@ FACTS = [
 
 
 class FakeEngine:
-    info = EngineInfo("fake", "hooks of its own", (Limit("moon", "the far side is not seen"),))
+    info = EngineInfo("fake", "fake hooks", (Limit("a_limit", "some ports are not seen"),))
 
     def __init__(self):
         self.calls = []
@@ -42,16 +44,16 @@ class FakeEngine:
 
 
 def refuse(_options):
-    raise EngineUnavailable("the stars are wrong; wait")
+    raise EngineUnavailable("no BTF; boot another kernel")
 
 
 @pytest.fixture
 def engines(monkeypatch):
-    """core refuses and poll is a fake, and there is no third."""
+    """Make core refuse, replace poll with a fake engine, and remove bcc. The value is the fake engine."""
     fake = FakeEngine()
-    made = {"core": refuse, "poll": lambda _options: fake}
+    engines = {"core": refuse, "poll": lambda _options: fake}
     for module in (doctor, choice):
-        monkeypatch.setattr(module, "ENGINES", made)
+        monkeypatch.setattr(module, "ENGINES", engines)
     return fake
 
 
@@ -63,28 +65,28 @@ def fact(report, name):
     return next(fact for fact in report.facts if fact.name == name)
 
 
-def test_every_fact_has_a_state_and_a_sentence():
+def test_every_fact_has_a_state_and_a_text():
     report = doctor.examine()
     assert [fact.name for fact in report.facts] == FACTS
-    for one in report.facts:
-        assert one.state in ("ok", "limited", "not ok")
-        assert one.text
+    for found in report.facts:
+        assert found.state in ("ok", "limited", "not ok")
+        assert found.text
 
 
-def test_an_engine_is_really_attached_and_taken_out_again(engines):
+def test_an_engine_is_attached_and_detached_again(engines):
     doctor.examine()
     assert engines.calls == ["attach", "detach"]
 
 
 @pytest.mark.usefixtures("engines")
-def test_auto_takes_the_first_that_works_and_says_why_not_the_better_one():
+def test_auto_selects_the_first_engine_that_works_and_says_why_better_ones_do_not():
     report = doctor.examine()
     assert report.taken.engine == "poll"
-    assert report.why == "core cannot run here (the stars are wrong; wait)"
+    assert report.why == "core cannot run here (no BTF; boot another kernel)"
 
 
 @pytest.mark.usefixtures("engines")
-def test_exits_with_1_if_no_engine_works(monkeypatch):
+def test_the_exit_code_is_1_if_no_engine_works(monkeypatch):
     assert run().exit_code == 0
     monkeypatch.setitem(doctor.ENGINES, "poll", refuse)
     result = run()
@@ -92,10 +94,10 @@ def test_exits_with_1_if_no_engine_works(monkeypatch):
     assert "no engine works here: core cannot run here" in result.stdout
 
 
-def test_one_engine_alone_is_tried_if_it_is_asked_for(engines):
+def test_only_a_requested_engine_is_tried(engines):
     result = run("--engine", "poll")
     assert engines.calls == ["attach", "detach"]
-    assert result.stdout.splitlines()[-1] == "poll is taken: it is what was asked for, and works"
+    assert result.stdout.splitlines()[-1] == "poll is used: it was requested and works"
     assert result.exit_code == 0
     result = run("--engine", "core")
     assert engines.calls == ["attach", "detach"]
@@ -104,7 +106,7 @@ def test_one_engine_alone_is_tried_if_it_is_asked_for(engines):
 
 
 @pytest.mark.usefixtures("engines")
-def test_json_is_one_object_with_all_that_the_text_says():
+def test_json_is_one_object_with_everything_that_the_text_shows():
     result = run("--json")
     assert result.stdout.count("\n") == 1
     report = json.loads(result.stdout)
@@ -116,7 +118,7 @@ def test_json_is_one_object_with_all_that_the_text_says():
         {
             "engine": "core",
             "works": False,
-            "refusal": "the stars are wrong; wait",
+            "refusal": "no BTF; boot another kernel",
             "hooks": None,
             "why": None,
             "limits": [],
@@ -125,22 +127,22 @@ def test_json_is_one_object_with_all_that_the_text_says():
             "engine": "poll",
             "works": True,
             "refusal": None,
-            "hooks": "hooks of its own",
+            "hooks": "fake hooks",
             "why": None,
-            "limits": [{"name": "moon", "text": "the far side is not seen"}],
+            "limits": [{"name": "a_limit", "text": "some ports are not seen"}],
         },
     ]
 
 
 @pytest.mark.usefixtures("engines")
-def test_text_is_aligned_and_plain_where_no_terminal_is():
+def test_the_text_is_aligned_and_without_colours_if_stdout_is_no_terminal():
     lines = run().stdout.splitlines()
     assert not any("\x1b" in line for line in lines)
-    assert "             " + "        " + "limit: the far side is not seen" in lines
-    assert "poll         ok      works, with hooks: hooks of its own" in lines
+    assert "             " + "        " + "limit: some ports are not seen" in lines
+    assert "poll         ok      works, with hooks: fake hooks" in lines
 
 
-def test_a_check_that_fails_is_a_fact_and_not_the_end(monkeypatch):
+def test_a_check_that_raises_is_a_fact_with_the_state_not_ok(monkeypatch):
     def fail():
         raise PermissionError(13, "Permission denied", "/proc/self/status")
 
@@ -148,7 +150,7 @@ def test_a_check_that_fails_is_a_fact_and_not_the_end(monkeypatch):
     assert fact(doctor.examine(), "capabilities").state == "not ok"
 
 
-def test_no_btf(monkeypatch, tmp_path):
+def test_without_btf_core_cannot_run_and_the_help_names_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "VMLINUX", tmp_path / "vmlinux")
     monkeypatch.setattr(core, "VMLINUX", tmp_path / "vmlinux")
     report = doctor.examine()
@@ -164,31 +166,31 @@ def test_no_btf(monkeypatch, tmp_path):
     ("mode", "state"),
     [("none", "ok"), ("integrity", "ok"), ("confidentiality", "not ok"), (None, "limited")],
 )
-def test_lockdown_is_told_apart_by_its_mode(mode, state, monkeypatch):
+def test_the_state_of_lockdown_depends_on_its_mode(mode, state, monkeypatch):
     monkeypatch.setattr(kernel, "lockdown", lambda: mode)
     found = fact(doctor.examine(), "lockdown")
     assert found.state == state
-    assert (mode or "not known") in found.text
+    assert (mode or "unknown") in found.text
 
 
-def test_missing_capabilities_are_named_with_what_they_are_for(monkeypatch):
+def test_missing_capabilities_are_listed_and_held_ones_are_not(monkeypatch):
     monkeypatch.setattr(capabilities, "effective", lambda: 1 << capabilities.BPF.bit)
     found = fact(doctor.examine(), "capabilities")
     assert found.state == "not ok"
     assert "CAP_BPF" not in found.text
     assert "CAP_PERFMON is missing" in found.text
-    assert "run it as root" in found.help
+    assert "run portwatch as root" in found.help
 
 
-def test_sys_admin_stands_for_the_capabilities_that_came_later(monkeypatch):
+def test_sys_admin_implies_the_capabilities_that_were_split_from_it(monkeypatch):
     monkeypatch.setattr(capabilities, "effective", lambda: 1 << capabilities.SYS_ADMIN.bit)
-    held = doctor.examine().capabilities
-    assert held["CAP_BPF"]
-    assert held["CAP_NET_ADMIN"]
-    assert not held["CAP_SYS_PTRACE"]
+    effective = doctor.examine().capabilities
+    assert effective["CAP_BPF"]
+    assert effective["CAP_NET_ADMIN"]
+    assert not effective["CAP_SYS_PTRACE"]
 
 
-def test_memlock_matters_before_5_11_only(monkeypatch):
+def test_memlock_matters_only_before_5_11(monkeypatch):
     monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (65_536, 65_536))
     monkeypatch.setattr(capabilities, "effective", lambda: 0)
     for module in (kernel, capabilities):
@@ -199,17 +201,17 @@ def test_memlock_matters_before_5_11_only(monkeypatch):
     assert fact(doctor.examine(), "memlock").state == "ok"
 
 
-def test_a_procfs_whose_pids_are_not_the_kernels_is_said_with_what_to_mount(monkeypatch):
+def test_a_procfs_with_other_pids_than_the_kernels_is_a_limit_with_what_to_mount(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     found = fact(doctor.examine(), "proc")
     assert found.state == "limited"
-    assert "has other pids than BPF tells" in found.text
+    assert "its pids differ from those of BPF programs" in found.text
     assert "-v /proc:/host/proc:ro -e HOST_PROC=/host/proc" in found.help
 
 
-def test_what_cannot_be_read_is_no_traceback(monkeypatch):
+def test_a_missing_library_is_a_fact_with_the_text_of_the_error(monkeypatch):
     def missing():
-        raise EngineUnavailable("libbpf 1.0 or later is needed; install it")
+        raise EngineUnavailable("libbpf 1.0 or later is required")
 
     monkeypatch.setattr(diagnosis, "Libbpf", missing)
-    assert fact(doctor.examine(), "libbpf").text == "libbpf 1.0 or later is needed; install it"
+    assert fact(doctor.examine(), "libbpf").text == "libbpf 1.0 or later is required"

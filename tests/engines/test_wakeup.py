@@ -1,4 +1,4 @@
-"""What ends a wait."""
+"""The event that ends a wait."""
 
 import os
 import select
@@ -12,7 +12,7 @@ def is_set(wakeup):
     return bool(poller.poll(0))
 
 
-def test_it_is_set_until_it_is_cleared():
+def test_a_wakeup_stays_set_until_it_is_cleared():
     wakeup = Wakeup()
     assert not is_set(wakeup)
     wakeup.set()
@@ -23,12 +23,12 @@ def test_it_is_set_until_it_is_cleared():
     wakeup.close()
 
 
-def test_once_it_is_closed_nothing_is_written_into_what_got_its_number():
+def test_set_after_close_does_not_write_to_a_file_with_the_same_descriptor():
     wakeup = Wakeup()
     number = wakeup.fileno()
     wakeup.close()
     successor = os.eventfd(0, os.EFD_NONBLOCK)
-    assert successor == number, "the lowest free number is taken"
+    assert successor == number, "the kernel assigns the lowest free number"
     wakeup.set()
     wakeup.close()
     assert not is_set(successor)

@@ -1,4 +1,4 @@
-"""What bcc needs and may lack: said in one line, with what to install."""
+"""Finding bcc and kernel headers, and compiling. Errors say what to install."""
 
 import atexit
 import errno
@@ -18,7 +18,7 @@ RELEASE = "6.1.0-18-amd64"
 
 @pytest.fixture
 def no_bcc(monkeypatch):
-    """No bcc anywhere but where a test puts one."""
+    """Make bcc importable only where a test puts it."""
     compiler._forget()
     monkeypatch.setattr(compiler, "DIST_PACKAGES", ())
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "dist-packages" not in path])
@@ -33,7 +33,7 @@ def package(tmp_path, content):
 
 
 @pytest.mark.usefixtures("no_bcc")
-def test_bcc_missing_says_what_to_install():
+def test_if_bcc_is_missing_the_error_says_what_to_install():
     with pytest.raises(EngineUnavailable, match="apt-get install python3-bpfcc"):
         compiler.find_bcc()
 
@@ -48,17 +48,17 @@ def test_bcc_missing_says_what_to_install():
         "def broken(:",
     ],
 )
-def test_bcc_that_does_not_load_says_to_install_it_again(content, monkeypatch, tmp_path):
+def test_if_importing_bcc_fails_the_error_says_to_reinstall_it(content, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "DIST_PACKAGES", package(tmp_path, content))
     before = sys.path[:]
-    with pytest.raises(EngineUnavailable, match=r"does not load .*apt-get install --reinstall"):
+    with pytest.raises(EngineUnavailable, match=r"importing it fails .*apt-get install --reinstall"):
         compiler.find_bcc()
     assert sys.path == before
     assert "bcc" not in sys.modules
 
 
 @pytest.mark.usefixtures("no_bcc")
-def test_pypis_package_of_that_name_is_not_taken_for_it(monkeypatch, tmp_path):
+def test_the_package_of_the_same_name_on_pypi_is_skipped(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(*package(tmp_path, "something_else = 1"))
     (tmp_path / "dist").mkdir()
     monkeypatch.setattr(compiler, "DIST_PACKAGES", package(tmp_path / "dist", "class BPF: pass"))
@@ -69,15 +69,15 @@ def test_pypis_package_of_that_name_is_not_taken_for_it(monkeypatch, tmp_path):
 
 @pytest.fixture
 def bcc():
-    """The distribution's bcc, which CI has."""
+    """The distribution's bcc."""
     try:
         return compiler.find_bcc()
     except EngineUnavailable as error:
-        pytest.skip(f"{error}, or: make setup-bcc")
+        pytest.skip(f"{error}; or run make setup-bcc")
 
 
 @pytest.mark.usefixtures("bcc")
-def test_what_llvm_cannot_compile_is_said_in_its_words_and_not_on_the_terminal(monkeypatch, tmp_path, capfd):
+def test_a_compiler_error_is_in_the_exception_and_not_on_stderr(monkeypatch, tmp_path, capfd):
     for name in ("bcc.bpf.c", "kernel.h"):
         content = (compiler.SOURCES / name).read_text()
         (tmp_path / name).write_text(content if name == "kernel.h" else "int broken(void *ctx) { return x; }")
@@ -101,25 +101,25 @@ def headers_of(tmp_path, named, written_in="include/generated/utsrelease.h"):
 
 
 @pytest.mark.parametrize("written_in", ["include/generated/utsrelease.h", "include/config/kernel.release"])
-def test_the_running_kernels_headers_are_taken(tmp_path, written_in):
+def test_the_running_kernels_headers_are_found(tmp_path, written_in):
     folder = headers_of(tmp_path, RELEASE, written_in)
     write(folder / "include/linux/kconfig.h")
-    found = headers.of_running_kernel(tmp_path, RELEASE)
-    assert found == headers.Headers(source=folder, build=folder)
-    assert found.flags == []
+    running = headers.of_running_kernel(tmp_path, RELEASE)
+    assert running == headers.Headers(source=folder, build=folder)
+    assert running.flags == []
 
 
-def test_headers_in_two_folders_are_taken_together(tmp_path):
+def test_headers_in_two_folders_are_combined(tmp_path):
     build = headers_of(tmp_path, RELEASE)
     write(build / "arch/x86/include/generated/asm/rwonce.h")
     source = tmp_path / RELEASE / "source"
     write(source / "include/linux/kconfig.h")
-    found = headers.of_running_kernel(tmp_path, RELEASE)
-    assert found == headers.Headers(source, build)
-    assert found.flags == [f"-I{build}/include", f"-I{build}/arch/x86/include/generated"]
+    running = headers.of_running_kernel(tmp_path, RELEASE)
+    assert running == headers.Headers(source, build)
+    assert running.flags == [f"-I{build}/include", f"-I{build}/arch/x86/include/generated"]
 
 
-def test_headers_that_are_not_whole_are_refused(tmp_path):
+def test_incomplete_headers_are_refused(tmp_path):
     headers_of(tmp_path, RELEASE)
     with pytest.raises(EngineUnavailable, match=f"kconfig.h is missing.* --reinstall linux-headers-{RELEASE}"):
         headers.of_running_kernel(tmp_path, RELEASE)
@@ -128,17 +128,17 @@ def test_headers_that_are_not_whole_are_refused(tmp_path):
 @pytest.mark.parametrize("written_in", ["include/generated/utsrelease.h", "include/config/kernel.release"])
 def test_headers_of_another_kernel_are_refused(tmp_path, written_in):
     headers_of(tmp_path, "6.1.0-17-amd64", written_in)
-    with pytest.raises(EngineUnavailable, match=r"are of 6.1.0-17-amd64, and 6.1.0-18-amd64 runs"):
+    with pytest.raises(EngineUnavailable, match=r"are for 6\.1\.0-17-amd64, but 6\.1\.0-18-amd64 is running"):
         headers.of_running_kernel(tmp_path, RELEASE)
 
 
-def test_headers_that_do_not_say_of_what_kernel_they_are_are_refused(tmp_path):
+def test_headers_of_an_unknown_kernel_are_refused(tmp_path):
     (tmp_path / RELEASE / "build").mkdir(parents=True)
-    with pytest.raises(EngineUnavailable, match="do not name"):
+    with pytest.raises(EngineUnavailable, match="are for an unknown kernel"):
         headers.of_running_kernel(tmp_path, RELEASE)
 
 
-def test_without_btf_and_headers_the_package_is_named(monkeypatch, tmp_path, bcc):
+def test_without_btf_and_headers_the_error_names_the_package(monkeypatch, tmp_path, bcc):
     monkeypatch.setattr(compiler, "find_bcc", lambda: bcc)
     monkeypatch.setattr(compiler, "VMLINUX", tmp_path / "vmlinux")
     monkeypatch.setattr(headers.of_running_kernel, "__defaults__", (tmp_path, RELEASE))
@@ -146,21 +146,21 @@ def test_without_btf_and_headers_the_package_is_named(monkeypatch, tmp_path, bcc
         compiler.compile_programs(ephemeral=False)
 
 
-# Those of later kernels are for a later bcc than Debian 12 has.
+# Debian 12's bcc cannot compile the headers of newer kernels.
 @pytest.fixture(params=["5.10", "6.1"])
 def debians_headers(request, monkeypatch, tmp_path):
-    """The headers of one of Debian's kernels, as where that runs and has no BTF."""
+    """Pretend that one of Debian's kernels is running, with its headers and without BTF."""
     modules = kernels.CACHE / request.param / "root/lib/modules"
-    found = [path.parent for path in modules.glob("*/build")]
-    if not found:
-        pytest.skip(f"there are no headers in {modules}: KERNEL={request.param} make test-vm fetches them")
+    builds = [path.parent for path in modules.glob("*/build")]
+    if not builds:
+        pytest.skip(f"{modules} has no headers; KERNEL={request.param} make test-vm downloads them")
     monkeypatch.setattr(compiler, "VMLINUX", tmp_path / "vmlinux")
-    monkeypatch.setattr(headers.of_running_kernel, "__defaults__", (modules, found[0].name))
+    monkeypatch.setattr(headers.of_running_kernel, "__defaults__", (modules, builds[0].name))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bcc makes the maps as it compiles")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, because bcc creates the maps when it compiles")
 @pytest.mark.usefixtures("bcc", "debians_headers")
-def test_the_programs_compile_against_the_kernels_headers_where_there_is_no_btf(bcc):
+def test_without_btf_the_programs_compile_with_the_kernels_headers(bcc):
     bpf = compiler.compile_programs(ephemeral=False).bpf
     try:
         for name in hooks.RAW_TRACEPOINTS:
@@ -181,50 +181,50 @@ print({name: os.environ[name] for name in ("ARCH", "BCC_LINUX_VERSION_CODE", "BC
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: bcc makes the maps as it compiles")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, because bcc creates the maps when it compiles")
 @pytest.mark.usefixtures("bcc")
-def test_variables_for_other_users_of_bcc_change_nothing_and_put_nothing_on_standard_output(tmp_path):
-    theirs = {"ARCH": "arm", "BCC_LINUX_VERSION_CODE": "328450", "BCC_KERNEL_SOURCE": "/nowhere"}
-    ended = subprocess.run(
+def test_the_users_variables_for_bcc_are_ignored_and_restored(tmp_path):
+    variables = {"ARCH": "arm", "BCC_LINUX_VERSION_CODE": "328450", "BCC_KERNEL_SOURCE": "/nowhere"}
+    result = subprocess.run(
         [sys.executable, "-c", COMPILE],
-        env=os.environ | theirs,
+        env=os.environ | variables,
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert (ended.stdout, ended.stderr) == (f"{theirs}\n", "")
+    assert (result.stdout, result.stderr) == (f"{variables}\n", "")
 
 
-def test_what_cannot_be_kept_from_the_terminal_is_a_refusal_and_no_traceback(monkeypatch, bcc):
-    def full(*_):
+def test_if_stderr_cannot_be_redirected_the_engine_is_unavailable(monkeypatch, bcc):
+    def fail(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(compiler, "find_bcc", lambda: bcc)
-    monkeypatch.setattr(os, "memfd_create", full)
+    monkeypatch.setattr(os, "memfd_create", fail)
     with pytest.raises(EngineUnavailable, match=r"cannot compile .*Too many open files"):
         compiler.compile_programs(ephemeral=False)
 
 
-def test_two_that_keep_quiet_at_once_leave_standard_error_as_it_was():
+def test_two_threads_that_redirect_stderr_at_once_restore_it():
     before = os.fstat(2)
-    begun, leave, overlaps = threading.Event(), threading.Event(), threading.Event()
+    entered, leave, overlapped = threading.Event(), threading.Event(), threading.Event()
 
     def first():
         with compiler.quiet([]):
-            begun.set()
+            entered.set()
             leave.wait()
 
     def second():
         with compiler.quiet([]):
-            overlaps.set()
+            overlapped.set()
             threads[0].join()
 
     threads = [threading.Thread(target=first), threading.Thread(target=second)]
     threads[0].start()
-    begun.wait()
+    entered.wait()
     threads[1].start()
-    overlaps.wait(0.2)
+    overlapped.wait(0.2)
     leave.set()
     for thread in threads:
         thread.join()

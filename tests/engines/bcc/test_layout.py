@@ -1,4 +1,4 @@
-"""Where the kernel has its fields, and the C that says so to bcc."""
+"""The parser of BTF, and the C that tells bcc the offsets of fields."""
 
 import struct
 
@@ -16,7 +16,7 @@ INT, STRUCT, UNION, ENUM, CONST, FUNC = 1, 4, 5, 6, 10, 12
 
 
 class Types:
-    """BTF as a kernel would carry it."""
+    """Builds BTF as the kernel has it."""
 
     def __init__(self):
         self._strings = b"\0"
@@ -57,7 +57,7 @@ class Types:
         return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, *sizes) + self._types + self._strings
 
 
-def test_a_field_is_found_within_anonymous_members():
+def test_a_field_in_an_anonymous_member_is_found():
     types = Types()
     word = types.integer("int", 4)
     inner = types.composite(STRUCT, "", 8, [("other", word, 0), ("wanted", types.const(word), 32)])
@@ -70,7 +70,7 @@ def test_a_field_is_found_within_anonymous_members():
     assert btf.size("outer") == 16
 
 
-def test_a_bit_field_is_placed_however_its_width_is_told():
+def test_a_bit_field_is_found_in_new_and_in_old_btf():
     types = Types()
     byte = types.integer("char", 1)
     three = types.integer("char", 1, offset=4, width=3)
@@ -81,7 +81,7 @@ def test_a_bit_field_is_placed_however_its_width_is_told():
     assert btf.field("old", "bits") == FieldLocation(offset=12, width=3)
 
 
-def test_a_function_is_not_taken_for_a_struct_of_its_name():
+def test_a_function_and_a_struct_may_have_the_same_name():
     types = Types()
     function = types.function("twice")
     types.composite(STRUCT, "twice", 8, [])
@@ -91,37 +91,38 @@ def test_a_function_is_not_taken_for_a_struct_of_its_name():
 
 
 @pytest.mark.parametrize("content", [b"", b"no BTF at all, but long enough for a header"])
-def test_what_is_no_btf_is_said(content):
+def test_data_that_is_not_btf_is_an_error(content):
     with pytest.raises(EngineUnavailable, match="BTF"):
         Btf(content, {"sock"})
 
 
-def test_a_kind_of_type_that_came_later_is_said():
+def test_an_unknown_kind_of_type_is_an_error():
     types = Types()
     types._add("new", 31, 0)
     with pytest.raises(EngineUnavailable, match="kind of type"):
         Btf(types.content(), {"new"})
 
 
-def test_kernel_h_is_read_as_it_is_written():
-    structs = {one.name: one for one in layout.declared(KERNEL_H)}
+def test_the_structs_of_kernel_h_are_parsed():
+    structs = {struct.name: struct for struct in layout.declared(KERNEL_H)}
     assert structs["possible_net_t"].is_typedef
     assert [field.name for field in structs["upid"].fields] == ["nr", "ns"]
     fields = {field.name: field for field in structs["sock_common"].fields}
     assert fields["skc_ipv6only"].kind == "unsigned char"
-    assert {one.member(field) for one in structs.values() for field in one.fields} >= layout.BITS
+    members = {struct.member(field) for struct in structs.values() for field in struct.fields}
+    assert members >= layout.BITS
     assert layout.Field("char", "comm", "[16]") in structs["task_struct"].fields
     assert layout.Field("struct file **", "fd", "") in structs["fdtable"].fields
 
 
-def test_a_field_that_the_kernel_lacks_is_named():
+def test_the_error_names_a_field_that_the_kernel_lacks():
     types = Types()
     types.composite(STRUCT, "hlist_node", 16, [])
     with pytest.raises(EngineUnavailable, match="struct hlist_node has no field next"):
         layout.render(KERNEL_H, Btf(types.content(), layout.names(KERNEL_H)))
 
 
-def test_a_name_of_an_enum_has_its_value():
+def test_an_enumerator_has_its_value():
     types = Types()
     members = b"".join(
         struct.pack("=Ii", types._name(name), value) for name, value in (("cpu", 2), ("memory", 4))
@@ -134,7 +135,7 @@ def test_a_name_of_an_enum_has_its_value():
 
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")
-def test_the_running_kernels_fields_are_where_its_btf_says():
+def test_the_running_kernels_btf_is_parsed():
     btf = Btf(VMLINUX.read_bytes(), layout.names(KERNEL_H))
     assert btf.field("sock", "__sk_common") == FieldLocation(0, 8 * btf.size("sock_common"))
     assert btf.field("sock_common", "skc_ipv6only").width == 1

@@ -1,4 +1,4 @@
-"""Records of several buffers come out in the order in which they happened."""
+"""Records of several buffers are returned in the order of their events."""
 
 import random
 
@@ -8,91 +8,92 @@ from portwatch.engines.bcc.order import OrderedReader
 
 
 class Buffers:
-    """Buffers of several CPUs, of which one is emptied after the other while records still come."""
+    """Buffers of several CPUs. After each one is drained, `after_each` may record more."""
 
     def __init__(self, count):
         self.now = 0
         self.records = [[] for _ in range(count)]
-        self.between = lambda: None
+        self.after_each = lambda: None
 
-    def happen(self, cpu, what):
+    def record(self, cpu, event):
         self.now += 1
-        self.records[cpu].append((self.now, what))
+        self.records[cpu].append((self.now, event))
 
     def clock(self):
         self.now += 1
         return self.now
 
     def drain(self):
-        found = []
+        drained = []
         for buffer in self.records:
-            found += buffer
+            drained += buffer
             buffer.clear()
-            self.between()
-        return found
+            self.after_each()
+        return drained
 
 
-def test_a_close_found_before_its_open_waits_for_it():
+def test_a_close_that_is_drained_before_its_open_waits_for_it():
     buffers = Buffers(2)
-    order = OrderedReader(buffers.drain, buffers.clock)
+    reader = OrderedReader(buffers.drain, buffers.clock)
 
-    def happen_once():
-        buffers.between = lambda: None
-        buffers.happen(0, "open")
-        buffers.happen(1, "close")
+    def record_once():
+        buffers.after_each = lambda: None
+        buffers.record(0, "open")
+        buffers.record(1, "close")
 
-    buffers.between = happen_once
-    taken = order.read()
-    taken += order.read()
-    assert [what for _, what in taken] == ["open", "close"]
+    buffers.after_each = record_once
+    records = reader.read()
+    records += reader.read()
+    assert [event for _, event in records] == ["open", "close"]
 
 
-def test_what_happened_before_is_taken_at_once():
+def test_records_from_before_the_call_are_returned_at_once():
     buffers = Buffers(3)
-    order = OrderedReader(buffers.drain, buffers.clock)
+    reader = OrderedReader(buffers.drain, buffers.clock)
     for cpu in (2, 0, 1):
-        buffers.happen(cpu, cpu)
-    assert [what for _, what in order.read()] == [2, 0, 1]
-    assert not order.has_pending
+        buffers.record(cpu, cpu)
+    assert [event for _, event in reader.read()] == [2, 0, 1]
+    assert not reader.has_pending
 
 
-def test_what_waits_is_said_so_that_nobody_sleeps_on_it():
+def test_has_pending_tells_that_records_wait():
     buffers = Buffers(2)
-    order = OrderedReader(buffers.drain, buffers.clock)
-    buffers.between = lambda: buffers.happen(1, "storm")
-    order.read()
-    assert order.has_pending
-    buffers.between = lambda: None
-    order.read()
-    assert not order.has_pending
+    reader = OrderedReader(buffers.drain, buffers.clock)
+    buffers.after_each = lambda: buffers.record(1, "storm")
+    reader.read()
+    assert reader.has_pending
+    buffers.after_each = lambda: None
+    reader.read()
+    assert not reader.has_pending
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_lost_and_no_close_comes_before_its_open(seed):
-    chance = random.Random(seed)
+def test_no_record_is_lost_and_no_close_comes_before_its_open(seed):
+    rng = random.Random(seed)
     buffers = Buffers(4)
-    order = OrderedReader(buffers.drain, buffers.clock)
-    open_sockets, made = set(), 0
+    reader = OrderedReader(buffers.drain, buffers.clock)
+    open_sockets, opened = set(), 0
 
-    def live():
-        nonlocal made
-        for _ in range(chance.randrange(6)):
-            if open_sockets and chance.random() < 0.5:
-                buffers.happen(chance.randrange(4), ("close", open_sockets.pop()))
+    def open_and_close():
+        nonlocal opened
+        for _ in range(rng.randrange(6)):
+            if open_sockets and rng.random() < 0.5:
+                buffers.record(rng.randrange(4), ("close", open_sockets.pop()))
             else:
-                made += 1
-                open_sockets.add(made)
-                buffers.happen(chance.randrange(4), ("open", made))
+                opened += 1
+                open_sockets.add(opened)
+                buffers.record(rng.randrange(4), ("open", opened))
 
-    buffers.between = live
-    taken = [record for _ in range(50) for record in order.read()]
-    buffers.between = lambda: None
-    taken += order.read()
+    buffers.after_each = open_and_close
+    records = [record for _ in range(50) for record in reader.read()]
+    buffers.after_each = lambda: None
+    records += reader.read()
     known = set()
-    for _, (kind, number) in taken:
+    for _, (kind, number) in records:
         if kind == "open":
             known.add(number)
         else:
             known.remove(number)
     assert known == open_sockets
-    assert [time for time, _ in taken] == sorted(time for time, _ in taken)
+    times = [time for time, _ in records]
+    assert times == sorted(times)

@@ -1,4 +1,4 @@
-"""What the kernel wrote into a perf buffer is read whole, once, and what it had no room for is counted."""
+"""Records in a perf buffer are read once, and lost records are counted."""
 
 import mmap
 import struct
@@ -13,7 +13,7 @@ HEAD, TAIL = 1024, 1032
 
 
 class Kernel:
-    """Writes as the kernel does."""
+    """Writes to a buffer as the kernel does."""
 
     def __init__(self, start=0):
         self.memory = mmap.mmap(-1, 2 * SIZE)
@@ -33,7 +33,7 @@ class Kernel:
 
     def sample(self, number):
         record = struct.pack("=Q", number).ljust(LAYOUT.size, b"\0")
-        # Four bytes of size before the record make its end one of eight.
+        # With the size of 4 bytes before it, the record ends at a multiple of 8.
         self._write(9, struct.pack("=I", LAYOUT.size + 4) + record)
 
     def lose(self, count):
@@ -41,7 +41,7 @@ class Kernel:
 
 
 @pytest.mark.parametrize("start", [0, SIZE - 8, SIZE - 100, 5 * SIZE - 160])
-def test_records_are_read_once_wherever_they_wrap(start):
+def test_records_are_read_once_even_if_they_wrap(start):
     kernel = Kernel(start)
     buffer = PerfBuffer(kernel.memory)
     for number in range(5):
@@ -53,7 +53,7 @@ def test_records_are_read_once_wherever_they_wrap(start):
     buffer.close()
 
 
-def test_what_was_lost_is_counted_between_the_records():
+def test_lost_records_are_counted():
     kernel = Kernel()
     buffer = PerfBuffer(kernel.memory)
     kernel.sample(1)
@@ -66,7 +66,7 @@ def test_what_was_lost_is_counted_between_the_records():
     buffer.close()
 
 
-def test_we_tell_the_kernel_how_far_we_have_read():
+def test_read_advances_the_tail():
     kernel = Kernel()
     buffer = PerfBuffer(kernel.memory)
     kernel.sample(1)

@@ -1,0 +1,28 @@
+"""The bits of watched trees."""
+
+import pytest
+
+from portwatch.errors import PortwatchError
+from portwatch.linux.lineage import Identity
+from portwatch.watch.trees import TREES_MAX, TreeBits
+
+
+def test_a_tree_keeps_its_bit_until_its_last_user_releases_it():
+    bits = TreeBits()
+    first, second, third = Identity(1, 1), Identity(2, 2), Identity(3, 3)
+    assert (bits.acquire(first), bits.acquire(second), bits.acquire(first)) == (
+        (1, True),
+        (2, True),
+        (1, False),
+    )
+    assert (bits.release(first), bits.release(first)) == ((1, False), (1, True))
+    assert bits.acquire(third) == (1, True)
+    assert bits.all == 3
+
+
+def test_the_number_of_trees_is_limited():
+    bits = TreeBits()
+    for pid in range(1, TREES_MAX + 1):
+        bits.acquire(Identity(pid, 1))
+    with pytest.raises(PortwatchError, match=f"{TREES_MAX} watched process trees"):
+        bits.acquire(Identity(TREES_MAX + 1, 1))
