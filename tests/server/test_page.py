@@ -1,4 +1,4 @@
-"""The page, in a real browser."""
+"""The web page, in Chromium."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from support import PATIENCE, wait_until
 
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 NAME = HOSTILE[:15]
-"""As much of it as a process' name can be."""
+"""The 15 characters that a process name (comm) can have."""
 CORE = ("--engine", "core", "--netns", "self")
 
 if not os.environ.get("CI"):
     pytestmark = pytest.mark.skipif(
         not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="needs Chromium and its driver: scripts/provision.sh page",
+        reason="needs Chromium and chromedriver: run scripts/provision.sh page",
     )
 
 
@@ -47,7 +47,7 @@ def browser():
 
 
 class Browser:
-    """A window, and what is on it."""
+    """A browser window, and queries of the page in it."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -59,7 +59,9 @@ class Browser:
         self.wait_for("live")
 
     def wait_for(self, state, patience=PATIENCE):
-        wait_until(lambda: self.find("#state").get_attribute("data-state") == state, f"to be {state}", patience)
+        wait_until(
+            lambda: self.find("#state").get_attribute("data-state") == state, f"the state {state}", patience
+        )
 
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
@@ -68,7 +70,7 @@ class Browser:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def rows(self):
-        """What the table shows, a list of texts for each row."""
+        """Return the table as a list of cell texts for each row."""
         return self.run(
             "return [...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText))"
         )
@@ -85,26 +87,20 @@ class Browser:
     def press(self, *keys):
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
 
-    def complaints(self):
-        """What scripts and policies complained of; a connection that is lost is no complaint."""
+    def console_errors(self):
+        """Return errors of scripts and of the Content-Security-Policy. A refused connection is not one."""
         return [
-            one["message"]
-            for one in self.driver.get_log("browser")
-            if one["level"] == "SEVERE" and "ERR_CONNECTION_REFUSED" not in one["message"]
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE" and "ERR_CONNECTION_REFUSED" not in entry["message"]
         ]
-
-
-@pytest.fixture(scope="module")
-def daemon():
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture
 def page(browser, daemon):
     browser.open(daemon.port)
     yield browser
-    assert browser.complaints() == []
+    assert browser.console_errors() == []
 
 
 @pytest.fixture
@@ -114,8 +110,8 @@ def listener():
 
 
 @contextmanager
-def process_called(name):
-    """A process of that name and with it as an argument that listens, and its port."""
+def listening_process(name):
+    """Start a process with this name and argument that listens, and yield its port."""
     script = (
         "import socket, sys; open('/proc/self/comm', 'w').write(sys.argv[1]);"
         "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
@@ -129,7 +125,7 @@ def process_called(name):
             process.communicate()
 
 
-def test_what_opens_comes_into_the_table_and_what_closes_goes(page):
+def test_the_table_shows_a_port_while_it_is_open(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         wait_until(lambda: port in page.ports(), "the port")
@@ -138,15 +134,15 @@ def test_what_opens_comes_into_the_table_and_what_closes_goes(page):
         assert f"({os.getpid()})" in row[4]
         assert page.run("return document.querySelectorAll('tr.fresh').length") >= 1
     wait_until(lambda: port not in page.ports(), "its end")
-    wait_until(lambda: len([one for one in page.changes() if f":{port} " in one]) == 2, "both changes")
+    wait_until(lambda: len([change for change in page.changes() if f":{port} " in change]) == 2, "both changes")
 
 
-def test_what_was_open_before_is_there(page, daemon):
+def test_ports_that_were_open_before_are_in_the_table(page, daemon):
     wait_until(lambda: daemon.port in page.ports(), "the daemon's own port")
 
 
-def test_a_name_that_looks_like_a_tag_stays_text(browser, daemon):
-    with process_called(HOSTILE) as port:
+def test_html_in_a_process_name_is_shown_as_text(browser, daemon):
+    with listening_process(HOSTILE) as port:
         wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         browser.open(daemon.port)
         wait_until(lambda: port in browser.ports(), "the port")
@@ -155,38 +151,38 @@ def test_a_name_that_looks_like_a_tag_stays_text(browser, daemon):
         browser.find("#search").send_keys(str(port), Keys.ARROW_DOWN, Keys.ENTER)
         wait_until(lambda: HOSTILE in browser.find("#details").text, "the details")
         browser.press(Keys.ESCAPE)
-    wait_until(lambda: any("close" in one and NAME in one for one in browser.changes()), "the close")
+    wait_until(lambda: any("close" in change and NAME in change for change in browser.changes()), "the close")
     assert browser.run("return document.images.length") == 0
     assert browser.driver.title == "portwatch"
-    assert browser.complaints() == []
+    assert browser.console_errors() == []
 
 
-def test_only_what_is_searched_for_is_shown_and_can_be_sent_to_a_colleague(page, listener):
+def test_a_search_filters_the_table_and_is_part_of_the_address(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
-    wait_until(lambda: page.ports() == [listener], "the one")
+    wait_until(lambda: page.ports() == [listener], "only the port searched for")
     link = page.run("return location.hash")
     page.press(Keys.ESCAPE)
-    wait_until(lambda: len(page.ports()) > 1, "all of them")
+    wait_until(lambda: len(page.ports()) > 1, "all ports")
     page.run("location.hash = arguments[0]", link)
-    wait_until(lambda: page.ports() == [listener], "the one again")
+    wait_until(lambda: page.ports() == [listener], "only the port searched for, again")
     page.run("location.hash = '#q=nosuchthing'")
-    wait_until(lambda: "fits" in page.find("#empty").text, "that none fits")
+    wait_until(lambda: "matches" in page.find("#empty").text, "the note that no port matches")
 
 
-def test_chips_narrow_by_reach_and_protocol(page, listener):
+def test_chips_filter_by_exposure_and_protocol(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     chips = {chip.text.rsplit(None, 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
     chips["udp"].click()
-    wait_until(lambda: listener not in page.ports(), "it to be left out")
+    wait_until(lambda: listener not in page.ports(), "the port to be filtered out")
     chips["udp"].click()
     chips["loopback"].click()
-    wait_until(lambda: listener in page.ports(), "it to be back")
+    wait_until(lambda: listener in page.ports(), "the port to be back")
     assert {row[3] for row in page.rows()} == {"loopback"}
 
 
-def test_a_head_sorts_by_its_column_both_ways(page, listener):
+def test_a_column_head_sorts_in_both_directions(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     head = page.find("th.of-port")
     assert head.get_attribute("aria-sort") == "ascending"
@@ -196,11 +192,11 @@ def test_a_head_sorts_by_its_column_both_ways(page, listener):
     assert page.ports() == sorted(page.ports(), reverse=True)
 
 
-def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
+def test_the_keyboard_reaches_a_row_its_details_and_the_table_again(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
-    wait_until(lambda: page.ports() == [listener], "the one")
+    wait_until(lambda: page.ports() == [listener], "only the port searched for")
     page.press(Keys.ARROW_DOWN)
     page.press(Keys.ENTER)
     details = page.find("#details")
@@ -212,7 +208,7 @@ def test_the_keyboard_leads_to_a_row_and_its_details_and_back(page, listener):
     assert details.get_attribute("open") is None
 
 
-def test_a_click_on_a_row_shows_its_details(page, listener):
+def test_a_click_on_a_row_opens_its_details(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.find(f"#rows tr:nth-child({page.ports().index(listener) + 1}) td.of-process").click()
     wait_until(lambda: "held by" in page.find("#details").text, "the details")
@@ -225,41 +221,41 @@ def test_the_newest_change_is_at_the_top(page):
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            wait_until(lambda: any(f":{port} " in one for one in page.changes()), "the open")  # noqa: B023
+            wait_until(lambda: any(f":{port} " in change for change in page.changes()), "the open")  # noqa: B023
             assert f":{port} " in page.changes()[0]
     assert page.run("return document.querySelectorAll('#timeline rect').length") > 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only the core engine, as root, sees binds that fail")
-def test_a_bind_that_fails_is_told_with_who_holds_the_port(browser, listener):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the core engine sees failed binds, and it needs root")
+def test_a_failed_bind_is_shown_with_the_holder_of_the_port(browser, listener):
     with serving(engine=CORE) as daemon:
         browser.open(daemon.port)
         with socket.socket() as refused, pytest.raises(OSError, match="in use"):
             refused.bind(("127.0.0.1", listener))
-        wait_until(lambda: any("bind failed" in one for one in browser.changes()), "the failure")
-        (failure,) = [one for one in browser.changes() if "bind failed" in one]
+        wait_until(lambda: any("bind failed" in change for change in browser.changes()), "the failure")
+        (failure,) = [change for change in browser.changes() if "bind failed" in change]
         assert "EADDRINUSE" in failure
         assert f"({os.getpid()}) is listening" in failure
         with socket.create_server(("127.0.0.1", 0)) as server:
             opened = f":{server.getsockname()[1]} "
-            wait_until(lambda: any(opened in one for one in browser.changes()), "an open besides")
+            wait_until(lambda: any(opened in change for change in browser.changes()), "an open as well")
         browser.find("#failures").click()
         assert browser.changes() == [failure]
 
 
-def test_a_search_narrows_the_changes_too(page):
+def test_a_search_filters_the_changes_too(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        wait_until(lambda: any(f":{port} " in one for one in page.changes()), "the open")
+        wait_until(lambda: any(f":{port} " in change for change in page.changes()), "the open")
     page.press("/", str(port))
     wait_until(lambda: page.ports() == [], "the close")
     wait_until(lambda: len(page.changes()) == 2, "both changes")
-    assert all(f":{port} " in one for one in page.changes())
+    assert all(f":{port} " in change for change in page.changes())
     page.press("x")
-    wait_until(lambda: "fits" in page.find("#quiet").text, "that none fits")
+    wait_until(lambda: "matches" in page.find("#quiet").text, "the note that no change matches")
 
 
-def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
+def test_a_lost_connection_is_shown_and_recovers(browser):
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as closing, socket.create_server(("127.0.0.1", 0)) as staying:
         closes, stays = closing.getsockname()[1], staying.getsockname()[1]
@@ -272,8 +268,8 @@ def test_a_lost_connection_is_said_and_the_truth_comes_back_by_itself(browser):
         with socket.create_server(("127.0.0.1", 0)) as opening, serving(port=port):
             opened = opening.getsockname()[1]
             browser.wait_for("live")
-            wait_until(lambda: {opened, stays} <= set(browser.ports()), "what is open now")
-            wait_until(lambda: closes not in browser.ports(), "what has closed to be gone")
+            wait_until(lambda: {opened, stays} <= set(browser.ports()), "the open ports")
+            wait_until(lambda: closes not in browser.ports(), "the closed port to disappear")
 
 
 HOLD_THE_LISTING = """
@@ -288,7 +284,7 @@ HOLD_THE_LISTING = """
 
 @pytest.fixture
 def reloading(tmp_path):
-    """A daemon whose scope changes when it is told to, of which a gap tells."""
+    """A daemon with `reload()`, which changes its scope and thus causes a gap."""
     config = tmp_path / "portwatch.toml"
     config.write_text("")
 
@@ -301,7 +297,7 @@ def reloading(tmp_path):
         yield daemon
 
 
-def test_what_changes_while_a_gap_is_made_good_is_neither_lost_nor_kept(browser, reloading):
+def test_changes_while_the_listing_is_reloaded_after_a_gap_are_applied(browser, reloading):
     with socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
         wait_until(lambda: reloading.ports(f"?port={closes}"), "the port")
@@ -314,12 +310,12 @@ def test_what_changes_while_a_gap_is_made_good_is_neither_lost_nor_kept(browser,
         wait_until(lambda: reloading.ports(f"?port={opens}"), "the open")
         wait_until(lambda: not reloading.ports(f"?port={closes}"), "the close")
         browser.run("window.release()")
-        wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+        wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "the open ports")
         assert f"close tcp 127.0.0.1:{closes} " in "\n".join(browser.changes())
         browser.wait_for("live")
 
 
-def test_a_listing_that_fails_after_a_gap_is_asked_for_again(browser, reloading):
+def test_a_listing_that_fails_after_a_gap_is_retried(browser, reloading):
     browser.open(reloading.port)
     browser.run(
         """
@@ -331,11 +327,11 @@ def test_a_listing_that_fails_after_a_gap_is_asked_for_again(browser, reloading)
         """
     )
     reloading.reload()
-    wait_until(lambda: browser.run("return window.wasLost"), "the failure to be said")
+    wait_until(lambda: browser.run("return window.wasLost"), "the failure to be shown")
     browser.wait_for("live")
 
 
-def test_a_connection_that_dies_silently_is_said_and_the_truth_comes_back_by_itself(browser):
+def test_a_connection_that_hangs_is_shown_as_lost_and_recovers(browser):
     with serving() as daemon, socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
         wait_until(lambda: daemon.ports(f"?port={closes}"), "the port")
@@ -347,10 +343,10 @@ def test_a_connection_that_dies_silently_is_said_and_the_truth_comes_back_by_its
             opens = opening.getsockname()[1]
             daemon.process.send_signal(signal.SIGCONT)
             browser.wait_for("live", patience=3 * PATIENCE)
-            wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "what is open now")
+            wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "the open ports")
 
 
-def test_a_stream_that_says_nothing_while_the_daemon_has_more_to_tell_is_begun_anew(page, daemon):
+def test_a_silent_stream_is_restarted_if_the_daemon_has_newer_events(page, daemon):
     page.run("source.close()")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -361,7 +357,7 @@ def test_a_stream_that_says_nothing_while_the_daemon_has_more_to_tell_is_begun_a
         page.wait_for("live")
 
 
-def test_pages_that_nobody_looks_at_keep_no_connection(browser, daemon):
+def test_hidden_pages_close_their_connections(browser, daemon):
     for _ in range(7):
         browser.open(daemon.port)
         browser.driver.switch_to.new_window("tab")
@@ -375,14 +371,16 @@ def test_pages_that_nobody_looks_at_keep_no_connection(browser, daemon):
     browser.driver.switch_to.window(browser.driver.window_handles[0])
 
 
-def test_who_opens_the_page_is_shown_what_happened_before(browser):
+def test_a_new_page_shows_earlier_changes(browser):
     with serving() as daemon:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
         wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
         browser.open(daemon.port)
-        wait_until(lambda: len([one for one in browser.changes() if f":{port} " in one]) == 2, "both changes")
+        wait_until(
+            lambda: len([change for change in browser.changes() if f":{port} " in change]) == 2, "both changes"
+        )
         bars = browser.find("#timeline")
         wait_until(
             lambda: re.search("[1-9] opened, .*[1-9] closed", bars.get_attribute("aria-label")), "the bars"
@@ -391,29 +389,29 @@ def test_who_opens_the_page_is_shown_what_happened_before(browser):
         assert browser.find("#unknown").is_displayed()
 
 
-def test_a_timeline_of_which_all_is_known_shades_nothing(page):
+def test_a_fully_known_timeline_has_no_shading(page):
     page.run("knownFrom = 0; unknown.length = 0; drawTimeline()")
     assert not page.find("#unknown").is_displayed()
 
 
-def test_it_is_dark_or_light_as_it_is_told(page):
-    def ground():
+def test_the_theme_follows_the_button_and_the_system(page):
+    def background():
         return page.run("return getComputedStyle(document.body).backgroundColor")
 
     seen = {}
     for _ in range(3):
         page.find("#theme").click()
-        seen[page.find("#theme").text] = ground()
+        seen[page.find("#theme").text] = background()
     assert seen["theme: dark"] != seen["theme: light"]
     page.driver.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
     assert page.find("#theme").text == "theme: auto"
-    assert ground() == seen["theme: dark"]
+    assert background() == seen["theme: dark"]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_on_a_small_screen_nothing_hangs_over_the_edge(page, listener):
+def test_on_a_small_screen_nothing_overflows(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -423,13 +421,13 @@ def test_on_a_small_screen_nothing_hangs_over_the_edge(page, listener):
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_nothing_is_asked_of_anybody_else(page, daemon):
-    asked = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert asked
-    assert all(name.startswith(f"http://127.0.0.1:{daemon.port}/") for name in asked)
+def test_the_page_loads_nothing_from_other_servers(page, daemon):
+    urls = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert urls
+    assert all(name.startswith(f"http://127.0.0.1:{daemon.port}/") for name in urls)
 
 
-def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
+def test_of_thousands_of_ports_the_first_are_shown_with_a_note(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.run(
         """
@@ -439,5 +437,5 @@ def test_thousands_of_ports_are_shown_in_part_and_said_so(page, listener):
         drawSoon();
         """
     )
-    wait_until(lambda: len(page.ports()) == 1000, "the first of them")
+    wait_until(lambda: len(page.ports()) == 1000, "the first 1000 ports")
     assert "The first 1000 of 50" in page.find("#empty").text

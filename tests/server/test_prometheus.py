@@ -1,4 +1,4 @@
-"""The metrics as Prometheus, promtool and Alertmanager take them: the real ones, beside a daemon."""
+"""The metrics, rules and dashboard in deploy/, with a real Prometheus and Alertmanager that scrape a daemon."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ from daemon import POLL, free_port, serving
 from support import ENGINES, ROOT
 from support import wait_until as wait_until_within
 
-# Three programs start, on a machine that may have other things to do.
+# Three programs start, perhaps on a busy machine.
 wait_until = partial(wait_until_within, patience=90)
 
 DEPLOY = ROOT / "deploy"
@@ -29,23 +29,23 @@ PROGRAMS_ARE_HERE = bool(ALERTMANAGER and shutil.which("prometheus") and shutil.
 
 pytestmark = pytest.mark.skipif(
     not PROGRAMS_ARE_HERE and os.environ.get("CI") != "true",
-    reason="needs Prometheus and its Alertmanager: scripts/provision.sh serve",
+    reason="needs Prometheus and Alertmanager: run scripts/provision.sh serve",
 )
 
 
 def can_use_core():
-    return os.geteuid() == 0 and any(one.startswith("core") for one in ENGINES)
+    return os.geteuid() == 0 and any(engine.startswith("core") for engine in ENGINES)
 
 
-def promtool(*arguments, given=None):
+def promtool(*arguments, stdin=None):
     return subprocess.run(
-        ["promtool", *map(str, arguments)], input=given, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 @contextmanager
 def running(log, *command):
-    """A program of theirs, ended with the block."""
+    """Run a program until the block ends."""
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
             yield
@@ -53,12 +53,12 @@ def running(log, *command):
             process.kill()
 
 
-def ask(url, **parameters):
+def get_json(url, **parameters):
     with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(parameters)}", timeout=30) as response:
         return json.load(response)
 
 
-def answers(url):
+def is_up(url):
     with suppress(OSError):
         urllib.request.urlopen(url, timeout=5).close()
         return True
@@ -66,7 +66,7 @@ def answers(url):
 
 
 class Receiver:
-    """What Alertmanager notifies: the alerts, in the order in which they came."""
+    """A webhook for Alertmanager. It keeps the alerts in the order of their arrival."""
 
     def __init__(self, stack):
         self.alerts = []
@@ -87,16 +87,16 @@ class Receiver:
         thread.start()
         stack.callback(lambda: (server.shutdown(), thread.join(), server.server_close()))
 
-    def told_of(self, name, **labels):
-        """Whether it fires or has resolved, each time that it was told."""
-        wanted = {"alertname": name, **labels}
-        return [one["status"] for one in self.alerts if wanted.items() <= one["labels"].items()]
+    def statuses(self, name, **labels):
+        """Return "firing" or "resolved" for each notification of an alert."""
+        expected = {"alertname": name, **labels}
+        return [alert["status"] for alert in self.alerts if expected.items() <= alert["labels"].items()]
 
 
 class Monitoring:
-    """A daemon that expects a port, a Prometheus that scrapes it, and an Alertmanager."""
+    """A daemon with an expected port, a Prometheus that scrapes it, and an Alertmanager."""
 
-    def __init__(self, stack, folder, engine):
+    def __init__(self, stack, directory, engine):
         self.expected = free_port()
         self.receiver = Receiver(stack)
         self.daemon = stack.enter_context(
@@ -106,40 +106,40 @@ class Monitoring:
         self.url = f"http://127.0.0.1:{prometheus}"
         stack.enter_context(
             running(
-                folder / "alertmanager.log",
+                directory / "alertmanager.log",
                 ALERTMANAGER,
-                f"--config.file={self._alertmanager(folder)}",
-                f"--storage.path={folder / 'alertmanager'}",
+                f"--config.file={self._alertmanager(directory)}",
+                f"--storage.path={directory / 'alertmanager'}",
                 f"--web.listen-address=127.0.0.1:{alertmanager}",
                 "--cluster.listen-address=",
             )
         )
-        wait_until(lambda: answers(f"http://127.0.0.1:{alertmanager}/-/ready"), "Alertmanager")
+        wait_until(lambda: is_up(f"http://127.0.0.1:{alertmanager}/-/ready"), "Alertmanager")
         stack.enter_context(
             running(
-                folder / "prometheus.log",
+                directory / "prometheus.log",
                 "prometheus",
-                f"--config.file={self._prometheus(folder, alertmanager)}",
-                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--config.file={self._prometheus(directory, alertmanager)}",
+                f"--storage.tsdb.path={directory / 'prometheus'}",
                 f"--web.listen-address=127.0.0.1:{prometheus}",
             )
         )
-        wait_until(lambda: answers(f"{self.url}/-/ready"), "Prometheus")
+        wait_until(lambda: is_up(f"{self.url}/-/ready"), "Prometheus")
 
-    def _alertmanager(self, folder):
+    def _alertmanager(self, directory):
         route = {"receiver": "test", "group_wait": "10ms", "group_interval": "100ms", "group_by": ["..."]}
         hook = {"url": f"http://127.0.0.1:{self.receiver.port}/", "send_resolved": True}
-        path = folder / "alertmanager.yml"
-        # JSON is YAML, too.
+        path = directory / "alertmanager.yml"
+        # JSON is valid YAML.
         path.write_text(
             json.dumps({"route": route, "receivers": [{"name": "test", "webhook_configs": [hook]}]})
         )
         return path
 
-    def _prometheus(self, folder, alertmanager):
-        rules = folder / "rules.yml"
+    def _prometheus(self, directory, alertmanager):
+        rules = directory / "rules.yml"
         rules.write_text(RULES.read_text().replace("for: 1m", "for: 0s"))
-        path = folder / "prometheus.yml"
+        path = directory / "prometheus.yml"
         path.write_text(
             json.dumps(
                 {
@@ -153,13 +153,13 @@ class Monitoring:
         return path
 
     def query(self, expression):
-        """The series that it makes now."""
-        answer = ask(f"{self.url}/api/v1/query", query=expression)
+        """Return the series that an expression selects now."""
+        answer = get_json(f"{self.url}/api/v1/query", query=expression)
         assert answer["status"] == "success"
         return answer["data"]["result"]
 
     def value(self, expression):
-        return next((float(one["value"][1]) for one in self.query(expression)), None)
+        return next((float(series["value"][1]) for series in self.query(expression)), None)
 
 
 def targets(port):
@@ -170,46 +170,47 @@ def targets(port):
     scope="module",
     params=[
         "poll",
-        pytest.param(
-            "core", marks=pytest.mark.skipif(not can_use_core(), reason="core is for root, where it is tested")
-        ),
+        pytest.param("core", marks=pytest.mark.skipif(not can_use_core(), reason="the engine core needs root")),
     ],
 )
 def monitoring(request, tmp_path_factory):
-    assert PROGRAMS_ARE_HERE, "CI installs them: scripts/provision.sh serve"
+    assert PROGRAMS_ARE_HERE, "CI must install Prometheus: run scripts/provision.sh serve"
     engine = POLL if request.param == "poll" else ("--engine", "core", "--netns", "self")
     with ExitStack() as stack:
         yield Monitoring(stack, tmp_path_factory.mktemp("monitoring"), engine)
 
 
-def test_promtool_finds_nothing_to_say_of_our_metrics(monitoring):
+def test_promtool_accepts_the_metrics(monitoring):
     with socket.create_server(("127.0.0.1", 0)) as server:
         wait_until(
-            lambda: b'port="%d"' % server.getsockname()[1] in monitoring.daemon.ask("/metrics")[2], "the port"
+            lambda: b'port="%d"' % server.getsockname()[1] in monitoring.daemon.request("/metrics")[2],
+            "the port",
         )
-        result = promtool("check", "metrics", given=monitoring.daemon.ask("/metrics")[2].decode())
+        result = promtool("check", "metrics", stdin=monitoring.daemon.request("/metrics")[2].decode())
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_port_is_there_after_a_scrape_and_gone_after_one(monitoring):
+def test_a_port_appears_and_disappears_within_a_scrape(monitoring):
     wait_until(lambda: monitoring.value('up{job="portwatch"}') == 1, "a scrape")
     with socket.create_server(("127.0.0.1", 0)) as server:
         series = f'portwatch_listening_port{{proto="tcp", port="{server.getsockname()[1]}"}}'
-        (found,) = wait_until(lambda: monitoring.query(series), "the port")
-        assert found["metric"]["address"] == "127.0.0.1"
-        assert found["metric"]["process"]
-    wait_until(lambda: not monitoring.query(series), "that it has gone")
+        (port,) = wait_until(lambda: monitoring.query(series), "the port")
+        assert port["metric"]["address"] == "127.0.0.1"
+        assert port["metric"]["process"]
+    wait_until(lambda: not monitoring.query(series), "the port to disappear")
 
 
-def test_an_expected_port_that_closes_is_told_of_and_that_it_is_back(monitoring):
+def test_an_expected_port_fires_while_closed_and_resolves_when_open(monitoring):
     port = monitoring.expected
     labels = {"proto": "tcp", "port": str(port), "severity": "critical"}
-    wait_until(lambda: monitoring.receiver.told_of("ExpectedPortDown", **labels)[:1] == ["firing"], "the alert")
+    wait_until(
+        lambda: monitoring.receiver.statuses("ExpectedPortDown", **labels)[:1] == ["firing"], "the alert"
+    )
     with socket.create_server(("127.0.0.1", port)):
         wait_until(lambda: monitoring.value(f'portwatch_expected_port_up{{port="{port}"}}') == 1, "the port")
         wait_until(
-            lambda: monitoring.receiver.told_of("ExpectedPortDown", **labels)[-1] == "resolved",
-            "that it has resolved",
+            lambda: monitoring.receiver.statuses("ExpectedPortDown", **labels)[-1] == "resolved",
+            "the alert to resolve",
         )
 
 
@@ -222,7 +223,7 @@ def queries():
 
 
 @pytest.mark.parametrize("expression", queries())
-def test_a_query_of_the_dashboard_finds_something(monitoring, expression):
+def test_each_query_of_the_dashboard_returns_data(monitoring, expression):
     for name, value in {"$job": ".*", "$instance": ".*", "$__rate_interval": "5s"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression
@@ -230,30 +231,30 @@ def test_a_query_of_the_dashboard_finds_something(monitoring, expression):
 
 
 @pytest.mark.parametrize("rule", re.findall(r"alert: (\w+)", RULES.read_text()))
-def test_prometheus_has_each_rule_and_no_trouble_with_it(monitoring, rule):
+def test_prometheus_evaluates_each_rule(monitoring, rule):
     groups = wait_until(
         lambda: [
-            one
-            for one in ask(f"{monitoring.url}/api/v1/rules")["data"]["groups"]
-            if one["rules"][0]["health"] != "unknown"
+            group
+            for group in get_json(f"{monitoring.url}/api/v1/rules")["data"]["groups"]
+            if group["rules"][0]["health"] != "unknown"
         ],
-        "the rules to be asked",
+        "the rules to be evaluated",
     )
-    (found,) = [one for group in groups for one in group["rules"] if one["name"] == rule]
-    assert (found["health"], found.get("lastError", "")) == ("ok", "")
+    (state,) = [state for group in groups for state in group["rules"] if state["name"] == rule]
+    assert (state["health"], state.get("lastError", "")) == ("ok", "")
 
 
-def test_the_rules_fire_when_they_should():
+def test_the_rules_pass_their_own_tests():
     result = promtool("test", "rules", RULES.with_suffix(".test.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_example_of_a_configuration_is_one():
+def test_the_example_configuration_is_valid():
     result = promtool("check", "config", RULES.with_name("prometheus.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_no_two_panels_of_the_dashboard_are_in_one_place():
+def test_panels_of_the_dashboard_do_not_overlap():
     taken = [
         (x, y)
         for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
