@@ -1,14 +1,11 @@
 """Run portwatch commands in an actor's network namespace."""
 
 import subprocess
-import sys
 
+import commands
 from click.testing import CliRunner
-from support import PATIENCE
 
 from portwatch.cli.main import portwatch
-
-PORTWATCH = [sys.executable, "-m", "portwatch"]
 
 
 def poll_often(command):
@@ -17,14 +14,8 @@ def poll_often(command):
 
 
 def run(command, actor, *arguments):
-    return subprocess.run(
-        [*PORTWATCH, command, *poll_often(command), "--netns", actor.namespace, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    arguments = (*poll_often(command), "--netns", actor.namespace, *arguments)
+    return commands.run(command, *arguments, stdin=subprocess.DEVNULL)
 
 
 def invoke(command, actor, *arguments):

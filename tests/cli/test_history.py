@@ -3,17 +3,17 @@
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 
 import journals
 import pytest
 from click.testing import CliRunner
+from commands import PORTWATCH, run
+from support import PATIENCE
 
 from portwatch.cli.main import portwatch
 
-PATIENCE = 30
 MINUTE = 60_000_000_000
 
 
@@ -31,7 +31,7 @@ def events(path):
         event(2, now - 60 * MINUTE, 8080, "java"),
         event(3, now, 8081, "node"),
     ]
-    journals.written(path, *written)
+    journals.write_journal(path, *written)
     return written
 
 
@@ -83,7 +83,7 @@ def test_options_select_events(path, options, expected):
 
 @pytest.mark.usefixtures("events")
 def test_a_journal_can_be_read_while_it_is_open_for_writing(path):
-    with journals.opened(path):
+    with journals.open_journal(path):
         assert ports("--journal", path) == [80, 8080, 8081]
     assert {entry.name for entry in path.parent.iterdir()} == {path.name, path.name + "-lock"}
 
@@ -105,19 +105,9 @@ def test_a_usage_error_exits_with_2_and_says_what_is_wrong(options, message):
     assert message in result.stderr
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "portwatch", "history", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
 def test_a_file_that_is_not_a_journal_is_reported_in_one_line(path):
     path.write_text("not a database\n")
-    result = run("--journal", path)
+    result = run("history", "--journal", path)
     assert (result.returncode, result.stdout) == (1, "")
     assert "is not a portwatch journal and was not changed" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -127,7 +117,7 @@ def test_a_file_that_is_not_a_journal_is_reported_in_one_line(path):
 def test_a_damaged_event_is_reported_in_one_line(path):
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE events SET line = substr(line, 1, 100) WHERE seq = 2")
-    result = run("--journal", path)
+    result = run("history", "--journal", path)
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 1
     assert "is damaged: it contains" in result.stderr
@@ -136,9 +126,9 @@ def test_a_damaged_event_is_reported_in_one_line(path):
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 def test_it_exits_with_0_when_the_reader_closes_the_pipe(path, form):
-    journals.written(path, *(event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)))
+    journals.write_journal(path, *(event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)))
     with subprocess.Popen(
-        [sys.executable, "-m", "portwatch", "history", "--journal", path, *form],
+        [*PORTWATCH, "history", "--journal", path, *form],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import click
 import pytest
 from click.testing import CliRunner
+from commands import PORTWATCH, run
 from support import EVENT_FIELDS
 
 from portwatch import __version__
@@ -23,8 +24,6 @@ from portwatch.model import Holder, Process, Socket
 
 LISTENER_FIELDS = {*EVENT_FIELDS} - {"seq", "kind"} | {"opened", "holders"}
 EVIL = "\x1b]0;owned\x07\nroot"
-PORTWATCH = [sys.executable, "-m", "portwatch"]
-PATIENCE = 30
 POLL = ["--engine", "poll", "--interval", "0.05"]  # needs no privileges
 
 
@@ -48,12 +47,6 @@ def tid():
 
 def invoke(*arguments):
     return CliRunner().invoke(portwatch, arguments, prog_name="portwatch", terminal_width=80)
-
-
-def run(*arguments):
-    return subprocess.run(
-        [*PORTWATCH, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
 
 
 @pytest.mark.parametrize("name", [(), *((name,) for name in COMMANDS)], ids=lambda name: name or "portwatch")

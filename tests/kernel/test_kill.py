@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from port_commands import PORTWATCH, invoke, poll_often, reap_in_the_background, run
+from commands import PORTWATCH
+from port_commands import invoke, poll_often, reap_in_the_background, run
 from support import PATIENCE
 
 from portwatch.cli.commands import kill
@@ -151,14 +152,14 @@ def test_a_new_holder_is_named_but_not_signalled(actor, monkeypatch):
     assert is_alive(new)
 
 
-def test_a_spared_process_that_still_holds_the_port_is_named(actor, monkeypatch):
+def test_a_skipped_process_that_still_holds_the_port_is_named(actor, monkeypatch):
     reap_in_the_background(actor)
     actor.do("s = listener(port=8080); child = fork(lambda: None)")
     monkeypatch.setattr(kill, "_TIMEOUT", 0.2)
     monkeypatch.setattr(kill, "why_not_signalled", lambda process: "kept" if process.pid == actor.pid else None)
     result = invoke("kill", actor, "8080", "--yes")
     assert result.exit_code == 1
-    message = f"still held after 0.2 s, by {actor.process} ({actor.pid}); which was not signalled"
+    message = f"still held after 0.2 s, by {actor.process} ({actor.pid}); not signalled (see above)"
     assert message in str(result.exception)
     assert f"{actor.process} ({actor.pid}) is not signalled: kept" in result.stderr
     assert not is_alive(actor.do("child"))
@@ -250,7 +251,7 @@ def test_portwatch_does_not_signal_itself(actor):
     assert result.returncode == 1
     reason, error = result.stderr.splitlines()
     assert "is not signalled: it is portwatch itself" in reason
-    assert "no other process that the options select holds port 8080" in error
+    assert "every process that holds port 8080 was skipped" in error
 
 
 RENAME_TO_WORKER = "open('/proc/self/comm', 'w').write('worker')"
@@ -267,7 +268,7 @@ def test_a_holder_outside_the_scope_is_not_signalled(actor, engine, scope):
     assert f"sent SIGTERM to worker ({child})\n" in result.stdout
     reason, error = result.stderr.splitlines()
     assert f"{actor.process} ({actor.pid}) is not signalled: the options do not select it" in reason
-    assert f"still held after 5 s, by {actor.process} ({actor.pid}); which was not signalled" in error
+    assert f"still held after 5 s, by {actor.process} ({actor.pid}); not signalled (see above)" in error
     assert is_alive(actor.pid)
     assert not is_alive(child)
 
@@ -277,7 +278,7 @@ def test_a_holder_must_match_every_option_to_be_signalled(actor):
     child = actor.do("child")
     result = run("kill", actor, "8080", "--yes", "--process", actor.process, "--pid", str(child))
     assert result.returncode == 1
-    assert "no other process that the options select holds port 8080: no process was signalled" in result.stderr
+    assert "every process that holds port 8080 was skipped: no process was signalled" in result.stderr
     assert is_alive(actor.pid)
     assert is_alive(child)
 

@@ -7,7 +7,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from port_commands import PORTWATCH, poll_often, run
+from commands import PORTWATCH
+from port_commands import poll_often, run
 from support import ENGINE_NAMES, PATIENCE
 
 from portwatch import list_listeners

@@ -3,7 +3,8 @@
 import subprocess
 
 import pytest
-from port_commands import PORTWATCH, poll_often, reap_in_the_background, run
+from commands import PORTWATCH
+from port_commands import poll_often, reap_in_the_background, run
 from support import ENGINE_NAMES, PATIENCE
 
 

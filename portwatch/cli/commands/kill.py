@@ -93,17 +93,17 @@ def command(
 
 
 def _targets(port: Port, result: LookupResult) -> tuple[Process, ...]:
-    """Return the processes to signal. Report every holder that is not one of them, and why."""
+    """Return the processes to signal. Report every holder that is skipped, and why."""
     holders = holders_of(result.listeners)
     if not holders:
         raise _no_holder_error(port, result)
-    reasons = {holder: _why_spared(holder, port, result) for holder in holders}
+    reasons = {holder: _why_skipped(holder, port, result) for holder in holders}
     for holder, reason in reasons.items():
         if reason:
             click.echo(f"portwatch: {format_processes([holder])} is not signalled: {reason}", err=True)
     targets = tuple(holder for holder, reason in reasons.items() if not reason)
     if not targets:
-        raise PortwatchError(f"no other process that the options select holds {port}: no process was signalled")
+        raise PortwatchError(f"every process that holds {port} was skipped: no process was signalled")
     return targets
 
 
@@ -118,7 +118,7 @@ def _no_holder_error(port: Port, result: LookupResult) -> PortwatchError:
     )
 
 
-def _why_spared(holder: Process, port: Port, result: LookupResult) -> str | None:
+def _why_skipped(holder: Process, port: Port, result: LookupResult) -> str | None:
     if holder not in result.matching_holders:
         return f"the options do not select it, and {port} stays open as long as it holds the socket"
     return why_not_signalled(holder)
@@ -144,7 +144,7 @@ def _not_free_message(
     if not remaining:
         hint = f"a descriptor may be in transit between processes (run portwatch who {port.number} again)"
     elif not _overlap(remaining, signalled):
-        hint = "which was not signalled"
+        hint = "not signalled (see above)"
     elif number is signal.SIGKILL:
         hint = "a process that survives SIGKILL is blocked in the kernel, for example by a disk that hangs"
     else:
