@@ -66,7 +66,7 @@ def test_who_reports_a_closed_connection_that_blocks_a_port(actor, engine):
     actor.do("s.close(); a.close(); c.close()")
     result = run("who", actor, "8080", *engine)
     assert answer(result) == (
-        "nothing listens on port 8080; a closed connection keeps it for up to a minute (TIME_WAIT)"
+        "nothing listens on port 8080; a closed connection holds it for up to a minute (TIME_WAIT)"
     )
 
 

@@ -98,9 +98,9 @@ def format_holders(holders: Iterable[Holder]) -> str:
 
 def _format_holder(holder: Holder) -> str:
     if holder.why == "time_wait":
-        return "a closed connection keeps it for up to a minute (TIME_WAIT)"
+        return "a closed connection holds it for up to a minute (TIME_WAIT)"
     if holder.why == "unknown":
-        return "holder unknown"
+        return "its holder was not found"
     return f"{format_process(holder)}{_in_container(holder.container)} {_HOLDER_ACTIONS[holder.why]}"
 
 
