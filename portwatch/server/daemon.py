@@ -27,6 +27,7 @@ from portwatch.server.settings import Settings
 from portwatch.server.state import DaemonState
 from portwatch.server.stream import Stream
 from portwatch.server.threads import restart_on_failure, run_in_thread
+from portwatch.watch.hub import Hub
 
 log = logging.getLogger("portwatch")
 
@@ -51,7 +52,7 @@ class Daemon:
         self._read_again = read_again
         self._started = started
         self.is_opening = False
-        """True if `run` has returned while a thread still opens the engine: only the process' exit ends it."""
+        """True if `run` returned while a thread still opens the engine. Only the process' exit ends it."""
 
     def run(self) -> None:
         """Serve. Raise PortwatchError if the start fails or no more events can be read."""
@@ -72,9 +73,8 @@ class Daemon:
     async def _serve(self, listening: Sequence[socket.socket], journal: Journal | None) -> None:
         loop = asyncio.get_running_loop()
         stop, reload = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+            loop.add_signal_handler(number, event.set)
 
         journal_seq = journal.last_seq if journal else None
         first_seq = _first_seq(journal_seq)
@@ -89,22 +89,11 @@ class Daemon:
         tasks: list[asyncio.Task[None]] = []
         try:
             await server.open(listening)
-            starting = loop.create_task(
-                run_in_thread(partial(monitor.start, first_seq, resumes=journal_seq is not None))
-            )
             tasks = [
                 loop.create_task(restart_on_failure("the watchdog", partial(_feed_watchdog, monitor))),
                 loop.create_task(restart_on_failure("reloading", partial(self._reload, monitor, reload))),
             ]
-            stopping = loop.create_task(stop.wait())
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                self._started((await starting).choice)
-                systemd.notify("READY=1")
-            else:
-                self.is_opening = True
-                starting.cancel()
-            await stopping
+            await self._monitor_until(stop, partial(monitor.start, first_seq, resumes=journal_seq is not None))
         finally:
             systemd.notify("STOPPING=1")
             for task in tasks:
@@ -113,6 +102,19 @@ class Daemon:
             await asyncio.gather(server.close(), run_in_thread(monitor.stop))
         if monitor.hub and monitor.hub.failure:
             raise PortwatchError(f"no more events can be read: {monitor.hub.failure}")
+
+    async def _monitor_until(self, stop: asyncio.Event, start: Callable[[], Hub]) -> None:
+        """Start the monitor and wait for `stop`, which may come before the start has finished."""
+        starting = asyncio.create_task(run_in_thread(start))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            self._started((await starting).choice)
+            systemd.notify("READY=1")
+        else:
+            self.is_opening = True
+            starting.cancel()
+        await stopping
 
     async def _reload(self, monitor: Monitor, requested: asyncio.Event) -> None:
         """Reload on each request, one at a time. Requests during a reload count as one."""

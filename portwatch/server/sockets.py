@@ -111,7 +111,7 @@ def _listen_on_file(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a daemon that was killed, which nobody answers."""
+    """Remove the socket file of a daemon that was killed, which refuses connections."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -433,7 +433,7 @@ def test_of_thousands_of_ports_the_first_are_shown_with_a_note(page, listener):
         """
         const one = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
         for (let n = 1; n <= 5000; n++)
-            change({ ...one, row: undefined, text: undefined, inode: -n, port: n });
+            updateListeners({ ...one, row: undefined, text: undefined, inode: -n, port: n });
         drawSoon();
         """
     )

@@ -1,4 +1,4 @@
-"""The writer of a journal: a thread, so that a slow or full disk delays nobody."""
+"""The writer of a journal: a thread of its own, so that a slow or full disk blocks no caller."""
 
 from __future__ import annotations
 
