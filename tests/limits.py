@@ -1,4 +1,4 @@
-"""What each engine may fail to see, by what the kernel has: whatever else it lacks is a defect, not a limit."""
+"""The limits that each engine may have on this kernel. Any other limit is a defect."""
 
 import functools
 import os
@@ -11,25 +11,25 @@ RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 @functools.cache
 def kernel_functions():
-    """The names of the functions that this kernel was built with."""
+    """Return the names of this kernel's functions."""
     with open("/proc/kallsyms") as file:
         return {line.split()[2] for line in file}
 
 
 def allowed(engine, hooks):
-    """The names of the limits that an engine has on a set of hooks, run by root on this kernel."""
+    """Return the names of the limits of an engine on a set of hooks, if root runs it on this kernel."""
     always, *others = LIMITS[engine, hooks]
     return set(always.split()).union(*(names.split() for names, applies in others if applies()))
 
 
 WITHOUT_COOKIE_HELPER = ("cookies outside", lambda: RELEASE < (5, 12))
 WITHOUT_ITERATOR = ("outside ephemeral_udp empty_namespaces bound_holders", lambda: RELEASE < (5, 12))
-"""bcc's calls helpers that came later than iterators; sock_diag, in its place, lists no bound sockets there."""
+"""bcc's iterator needs helpers of 5.12. Before, sock_diag replaces it, without the bound sockets."""
 WITHOUT_MPTCP = (
     "mptcp_failures",
     lambda: has_mptcp() and {"mptcp_listen", "mptcp_bind"} - kernel_functions(),
 )
-"""It may be there, and its functions be in others."""
+"""The kernel has MPTCP, but the compiler has inlined the functions that the kprobes need."""
 
 LIMITS = {
     ("core", "fentry"): ("",),
@@ -44,4 +44,4 @@ LIMITS = {
         " backlog_change empty_namespaces trees outside",
     ),
 }
-"""By engine and hooks: what is never seen, and what is not on kernels to which something applies."""
+"""By engine and hooks: the limits on every kernel, then (limits, condition) for some kernels."""

@@ -34,7 +34,10 @@ class Attachment:
 
 
 def attach_hooks(programs: Programs, *, failures: bool) -> Attachment:
-    """Attach the kprobes or, if this kernel has none, the stable hooks. Raise EngineUnavailable."""
+    """Attach the kprobes or, if this kernel has none, the stable hooks.
+
+    Raise EngineUnavailable if neither set can be attached.
+    """
     try:
         return _attach_kprobes(programs, failures)
     except EngineUnavailable as error:

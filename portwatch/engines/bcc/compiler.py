@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,10 @@ _PROCESS_LOCK = threading.RLock()
 
 
 def find_bcc() -> ModuleType:
-    """Import the distribution's bcc, not the unrelated package on PyPI. Raise EngineUnavailable."""
+    """Import the distribution's bcc, not the unrelated package on PyPI.
+
+    Raise EngineUnavailable if it is missing or cannot be imported.
+    """
     for folders in ([], *([folder] for folder in DIST_PACKAGES)):
         module = _import_bcc(folders)
         if module and hasattr(module, "BPF"):
@@ -74,17 +78,21 @@ def _forget() -> None:
         del sys.modules[name]
 
 
+@dataclass(frozen=True, slots=True)
 class CompiledPrograms:
-    """A compiled bcc.BPF object."""
+    """The programs, compiled for the running kernel."""
 
-    def __init__(self, bpf: Any, iterator_function: int | None) -> None:
-        self.bpf = bpf
-        self.iterator_function = iterator_function
-        """The BTF id of the iterator over open files, or None if the kernel does not have it."""
+    bpf: Any
+    """A bcc.BPF."""
+    iterator_function: int | None
+    """The BTF id of the iterator over open files, or None if the kernel does not have it."""
 
 
 def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
-    """Compile bpf/bcc.bpf.c for the running kernel. Raise EngineUnavailable."""
+    """Compile bpf/bcc.bpf.c for the running kernel.
+
+    Raise EngineUnavailable if bcc or the kernel's headers are missing, or if compiling fails.
+    """
     bcc = find_bcc()
     source = (SOURCES / "bcc.bpf.c").read_text("utf-8")
     function = None
@@ -102,8 +110,8 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
         *kernel_headers.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
         f"-DSHARED_FLAGS={shared_map.FLAGS}",
-        # System calls that never return must not fill the map of calls. Before 4.10, no map type evicts old
-        # entries.
+        # System calls that never return must not fill the map of calls.
+        # Before 4.10, no map type evicts old entries.
         f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _LRU_MAPS_SINCE else "hash"}"',
         "-Wno-address-of-packed-member",
         "-Wno-macro-redefined",

@@ -79,7 +79,8 @@ class BccEngine:
     @property
     def lost(self) -> int:
         """How many records and processes of trees were dropped since `attach`: a buffer or map was full."""
-        # Both the kernel and the programs count lost records, and either may be behind.
+        # The kernel and the programs both count lost records. The kernel reports its count only with the next
+        # record that fits; the programs' count is fetched only after records have been read.
         return max(self._buffers.lost, self._dropped_records) + self._dropped_members
 
     @property

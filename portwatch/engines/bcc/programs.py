@@ -1,4 +1,4 @@
-"""The BPF programs of the bcc engine, compiled; loads them, and keeps what is attached."""
+"""The BPF programs of the bcc engine: compiles and loads them, and keeps their links."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Programs:
         return sum(map(recursion_misses, [*self._loaded, *loaded_by_bcc]))
 
     def table(self, name: str) -> Any:
-        """Return a map, as a table of bcc's."""
+        """Return a map as bcc's Table object."""
         return self.bpf[name.encode()]
 
     def load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
-        """Load a program without bcc, and return its descriptor. Raise OSError or EngineUnavailable."""
+        """Load a program and return its descriptor. Raise OSError or EngineUnavailable if refused."""
         # libbcc, as loaded by the bcc package that compiled the programs
         library = sys.modules[type(self.bpf).__module__].lib
         size = library.bpf_function_size(self.bpf.module, name.encode())
@@ -65,7 +65,7 @@ class Programs:
         return descriptor
 
     def load_fork_programs(self) -> bool:
-        """Load the programs that track process trees. Return False if the kernel cannot: it is before 4.17."""
+        """Load the programs for process trees. Return False if there are no raw tracepoints (before 4.17)."""
         try:
             for name, tracepoint in FORKS.items():
                 self._fork_programs[tracepoint] = self.load(name, syscalls.RAW_TRACEPOINT)
@@ -85,7 +85,7 @@ class Programs:
         return syscalls.open_iterator(self._iterator)
 
     def free_compiler_memory(self) -> None:
-        """Free memory of the compiler. No program can be loaded after this."""
+        """Free the compiler's memory, which nothing needs once all programs are loaded."""
         self.bpf.free_bcc_memory()
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ class Libbpf:
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
         """Return the exception for a call that failed, including libbpf's first relevant warning."""
-        # libbpf blames RLIMIT_MEMLOCK for every EPERM, as old kernels need it.
+        # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, whatever the cause.
         relevant = (line for line in self._warnings if "RLIMIT_MEMLOCK" not in line)
         warning = next((line for line in relevant if line.startswith("libbpf:")), "")
         del self._warnings[:]

@@ -41,7 +41,7 @@ class SharedVariables(ctypes.Structure):
 
 
 class Programs:
-    """The object file, opened; then loaded, either for one set of hooks or for the iterator alone."""
+    """core.bpf.o. It is loaded by `attach` or, for snapshots without `attach`, by `open_iterator`."""
 
     def __init__(self, *, failures: bool, ephemeral: bool, ring_bytes: int) -> None:
         """Raise EngineUnavailable if libbpf or the object is missing."""
@@ -62,7 +62,7 @@ class Programs:
         return sum(map(recursion_misses, self._skippable))
 
     def attach(self, hooks: HookSet) -> tuple[Limit, ...]:
-        """Load and attach a set of hooks, and return the limits that apply. Raise EngineUnavailable."""
+        """Load and attach a set of hooks, and return its limits here. Raise EngineUnavailable if refused."""
         if hooks.uses_fentry and self._libbpf.forbids_fentry() and not capabilities.missing_for_programs():
             raise NotPermitted(
                 "this kernel or a security module does not allow BPF programs on kernel functions "
@@ -152,7 +152,10 @@ class Programs:
         return {program for program, function in hooks.optional.items() if function not in present}
 
     def _load(self, names: set[str], needs_socket_helpers: bool = False) -> None:
-        """Load these programs, with the socket helpers if the kernel has them. Raise EngineUnavailable."""
+        """Load these programs: with the socket helpers or, if the kernel refuses, without.
+
+        Raise the first refusal if the kernel refuses both, or if the programs need the helpers.
+        """
         refusal = None
         for socket_helpers in (True,) if needs_socket_helpers else (True, False):
             self._object.close()
