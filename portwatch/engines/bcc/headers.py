@@ -1,4 +1,4 @@
-"""The headers that bcc compiles with: minimal ones of ours if the kernel has BTF, else the running kernel's."""
+"""The headers that bcc compiles with: our minimal ones if the kernel has BTF, else the running kernel's."""
 
 from __future__ import annotations
 
