@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
-from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from portwatch.engines.choice import Choice, choose
@@ -50,27 +49,32 @@ class Request(Generic[T]):
     """Work for the reader, which alone may use the engine and the table. Its caller may wait for the result."""
 
     def __init__(self, work: Callable[[], T]) -> None:
+        self.result: T | None = None
+        """What the work returned, when it is done."""
         self._work = work
-        self._outcome: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+        self._error: Exception | None = None
+        self._done = threading.Event()
 
     def run(self) -> None:
         """Do the work. An exception goes to the caller."""
         try:
-            self._outcome.put((self._work(), None))
+            self.result = self._work()
         except Exception as error:  # belongs to the caller: the reader goes on
             log.debug("a request failed", exc_info=True)
-            self.refuse(error)
+            self._error = error
+        self._done.set()
 
     def refuse(self, error: Exception) -> None:
         """Make `wait` raise this exception."""
-        self._outcome.put((None, error))
+        self._error = error
+        self._done.set()
 
     def wait(self) -> T:
         """Wait until the work is done. Return its result, or raise what it raised."""
-        result, error = self._outcome.get()
-        if error:
-            raise error
-        return cast("T", result)
+        self._done.wait()
+        if self._error:
+            raise self._error
+        return cast("T", self.result)
 
 
 class Hub:
@@ -84,8 +88,8 @@ class Hub:
 
     - At most one worker reads. It sets `_has_reader` under `_condition`, and clears it when it is done.
     - The reader owns the engine, the table, the list of subscriptions and everything about trees and filters.
-      Other threads send it a `Request`. Two methods are exempt: `Engine.wake` and `Table.gap`. When `stop` has
-      joined the workers, its caller owns them.
+      Other threads send it a `Request`; only `Engine.wake` is exempt. When `stop` has joined the workers, its
+      caller owns them.
     - A subscription is scheduled at most once, so its callback never runs twice at the same time:
       `is_scheduled` is True from when it is queued in `_scheduled` until its delivery has returned.
     - There are enough workers for every callback to block and one to read: `_workers_needed`.
@@ -199,10 +203,10 @@ class Hub:
         one ends where the new one begins, and no event is missed or delivered twice between them.
         """
         subscription = Subscription(
-            self._subscriber_gap,
             admits if snapshot else lambda event: not _is_snapshot_open(event) and admits(event),
             callback=callback,
             on_event=on_event,
+            on_lag=self._request_catch_up,
             capacity=capacity,
             kernel_filter=replace(kernel_filter, watched_trees_only=roots is not None),
         )
@@ -226,7 +230,7 @@ class Hub:
                 raise
             if instead_of:
                 self._end(instead_of)
-                instead_of.close()
+                self._close(instead_of)
             if callback:
                 self._add_worker()
             return subscription
@@ -235,21 +239,18 @@ class Hub:
         self._enqueue(request)
         return request
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Offer what has happened so far to a subscription, then close it. Do not wait for that."""
-
-        def close() -> None:
-            subscription.close()
-            with self._condition:
-                self._schedule([subscription])
+    def abandon(self, request: Request[Subscription]) -> None:
+        """End the subscription of a request that its caller no longer waits for."""
 
         def end() -> None:
-            with ExitStack() as stack:  # close it even if the engine fails: a caller may wait for its end
-                stack.callback(close)
-                stack.callback(self._end, subscription)
-                self._drain()
+            if request.result:  # requests run in order, so the subscription has begun if it ever does
+                self._unsubscribe(request.result)
 
         self._enqueue(Request(end))
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Offer what has happened so far to a subscription, then close it. Do not wait for that."""
+        self._enqueue(Request(lambda: self._unsubscribe(subscription)))
 
     def watch(self, subscription: Subscription, root: Identity) -> None:
         """Add a tree to a subscription, which first gets what the tree has open.
@@ -302,10 +303,27 @@ class Hub:
                     PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
                 )
 
-    def _subscriber_gap(self, lost: int) -> Event:
-        """Return a gap for a slow subscriber. Called in the subscriber's thread."""
-        self.counts.subscriber_drops += lost
-        return self._table.gap(lost, time.time_ns())
+    def _request_catch_up(self, subscription: Subscription) -> None:
+        """Let the reader put a gap for a slow subscriber. Called in the subscriber's thread."""
+        self._enqueue(Request(lambda: self._catch_up(subscription)))
+
+    def _catch_up(self, subscription: Subscription) -> None:
+        """Give a subscriber a gap for what it missed, then the changes that leave it with what is open."""
+        if missed := subscription.take_missed():
+            self.counts.subscriber_drops += missed.count
+            gap = self._table.gap(missed.count, time.time_ns())
+            subscription.catch_up([gap, *self._table.repeat(missed.changes())])
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        def close() -> None:
+            self._close(subscription)
+            with self._condition:
+                self._schedule([subscription])
+
+        with ExitStack() as stack:  # close it even if the engine fails: a caller may wait for its end
+            stack.callback(close)
+            stack.callback(self._end, subscription)
+            self._drain()
 
     def _end(self, subscription: Subscription) -> None:
         self._subscriptions = [one for one in self._subscriptions if one is not subscription]
@@ -349,6 +367,9 @@ class Hub:
         tree, is_last = self._trees.release(root)
         if is_last:
             self._engine.unwatch(tree)
+            if self._ready.is_set():
+                # Records that wait to be read have the bit, which may be another tree's next.
+                self._apply(self._engine.read_up_to_now())
             self._table.clear_trees(tree)
 
     def _set_kernel_filter(
@@ -480,7 +501,11 @@ class Hub:
 
     def _close_subscriptions(self) -> None:
         for subscription in self._subscriptions:
-            subscription.close()
+            self._close(subscription)
+
+    def _close(self, subscription: Subscription) -> None:
+        self._catch_up(subscription)
+        subscription.close()
 
     def _apply(self, records: list[Record]) -> None:
         """Apply records to the table, and publish the events."""

@@ -51,7 +51,7 @@ class Table:
       filters out.
     - Loss followed by a merge converges: the table is again what the kernel has.
 
-    Not thread-safe, except `gap`.
+    Not thread-safe.
     """
 
     def __init__(self, engine: str | None = None, first_seq: int = 1) -> None:
@@ -115,10 +115,7 @@ class Table:
         return events
 
     def gap(self, lost: int | None, time: int) -> Event:
-        """Return a gap: events were lost here, as many as `lost` says, or an unknown number.
-
-        May be called from any thread: it only takes the next sequence number, which is atomic.
-        """
+        """Return a gap: events were lost here, as many as `lost` says, or an unknown number."""
         return Event(next(self._sequence), time, "gap", "reconcile", lost=lost, engine=self._engine)
 
     def replay(self, time: int, origin: Origin, predicate: Predicate = lambda *_: True) -> list[Event]:
@@ -127,6 +124,23 @@ class Table:
             self._event(time, "open", origin, entry, entry.opener)
             for entry in self._entries.values()
             if predicate(entry.socket, entry.trees)
+        ]
+
+    def repeat(self, changes: list[Event]) -> list[Event]:
+        """Return opens and closes that a subscriber missed as events of now. `changes` are its net changes.
+
+        `sockets` is counted back from now, as events in between have cancelled each other out.
+        """
+        open_now: dict[Endpoint, int] = {}
+        counts: list[int] = []
+        for event in reversed(changes):
+            endpoint = Endpoint(event.netns, event.proto or "", event.address or "", event.port or 0)
+            count = open_now.get(endpoint, self._sockets_at.get(endpoint, 0))
+            counts.append(count)
+            open_now[endpoint] = count + (1 if event.kind == "close" else -1)
+        return [
+            replace(event, seq=next(self._sequence), origin="reconcile", sockets=count)
+            for event, count in zip(changes, reversed(counts), strict=True)
         ]
 
     def keep_only(self, passes: SocketFilter) -> None:
@@ -241,8 +255,9 @@ class Table:
 
     def _remove(self, key: Hashable) -> _Entry:
         entry = self._entries.pop(key)
-        if entry.socket.inode is not None:
-            self._by_inode.pop(entry.socket.inode, None)
+        # If this socket's close was lost, a later socket may have its inode.
+        if entry.socket.inode is not None and self._by_inode.get(entry.socket.inode) == key:
+            del self._by_inode[entry.socket.inode]
         self._sockets_at[entry.socket.endpoint] -= 1
         if not self._sockets_at[entry.socket.endpoint]:
             del self._sockets_at[entry.socket.endpoint]

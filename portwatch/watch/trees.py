@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from portwatch.errors import PortwatchError
@@ -22,22 +23,18 @@ class TreeBits:
     def __init__(self) -> None:
         self._users: dict[Identity, int] = {}
         self._bits: dict[Identity, int] = {}
-
-    @property
-    def all(self) -> int:
-        """The bits of all watched trees."""
-        return sum(self._bits.values())
+        self._free = deque(1 << index for index in range(TREES_MAX))
+        """The bit that was released longest ago comes first: a late record may still have the others."""
 
     def acquire(self, root: Identity) -> tuple[int, bool]:
         """Return the bit of a tree, and whether this is its first user. Raise PortwatchError at the limit."""
         is_first = root not in self._bits
         if is_first:
-            free = next((1 << index for index in range(TREES_MAX) if not self.all & 1 << index), None)
-            if free is None:
+            if not self._free:
                 raise PortwatchError(
                     f"the limit of {TREES_MAX} watched process trees is reached: remove one first (remove_pid)"
                 )
-            self._bits[root], self._users[root] = free, 0
+            self._bits[root], self._users[root] = self._free.popleft(), 0
         self._users[root] += 1
         return self._bits[root], is_first
 
@@ -47,6 +44,7 @@ class TreeBits:
         if self._users[root]:
             return self._bits[root], False
         del self._users[root]
+        self._free.append(self._bits[root])
         return self._bits.pop(root), True
 
 

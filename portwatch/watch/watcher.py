@@ -121,6 +121,7 @@ class PortWatcher:
             raise PortwatchError("this PortWatcher is already started")
         hub, is_new = _shared_hubs.acquire(self._key)
         self._hub = hub
+        subscribing = None
         try:
             subscribing = hub.subscribe(
                 self._scope.admits,
@@ -136,6 +137,8 @@ class PortWatcher:
             self._subscription = subscribing.wait()
         except BaseException:
             self._hub = None
+            if subscribing:
+                hub.abandon(subscribing)
             _shared_hubs.release(hub)
             raise
 

@@ -101,6 +101,15 @@ def test_a_reused_inode_is_another_socket():
     assert table.apply(record("close", replace(tcp(1), cookie=2))) == []
 
 
+def test_the_late_close_of_a_socket_leaves_the_inode_to_the_next_one_that_has_it():
+    table = Table()
+    earlier, later = tcp(1), replace(tcp(2, 9090), inode=tcp(1).inode)
+    table.apply(record("open", earlier))
+    table.apply(record("open", later))
+    table.apply(record("close", earlier))
+    assert table.apply(record("open", replace(later, cookie=None))) == []
+
+
 def test_a_socket_first_seen_without_a_cookie_is_recognised_by_its_inode():
     table = Table()
     table.merge([OpenSocket(replace(tcp(1), cookie=None), ())], 1, "snapshot")

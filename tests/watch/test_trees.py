@@ -16,8 +16,17 @@ def test_a_tree_keeps_its_bit_until_its_last_user_releases_it():
         (1, False),
     )
     assert (bits.release(first), bits.release(first)) == ((1, False), (1, True))
-    assert bits.acquire(third) == (1, True)
-    assert bits.all == 3
+    assert bits.acquire(third) == (4, True)
+
+
+def test_the_bit_that_was_released_longest_ago_is_used_next():
+    bits = TreeBits()
+    trees = [Identity(pid, 1) for pid in range(1, TREES_MAX + 2)]
+    for tree in trees[:TREES_MAX]:
+        bits.acquire(tree)
+    bits.release(trees[5])
+    bits.release(trees[3])
+    assert bits.acquire(trees[TREES_MAX]) == (1 << 5, True)
 
 
 def test_the_number_of_trees_is_limited():

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from dataclasses import replace
-from itertools import count
 
 import pytest
 from fake_engine import closing, open_socket, opening
@@ -114,6 +114,34 @@ def test_an_exception_in_a_callback_is_logged_and_the_next_events_follow(engine,
         wait_until(lambda: len(events) == 2, "the event after the exception")
     assert "a callback raised" in caplog.text
     assert "no thanks" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_exits_ends_nothing(engine, caplog, error):
+    events = []
+
+    def callback(event):
+        events.append(event)
+        raise error
+
+    with fake_watcher(callback):
+        engine.push(opening(1), closing(1))
+        wait_until(lambda: len(events) == 2, "the event after the exit")
+    assert caplog.text.count("a callback raised") == 2
+
+
+def test_a_start_that_is_interrupted_leaves_no_subscription(engine, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with fake_watcher() as watcher:
+        hub = watcher._hub
+        with monkeypatch.context() as patch:
+            patch.setattr(portwatch.watch.hub.Request, "wait", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                fake_watcher(pid=os.getpid()).start()
+        hub._call(lambda: None)  # requests run in order: by now the subscription has begun and ended
+        assert (len(hub._subscriptions), engine.watched) == (1, {})
 
 
 def test_a_slow_callback_does_not_delay_other_watchers(engine):
@@ -279,27 +307,6 @@ def test_a_new_backlog_during_a_check_does_not_hide_a_lost_open(engine):
         watcher.listeners()
         wait_until(lambda: events, "the open")
     assert summary(events) == [("open", "reconcile", 80)]
-
-
-def test_a_slow_subscriber_gets_a_gap_in_place_of_the_missed_events(engine):
-    from portwatch.engines.choice import Choice
-    from portwatch.watch.hub import Hub
-
-    hub = Hub(Choice(engine))
-    hub.start()
-    subscription = hub.subscribe(lambda _: True, capacity=3).wait()
-    hub.wait_ready()
-    numbers = count(1)
-    for _ in range(5):
-        engine.push(opening(next(numbers)))
-    wait_until(lambda: len(list(hub._table.listeners())) == 5, "five open ports")
-    hub.listeners(subscription)  # finds them all closed, as the fake engine has no open sockets: 5 more events
-    assert [subscription.get().kind for _ in range(3)] == ["open"] * 3
-    gap = subscription.get()
-    assert (gap.kind, gap.lost) == ("gap", 7)
-    engine.push(opening(99))
-    assert subscription.get().cookie == 99
-    hub.stop()
 
 
 def test_iteration_raises_the_error_of_an_engine_that_fails(engine):

@@ -1,0 +1,167 @@
+"""A subscriber that falls behind gets one gap, and then what leaves it with what is open."""
+
+import threading
+from collections import deque
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from fake_engine import closing, opening
+from support import wait_until
+
+from portwatch.engines.choice import Choice
+from portwatch.event import Event
+from portwatch.linux.lineage import Identity
+from portwatch.watch.hub import Hub
+from portwatch.watch.subscription import Subscription
+
+
+@pytest.fixture
+def hub(engine):
+    hub = Hub(Choice(engine))
+    hub.start()
+    hub.wait_ready()
+    yield hub
+    hub.stop()
+
+
+def everything(_):
+    return True
+
+
+def wait_until_published(hub, engine, *records):
+    """Push records, and wait until the reader has applied them."""
+    engine.push(*records)
+    wait_until(lambda: engine.is_drained, "the records to be read")
+    hub._call(lambda: None)
+
+
+def summary(events):
+    return [(event.kind, event.origin, event.port) for event in events]
+
+
+def open_after(events, open_ports=()):
+    """The ports that are open to a subscriber that got these events."""
+    ports = set(open_ports)
+    for event in events:
+        if event.kind == "open":
+            assert event.port not in ports
+            ports.add(event.port)
+        elif event.kind == "close":
+            ports.remove(event.port)
+    return ports
+
+
+def test_the_gap_stands_in_its_place_and_the_missed_changes_follow(hub, engine):
+    subscription = hub.subscribe(everything, capacity=3).wait()
+    for number in range(1, 6):
+        wait_until_published(hub, engine, opening(number, 80 + number))
+    wait_until_published(hub, engine, closing(1, 81), closing(5, 85))
+    assert summary(subscription.get(20) for _ in range(3)) == [("open", "event", 80 + n) for n in (1, 2, 3)]
+    gap = subscription.get(20)
+    assert (gap.kind, gap.lost) == ("gap", 4)
+    assert summary([subscription.get(20), subscription.get(20)]) == [
+        ("open", "reconcile", 84),
+        ("close", "reconcile", 81),
+    ]
+    wait_until_published(hub, engine, opening(9, 89))
+    assert summary([subscription.get(20)]) == [("open", "event", 89)]
+    assert hub.counts.subscriber_drops == 4
+
+
+def test_sequence_numbers_rise_across_a_gap(hub, engine):
+    subscription = hub.subscribe(everything, capacity=2).wait()
+    for number in range(1, 10):
+        wait_until_published(hub, engine, opening(number, 80 + number))
+    wait_until_published(hub, engine, closing(1, 81))
+    seqs = [subscription.get(20).seq for _ in range(2 + 1 + 8)]
+    assert seqs == sorted(set(seqs))
+
+
+def test_the_sockets_that_share_a_missed_port_are_counted_as_of_now(hub, engine):
+    subscription = hub.subscribe(everything, capacity=1).wait()
+    wait_until_published(hub, engine, opening(1, 80), opening(2, 80), opening(3, 80), closing(1, 80))
+    wait_until_published(hub, engine, closing(3, 80))
+    events = [subscription.get(20) for _ in range(4)]
+    assert [(event.kind, event.cookie, event.sockets) for event in events] == [
+        ("open", 1, 1),
+        ("gap", None, None),
+        ("open", 2, 2),
+        ("close", 1, 1),
+    ]
+
+
+def test_a_socket_that_listens_again_on_its_port_while_it_is_missed_is_closed_and_opened(hub, engine):
+    subscription = hub.subscribe(everything, capacity=1).wait()
+    wait_until_published(hub, engine, opening(1, 80), closing(1, 80), opening(1, 80))
+    assert [subscription.get(20).kind for _ in range(4)] == ["open", "gap", "close", "open"]
+
+
+def test_a_subscription_that_ends_while_it_is_behind_still_gets_its_gap(hub, engine):
+    subscription = hub.subscribe(everything, capacity=1).wait()
+    wait_until_published(hub, engine, opening(1, 80), opening(2, 81), closing(1, 80))
+    hub.unsubscribe(subscription)
+    assert [event.kind for event in iter(subscription.get, None)] == ["open", "gap", "open", "close"]
+
+
+def test_a_callback_that_falls_behind_catches_up(hub, engine):
+    events, release = [], threading.Event()
+
+    def callback(event):
+        release.wait(20)
+        events.append(event)
+
+    hub.subscribe(everything, callback=callback, capacity=2).wait()
+    for number in range(1, 8):
+        wait_until_published(hub, engine, opening(number, 80 + number))
+    release.set()
+    wait_until(lambda: len(open_after(events)) == 7, "the missed opens")
+    assert [event.kind for event in events].count("gap") == 1
+
+
+def test_a_reader_that_drains_the_queue_while_an_event_is_offered_gets_every_later_one(engine):
+    """The count of drops was once raised after the queue had been emptied: nothing was queued from then on."""
+    hub = Hub(Choice(engine))
+    hub.start()
+    hub.wait_ready()
+    subscription = hub.subscribe(everything, capacity=1).wait()
+    total, events, seqs = 20_000, [], count(1)
+
+    def read():
+        while (event := subscription.get()) is not None:
+            events.append(event)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(total // 100):
+        engine.push(*(opening(number := next(seqs), number) for _ in range(100)))
+    hub._call(lambda: None)
+    wait_until(lambda: engine.is_drained, "the records to be read")
+    hub.unsubscribe(subscription)
+    reader.join(20)
+    assert not reader.is_alive()
+    hub.stop()
+    assert len(open_after(events)) == total
+    assert sum(event.lost for event in events if event.kind == "gap") == hub.counts.subscriber_drops
+
+
+def test_what_is_missed_is_remembered_by_its_net_effect_alone():
+    subscription = Subscription(capacity=0)
+    for seq in range(1, 100_001):
+        kind = "open" if seq % 2 else "close"
+        subscription.offer(
+            Event(seq, 1, kind, "event", "tcp", "ipv4", "127.0.0.1", 80, cookie=seq // 2 + seq % 2)
+        )
+    missed = subscription.take_missed()
+    assert (missed.count, missed.changes(), missed._changes) == (100_000, [], {})
+
+
+def test_records_of_a_removed_tree_do_not_reach_the_next_tree_with_its_bit(hub, engine, monkeypatch):
+    monkeypatch.setattr(hub._trees, "_free", deque([1]))  # one bit, so it is used again
+    first = hub.subscribe(everything, roots=[]).wait()
+    hub.watch(first, Identity(10, 1))
+    engine.records_after_snapshot = [replace(opening(1, 80), trees=1)]
+    hub.unwatch(first, Identity(10, 1))
+    hub.watch(first, Identity(20, 1))
+    hub.unsubscribe(first)
+    assert [event.port for event in iter(first.get, None)] == []
