@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from portwatch.cli.sections import ENGINE, FILTERS, ExcludeOption, SectionOption
 from portwatch.engines.choice import ENGINES, Choice
 from portwatch.engines.limits import FAILURES
 from portwatch.errors import NotPermitted, PortwatchError
@@ -112,12 +113,22 @@ class _ScopeOption:
     help: str
     not_type: click.ParamType | None = None
     """The type of the `--not-` form, where it differs."""
+    metavar: str | None = None
 
-    def declare(self, name: str, *, hidden: bool) -> Iterator[Callable[[F], F]]:
+    def declare(self, name: str) -> Iterator[Callable[[F], F]]:
         """Yield both options."""
-        text = f"{self.help} Also --not-{name}."
-        yield click.option(f"--{name}", type=self.type, multiple=True, help=text, hidden=hidden)
-        yield click.option(f"--not-{name}", type=self.not_type or self.type, multiple=True, hidden=True)
+        exclude = f"--not-{name}"
+        yield click.option(
+            f"--{name}",
+            type=self.type,
+            metavar=self.metavar,
+            multiple=True,
+            help=self.help,
+            cls=SectionOption,
+            section=FILTERS,
+            exclude=exclude,
+        )
+        yield click.option(exclude, type=self.not_type or self.type, multiple=True, cls=ExcludeOption)
 
 
 _SCOPE_OPTIONS = {
@@ -129,7 +140,7 @@ _SCOPE_OPTIONS = {
     "container": _ScopeOption(CONTAINERS, "Start of a container ID."),
     "netns": _ScopeOption(NETNS, "self, all, a path or a name.", _List("NETNS", _excluded_namespace)),
 }
-_PID_OPTION = _ScopeOption(click.INT, "A process and its descendants.")
+_PID_OPTION = _ScopeOption(click.INT, "A process and its descendants.", metavar="PID")
 
 
 def _use_procfs(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
@@ -149,7 +160,9 @@ procfs_option = click.option(
     is_eager=True,  # the values of other options are looked up in it
     expose_value=False,
     callback=_use_procfs,
-    hidden=True,  # doctor says when it is needed, and the help has no line left
+    help="Procfs of the host, in a container.",
+    cls=SectionOption,
+    section=ENGINE,
 )
 
 
@@ -159,37 +172,41 @@ engine_option = click.option(
     default="auto",
     metavar="ENGINE",
     help=f"{', '.join(ENGINES)}.  [auto: the first that works]",
+    cls=SectionOption,
+    section=ENGINE,
+)
+ephemeral_option = click.option(
+    "--ephemeral",
+    is_flag=True,
+    help="Include UDP ports chosen by the kernel.",
+    cls=SectionOption,
+    section=ENGINE,
+)
+interval_option = click.option(
+    "--interval",
+    type=Seconds(min=0.01, max=86_400),
+    default=1.0,
+    metavar="SECONDS",
+    help="Pause between polls.  [1]",
+    cls=SectionOption,
+    section=ENGINE,
+)
+no_failures_option = click.option(
+    "--no-failures",
+    is_flag=True,
+    help="Do not trace binds and listens that fail.",
+    cls=SectionOption,
+    section=ENGINE,
 )
 
 
-def ephemeral_option(*, hidden: bool = False) -> Callable[[F], F]:
-    """Return --ephemeral."""
-    text = "Include UDP ports chosen by the kernel."
-    return click.option("--ephemeral", is_flag=True, help=text, hidden=hidden)
-
-
-def interval_option(*, hidden: bool = False) -> Callable[[F], F]:
-    """Return --interval."""
-    return click.option(
-        "--interval",
-        type=Seconds(min=0.01, max=86_400),
-        default=1.0,
-        metavar="SECONDS",
-        help="Pause between polls.  [1]",
-        hidden=hidden,
-    )
-
-
-def scope_options(*, hidden: tuple[str, ...] = (), omitted: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Return a decorator that adds the scope options and `--pid`.
-
-    Those in `hidden` are not in the help, and those in `omitted` do not exist.
-    """
+def scope_options(*, omitted: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Return a decorator that adds the scope options and `--pid`, except those in `omitted`."""
     options = [
         option
         for name, scope_option in {"pid": _PID_OPTION, **_SCOPE_OPTIONS}.items()
         if name not in omitted
-        for option in scope_option.declare(name, hidden=name in hidden)
+        for option in scope_option.declare(name)
     ]
     return lambda function: add_options(function, *options, procfs_option)
 

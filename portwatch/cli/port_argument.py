@@ -50,7 +50,7 @@ def port_options(function: F) -> F:
     """Add the PORT argument, the scope options except --port and --proto, --engine and --ephemeral."""
     argument = click.argument("port", type=PortType(), metavar="PORT")
     scope = scope_options(omitted=("port", "proto"))
-    return add_options(function, argument, scope, engine_option, ephemeral_option())
+    return add_options(function, argument, scope, engine_option, ephemeral_option)
 
 
 def pop_query(port: Port, options: dict[str, Any], *, own_netns: bool) -> PortQuery:

@@ -12,6 +12,7 @@ from portwatch.cli.exit_codes import FAILED
 from portwatch.cli.options import engine_option, procfs_option
 from portwatch.cli.render.terminal import terminal_width, use_color
 from portwatch.cli.render.text import printable
+from portwatch.cli.sections import SectionedCommand
 from portwatch.engines.doctor import Report, Trial, examine
 
 _STATE_COLORS = {"ok": "green", "limited": "yellow", "not ok": "red"}
@@ -19,7 +20,7 @@ _NAME_WIDTH, _STATE_WIDTH = 13, 8
 _INDENT = " " * (_NAME_WIDTH + _STATE_WIDTH)
 
 
-@click.command("doctor", short_help="Check which engines work on this machine, and their limits.")
+@click.command("doctor", cls=SectionedCommand, short_help="Check which engines work here, and their limits.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @engine_option
 @procfs_option

@@ -11,6 +11,7 @@ import click
 
 from portwatch.cli.options import GLOBS, PORTS
 from portwatch.cli.render.terminal import styled_event_line, write_line
+from portwatch.cli.sections import SectionedCommand
 from portwatch.filters.parsing import moment
 from portwatch.filters.scope import PortRange
 
@@ -25,7 +26,7 @@ class _TimeType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-@click.command("history", short_help="Print past events from the journal.")
+@click.command("history", cls=SectionedCommand, short_help="Print past events from the journal.")
 @click.option(
     "--journal",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

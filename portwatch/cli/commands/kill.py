@@ -14,6 +14,7 @@ from portwatch.cli.options import interval_option, report_fallback
 from portwatch.cli.port_argument import pop_query, port_options
 from portwatch.cli.render import port_details
 from portwatch.cli.render.text import format_processes
+from portwatch.cli.sections import SectionedCommand
 from portwatch.engines.limits import OTHER_OWNERS
 from portwatch.engines.protocol import Options
 from portwatch.errors import NotPermitted, PortwatchError
@@ -45,12 +46,12 @@ class _SignalType(click.ParamType):
             self.fail(f"{value!r} is not a signal: try TERM, KILL or 9", param, ctx)
 
 
-@click.command("kill", short_help="Signal the processes that hold a port.")
+@click.command("kill", cls=SectionedCommand, short_help="Signal the processes that hold a port.")
 @click.option("--dry-run", is_flag=True, help="Print the targets without signalling them.")
 @click.option("--signal", "number", type=_SignalType(), default="TERM", help="Send this instead of TERM.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @port_options
-@interval_option()
+@interval_option
 def command(
     port: Port,
     dry_run: bool,

@@ -15,17 +15,18 @@ from portwatch.cli.options import (
     scope_options,
 )
 from portwatch.cli.render.terminal import terminal_width
+from portwatch.cli.sections import SectionedCommand
 from portwatch.engines.protocol import Options
 from portwatch.watch.listing import listing
 from portwatch.watch.trees import held_by_trees
 
 
-@click.command("list", short_help="Print open ports and the processes that hold them.")
+@click.command("list", cls=SectionedCommand, short_help="Print open ports and the processes that hold them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
-@click.option("--no-failures", is_flag=True, hidden=True, expose_value=False)  # accepted as by tail, no effect
+@click.option("--no-failures", is_flag=True, expose_value=False, help="No effect: for the options of tail.")
 @scope_options()
 @engine_option
-@ephemeral_option()
+@ephemeral_option
 def command(as_json: bool, engine: str, ephemeral: bool, **scope: Any) -> None:
     """Print open ports and the processes that hold them, then exit.
 

@@ -19,6 +19,7 @@ from portwatch.cli.options import (
     engine_option,
     ephemeral_option,
     interval_option,
+    no_failures_option,
     pop_pids,
     pop_scope,
     report_fallback,
@@ -27,6 +28,7 @@ from portwatch.cli.options import (
 from portwatch.cli.port_argument import PortType
 from portwatch.cli.render.log import stderr_handler
 from portwatch.cli.render.text import event_line
+from portwatch.cli.sections import JOURNAL, METRICS, SectionedCommand, SectionOption
 from portwatch.engines.protocol import Options
 from portwatch.errors import PortwatchError
 from portwatch.event import Event
@@ -51,7 +53,7 @@ _LOG_CLOSE_TIMEOUT = 0.3
 """Seconds that the reader of stdout has to take the last events."""
 
 
-class _ServeCommand(click.Command):
+class _ServeCommand(SectionedCommand):
     """Keeps its arguments, which a reload parses again."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -116,11 +118,30 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     default=(str(DEFAULT_ADDRESS),),
     help="Listen here, or on unix:PATH.  [127.0.0.1:9935]",
 )
-@click.option("--journal", type=click.Path(path_type=Path), help="Write every event to this file.")
 @click.option(
-    "--journal-age", type=Seconds(min=1, max=_CENTURY), default=_MONTH, metavar="SECONDS", hidden=True
+    "--journal",
+    type=click.Path(path_type=Path),
+    help="Write every event to this file.",
+    cls=SectionOption,
+    section=JOURNAL,
 )
-@click.option("--journal-size", type=_SizeType(), default="256M", hidden=True)
+@click.option(
+    "--journal-age",
+    type=Seconds(min=1, max=_CENTURY),
+    default=_MONTH,
+    metavar="SECONDS",
+    help="Delete older events.  [30 days]",
+    cls=SectionOption,
+    section=JOURNAL,
+)
+@click.option(
+    "--journal-size",
+    type=_SizeType(),
+    default="256M",
+    help="Delete the oldest events above it.  [256M]",
+    cls=SectionOption,
+    section=JOURNAL,
+)
 @click.option(
     "--expect",
     type=PortType(needs_proto=True),
@@ -142,15 +163,31 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     default="text",
     help="Format of events and messages.",
 )
-@click.option("--host", "hosts", multiple=True, hidden=True)
-@click.option("--no-failures", is_flag=True, hidden=True)
-@click.option("--metrics-pid", is_flag=True, hidden=True)
-@click.option("--metrics-ephemeral", is_flag=True, hidden=True)
-@click.option("--metrics-max-series", type=click.IntRange(min=1), default=10_000, metavar="N", hidden=True)
-@scope_options(hidden=("pid",))
+@click.option("--host", "hosts", multiple=True, metavar="NAME", help="Accept this name in the Host header.")
+@click.option(
+    "--metrics-pid", is_flag=True, help="Add the label pid to port series.", cls=SectionOption, section=METRICS
+)
+@click.option(
+    "--metrics-ephemeral",
+    is_flag=True,
+    help="Do not fold ephemeral ports into one.",
+    cls=SectionOption,
+    section=METRICS,
+)
+@click.option(
+    "--metrics-max-series",
+    type=click.IntRange(min=1),
+    default=10_000,
+    metavar="N",
+    help="Limit the port series of a scrape.  [10000]",
+    cls=SectionOption,
+    section=METRICS,
+)
+@scope_options()
 @engine_option
-@ephemeral_option(hidden=True)
-@interval_option(hidden=True)
+@ephemeral_option
+@interval_option
+@no_failures_option
 @click.pass_context
 def command(ctx: click.Context, /, check: bool, log_format: str, config: Path | None, **options: Any) -> None:
     """Run the daemon: metrics, API, event stream and web page. See docs/serve.md.

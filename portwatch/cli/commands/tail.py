@@ -14,6 +14,7 @@ from portwatch.cli.options import (
     engine_option,
     ephemeral_option,
     interval_option,
+    no_failures_option,
     pop_pids,
     pop_scope,
     report_fallback,
@@ -21,25 +22,28 @@ from portwatch.cli.options import (
     scope_options,
 )
 from portwatch.cli.render.terminal import styled_event_line, write_line
+from portwatch.cli.sections import ENGINE, SectionedCommand, SectionOption
 from portwatch.engines.core.hooks import HOOK_SETS
 from portwatch.watch.watcher import PortWatcher
 
 
-@click.command("tail", short_help="Print open ports, then every change as it happens.")
+@click.command("tail", cls=SectionedCommand, short_help="Print open ports, then every change as it happens.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON event per line.")
 @click.option("--no-snapshot", is_flag=True, help="Print changes only, not the ports already open.")
-@click.option("--no-failures", is_flag=True, help="Do not trace binds and listens that fail.")
+@scope_options()
+@engine_option
+@ephemeral_option
+@interval_option
+@no_failures_option
 @click.option(
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),
     default="auto",
     metavar="SET",
-    hidden=True,  # for development; the README explains it
+    help=f"{', '.join(HOOK_SETS)}: for core only.  [auto: the best]",
+    cls=SectionOption,
+    section=ENGINE,
 )
-@scope_options()
-@engine_option
-@ephemeral_option()
-@interval_option()
 def command(
     as_json: bool,
     no_snapshot: bool,

@@ -10,6 +10,7 @@ import click
 from portwatch.cli.exit_codes import TIMED_OUT
 from portwatch.cli.options import Seconds, interval_option, report_fallback
 from portwatch.cli.port_argument import pop_query, port_options
+from portwatch.cli.sections import SectionedCommand
 from portwatch.engines.protocol import Options
 from portwatch.port.lookup import Port
 from portwatch.port.wait import PortWait, watch_port
@@ -17,11 +18,11 @@ from portwatch.port.wait import PortWait, watch_port
 _YEAR = 366 * 86_400
 
 
-@click.command("wait", short_help="Wait until a port opens, or closes.")
+@click.command("wait", cls=SectionedCommand, short_help="Wait until a port opens, or closes.")
 @click.option("--gone", is_flag=True, help="Wait until nothing listens any more.")
 @click.option("--timeout", type=Seconds(min=0, max=_YEAR), metavar="SECONDS", help="Then exit with 124.")
 @port_options
-@interval_option()
+@interval_option
 def command(
     port: Port,
     gone: bool,

@@ -12,13 +12,14 @@ from portwatch.cli.exit_codes import FAILED
 from portwatch.cli.options import report_fallback
 from portwatch.cli.port_argument import pop_query, port_options
 from portwatch.cli.render import port_details
+from portwatch.cli.sections import SectionedCommand
 from portwatch.engines.protocol import Options
 from portwatch.event import Listener
 from portwatch.linux.ancestry import listener_with_details
 from portwatch.port.lookup import Port, look_up
 
 
-@click.command("who", short_help="Print everything known about a port and its processes.")
+@click.command("who", cls=SectionedCommand, short_help="Print everything known about a port and its processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
 @port_options
 def command(
