@@ -35,8 +35,8 @@ class Storm:
     def out_of_order(self):
         """Return the number of sockets whose events are not one open followed by one close."""
         by_socket = {}
-        for cookie, kind, moment in self.events:
-            by_socket.setdefault(cookie, []).append((kind, moment))
+        for cookie, kind, parse_time in self.events:
+            by_socket.setdefault(cookie, []).append((kind, parse_time))
         return sum(
             [kind for kind, _ in events] != ["open", "close"] or events[0][1] > events[1][1]
             for events in by_socket.values()

@@ -152,8 +152,8 @@ class Event:
             time=parse_iso_time(values["time"]),
             start_time=parse_iso_time(values.get("start_time")),
             cookie=int(cookie, 16) if cookie else None,
-            held_by=None if held_by is None else tuple(Holder(**holder) for holder in held_by),
-            opener=Process(**{**opener, "start_time": parse_iso_time(opener["start_time"])})
+            held_by=None if held_by is None else tuple(Holder(**_known(Holder, holder)) for holder in held_by),
+            opener=Process(**_known(Process, {**opener, "start_time": parse_iso_time(opener["start_time"])}))
             if opener
             else None,
         )
@@ -331,6 +331,11 @@ class Listener:
     def to_json(self) -> str:
         """Return the JSON form, on one line."""
         return _json_line(self.as_dict())
+
+
+def _known(kind: type[Holder | Process], values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out fields that a later portwatch has added."""
+    return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
 
 
 def _json_line(values: dict[str, Any]) -> str:

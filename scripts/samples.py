@@ -41,9 +41,9 @@ _BLOCK = re.compile(r"(<!-- sample: ([\w-]+) -->\n).*?(<!-- /sample -->)", re.DO
 
 def at(clock: str) -> int:
     """Return a time of the day of the samples, as nanoseconds since the epoch."""
-    moment = parse_iso_time(f"2026-11-21T{clock}Z")
-    assert moment is not None
-    return moment
+    parse_time = parse_iso_time(f"2026-11-21T{clock}Z")
+    assert parse_time is not None
+    return parse_time
 
 
 SSHD = Process(812, at("03:50:00.11"), "sshd", 0, 812, "/system.slice/ssh.service")

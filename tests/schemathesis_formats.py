@@ -15,5 +15,5 @@ schemathesis.openapi.format(
 schemathesis.openapi.format(
     "moment",
     st.builds("".join, st.tuples(_NUMBERS, st.sampled_from("smhd")))
-    | st.datetimes(MIN, MAX).map(lambda moment: moment.isoformat() + "Z"),
+    | st.datetimes(MIN, MAX).map(lambda parse_time: parse_time.isoformat() + "Z"),
 )

@@ -52,7 +52,7 @@ def _capabilities() -> Finding:
             "not ok", text, "run portwatch as root (sudo portwatch), or give its service these capabilities"
         )
     only_old_kernels_care = (
-        missing == [capabilities.SYS_RESOURCE] and kernel.RELEASE >= capabilities.COUNTS_BPF_BY_CGROUP
+        missing == [capabilities.SYS_RESOURCE] and kernel.RELEASE >= capabilities.MEMLOCK_UNUSED_SINCE
     )
     return Finding("ok" if only_old_kernels_care else "limited", text)
 
@@ -60,7 +60,7 @@ def _capabilities() -> Finding:
 def _memlock() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft >> 10} KiB"
-    if kernel.RELEASE >= capabilities.COUNTS_BPF_BY_CGROUP:
+    if kernel.RELEASE >= capabilities.MEMLOCK_UNUSED_SINCE:
         return Finding("ok", f"{amount}, which this kernel does not apply to BPF")
     if capabilities.memlock() is None:
         return Finding("ok", f"{amount}, which can be raised")

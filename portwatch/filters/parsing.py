@@ -45,7 +45,7 @@ _FRACTION = re.compile(r"\.([0-9]{1,9})")
 _SECOND = 1_000_000_000
 
 
-def moment(text: str, now: int) -> int:
+def parse_time(text: str, now: int) -> int:
     """Parse a point in time. Return nanoseconds since the epoch.
 
     `10m` is that long before `now`, `14:30` the most recent such time of day; else ISO 8601. Times without

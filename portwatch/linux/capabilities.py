@@ -34,7 +34,7 @@ ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, IPC_LOCK
 _FOR_PROGRAMS = (BPF, PERFMON, NET_ADMIN)
 """The capabilities to load and attach programs. CAP_SYS_ADMIN implies them."""
 
-COUNTS_BPF_BY_CGROUP = (5, 11)
+MEMLOCK_UNUSED_SINCE = (5, 11)
 """The first kernel that charges BPF memory to the cgroup instead of to RLIMIT_MEMLOCK."""
 RAISE_MEMLOCK = "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)"
 
@@ -60,5 +60,5 @@ def missing_for_programs() -> list[str]:
 def memlock() -> int | None:
     """Return RLIMIT_MEMLOCK in bytes if it limits BPF and this process may not raise it, else None."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    is_unlimited = RELEASE >= COUNTS_BPF_BY_CGROUP or soft == resource.RLIM_INFINITY
+    is_unlimited = RELEASE >= MEMLOCK_UNUSED_SINCE or soft == resource.RLIM_INFINITY
     return None if is_unlimited or has(SYS_RESOURCE, effective()) else soft

@@ -38,7 +38,7 @@ class EventLog:
         """Write the queued events, for at most `timeout` seconds."""
         try:
             self._queue.put(None, timeout=timeout)
-        except Full:  # nobody reads: the daemon thread ends with the process
+        except Full:  # stdout is not read: the thread ends with the process
             return
         self._thread.join(timeout)
 

@@ -43,15 +43,15 @@ class Daemon:
         settings: Settings,
         event_log: EventLog,
         *,
-        read_again: Callable[[], Settings],
-        started: Callable[[Choice], object] = lambda _: None,
+        load_settings: Callable[[], Settings],
+        on_engine: Callable[[Choice], object] = lambda _: None,
     ) -> None:
         """`read_again` returns the settings for a reload. `started` is called with the engine in use."""
         self._settings = settings
         self._event_log = event_log
-        self._read_again = read_again
-        self._started = started
-        self.is_opening = False
+        self._read_again = load_settings
+        self._on_engine = on_engine
+        self.is_opening_engine = False
         """True if `run` returned while a thread still opens the engine. Only the process' exit ends it."""
 
     def run(self) -> None:
@@ -109,10 +109,10 @@ class Daemon:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            self._started((await starting).choice)
+            self._on_engine((await starting).choice)
             systemd.notify("READY=1")
         else:
-            self.is_opening = True
+            self.is_opening_engine = True
             starting.cancel()
         await stopping
 

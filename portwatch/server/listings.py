@@ -27,13 +27,13 @@ class Listings:
         self._state = state
         self._limiter = Limiter(_MAX_CONCURRENT)
 
-    def listeners(self, pids: Filter[int], *, look: bool = False) -> Iterable[Listener]:
+    def listeners(self, pids: Filter[int], *, refresh: bool = False) -> Iterable[Listener]:
         """Return the open ports of these process trees.
 
-        With `look`, or if there are trees, read the holders from the kernel first.
+        With `refresh`, or if there are trees, read the holders from the kernel first.
         """
         filters_by_tree = pids != Filter()
-        listeners = self._state.listeners(look=look or filters_by_tree)
+        listeners = self._state.listeners(refresh=refresh or filters_by_tree)
         if not filters_by_tree:
             return listeners
         try:

@@ -81,13 +81,13 @@ class Monitor:
             self.hub.stop()
         self._output_thread.stop()
 
-    def listeners(self, *, look: bool = False) -> Iterator[Listener]:
-        """Return the open ports within the scope. With `look`, read their holders from the kernel first."""
+    def listeners(self, *, refresh: bool = False) -> Iterator[Listener]:
+        """Return the open ports within the scope. With `refresh`, read their holders from the kernel first."""
         with self._settings_lock:
             hub, subscription, admits = self.hub, self._subscription, self.settings.scope.admits_listener
         assert hub
         assert subscription
-        return (listener for listener in hub.listeners(subscription, look=look) if admits(listener))
+        return (listener for listener in hub.listeners(subscription, refresh=refresh) if admits(listener))
 
     def change(self, settings: Settings) -> None:
         """Apply new settings. Raise PortwatchError and change nothing if they need a restart."""

@@ -36,9 +36,9 @@ class DaemonState:
         """The smallest `after` that the stream can answer from memory."""
         return self._stream.kept_after
 
-    def listeners(self, *, look: bool = False) -> Iterator[Listener]:
-        """Return the open ports. With `look`, read their holders from the kernel first."""
-        return self._monitor.listeners(look=look)
+    def listeners(self, *, refresh: bool = False) -> Iterator[Listener]:
+        """Return the open ports. With `refresh`, read their holders from the kernel first."""
+        return self._monitor.listeners(refresh=refresh)
 
     def readiness(self) -> dict[str, Any]:
         """Return the body of `/readyz`."""

@@ -54,7 +54,7 @@ class Limiter:
             try:
                 return work()
             finally:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits for a slot
+                with suppress(RuntimeError):  # the loop is closed: no request waits for a slot
                     loop.call_soon_threadsafe(self._free.release)
 
         return await run_in_thread(limited)

@@ -269,14 +269,14 @@ class Hub:
         """Remove a tree from a subscription."""
         self._call(lambda: self._unwatch_tree(subscription.roots, root))
 
-    def listeners(self, subscription: Subscription, *, look: bool = True) -> Iterator[Listener]:
+    def listeners(self, subscription: Subscription, *, refresh: bool = True) -> Iterator[Listener]:
         """Return the open sockets that pass the subscription's filter by tree.
 
-        With `look`, check the table against the kernel first. Without, the holders are those of the last check.
+        With `refresh`, check the table against the kernel first. Without, the holders are those of the last check.
         """
 
         def listing() -> Iterator[Listener]:
-            if look:
+            if refresh:
                 self._reconcile("asked", "reconcile")
             return self._table.listeners(subscription.shows if subscription.filters_by_tree else None)
 

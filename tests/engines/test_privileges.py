@@ -14,7 +14,7 @@ from privileges import (
     needs_root,
 )
 
-from portwatch.linux.capabilities import COUNTS_BPF_BY_CGROUP
+from portwatch.linux.capabilities import MEMLOCK_UNUSED_SINCE
 from portwatch.linux.kernel import RELEASE
 
 RUN_AS_ROOT = "run portwatch as root (sudo portwatch)"
@@ -93,7 +93,7 @@ def test_core_works_with_a_memlock_limit_of_0(listening_port):
 def test_a_memlock_limit_that_cannot_be_raised_matters_on_old_kernels_only():
     prefix = [*without("sys_resource"), "prlimit", "--memlock=65536"]
     result = run("list", "--engine", "core", prefix=prefix)
-    if RELEASE < COUNTS_BPF_BY_CGROUP:
+    if RELEASE < MEMLOCK_UNUSED_SINCE:
         assert result.returncode == 3
         assert "RLIMIT_MEMLOCK, which is 64 KiB and cannot be raised" in one_line(result.stderr)
     else:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from portwatch.filters.parsing import moment, one_of, port_range
+from portwatch.filters.parsing import one_of, parse_time, port_range
 
 SECOND = 1_000_000_000
 NOW = 1_795_238_306_586_493_133  # 2026-11-21T05:18:26 UTC
@@ -57,35 +57,35 @@ def test_one_of_accepts_only_the_allowed_values():
     ("text", "seconds"), [("0s", 0), ("30s", 30), ("10m", 600), ("2h", 7200), ("3d", 259_200)]
 )
 def test_moment_with_a_unit_is_that_long_ago(text, seconds):
-    assert moment(text, NOW) == NOW - seconds * SECOND
+    assert parse_time(text, NOW) == NOW - seconds * SECOND
 
 
 @pytest.mark.usefixtures("_zone")
 @pytest.mark.parametrize(("hour", "minute"), [(0, 0), (5, 18), (5, 19), (23, 59)])
 def test_moment_with_a_time_of_day_is_the_most_recent_one_in_local_time(hour, minute):
-    result = moment(f"{hour}:{minute:02}", NOW)
+    result = parse_time(f"{hour}:{minute:02}", NOW)
     assert time.localtime(result // SECOND)[3:6] == (hour, minute, 0)
     assert NOW - 86_400 * SECOND < result <= NOW
 
 
 @pytest.mark.usefixtures("_zone")
 def test_moment_without_a_zone_is_local_time():
-    assert moment("2026-11-21", NOW) == local(2026, 11, 21)
-    assert moment("2026-11-21T03:57:02", NOW) == local(2026, 11, 21, 3, 57, 2)
+    assert parse_time("2026-11-21", NOW) == local(2026, 11, 21)
+    assert parse_time("2026-11-21T03:57:02", NOW) == local(2026, 11, 21, 3, 57, 2)
 
 
 @pytest.mark.usefixtures("_zone")
 def test_moment_with_a_zone_keeps_nanoseconds():
-    assert moment("2026-11-21T05:18:26.586493133Z", NOW) == NOW
-    assert moment("2026-11-21T06:18:26.5+01:00", NOW) == NOW // SECOND * SECOND + 500_000_000
+    assert parse_time("2026-11-21T05:18:26.586493133Z", NOW) == NOW
+    assert parse_time("2026-11-21T06:18:26.5+01:00", NOW) == NOW // SECOND * SECOND + 500_000_000
 
 
 def test_moment_accepts_any_year():
-    assert moment("9999-12-31T23:59:59Z", NOW) == 253_402_300_799 * SECOND
-    assert moment("0001-01-02T00:00:00Z", NOW) < 0
+    assert parse_time("9999-12-31T23:59:59Z", NOW) == 253_402_300_799 * SECOND
+    assert parse_time("0001-01-02T00:00:00Z", NOW) < 0
 
 
 @pytest.mark.parametrize("text", ["soon", "", "25:00", "10", "2026-13-01"])
 def test_moment_says_which_forms_it_accepts(text):
     with pytest.raises(ValueError, match=f"'{text}' is not a time: try 10m"):
-        moment(text, NOW)
+        parse_time(text, NOW)

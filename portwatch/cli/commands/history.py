@@ -12,7 +12,7 @@ import click
 from portwatch.cli.options import GLOBS, PORTS
 from portwatch.cli.render.terminal import styled_event_line, write_line
 from portwatch.cli.sections import SectionedCommand
-from portwatch.filters.parsing import moment
+from portwatch.filters.parsing import parse_time
 from portwatch.filters.scope import PortRange
 
 
@@ -21,7 +21,7 @@ class _TimeType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return moment(value, time.time_ns())
+            return parse_time(value, time.time_ns())
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -217,14 +217,14 @@ def _run(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
     daemon = Daemon(
         settings,
         event_log,
-        read_again=partial(_settings_again, ctx),
-        started=partial(report_fallback, report=log.warning),
+        load_settings=partial(_settings_again, ctx),
+        on_engine=partial(report_fallback, report=log.warning),
     )
     try:
         daemon.run()
     finally:
         event_log.close(_LOG_CLOSE_TIMEOUT)
-    if daemon.is_opening:
+    if daemon.is_opening_engine:
         os._exit(0)  # clang may be running in a thread, which would crash while the interpreter shuts down
 
 

@@ -21,8 +21,8 @@ def set_aside(path: Path, reason: object) -> int | None:
     """
     last_seq = _last_seq(path)
     seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
-    moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09}Z"
-    broken = path.with_name(f"{path.name}.broken-{moment}")
+    timestamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09}Z"
+    broken = path.with_name(f"{path.name}.broken-{timestamp}")
     # The WAL first: SQLite must never apply it to another database.
     for old, new in zip((*companions(path), path), (*companions(broken), broken), strict=True):
         with suppress(FileNotFoundError):  # each of the three may be missing

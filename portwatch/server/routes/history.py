@@ -7,7 +7,7 @@ import time
 
 from aiohttp import web
 
-from portwatch.filters.parsing import moment, one_of, port_range
+from portwatch.filters.parsing import one_of, parse_time, port_range
 from portwatch.outputs.journal import Reader
 from portwatch.server import params
 from portwatch.server.journal_queries import JournalQueries
@@ -28,7 +28,7 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
         params.only_known(query, PARAMETERS)
         now = time.time_ns()
         since, until = (
-            params.values(query, name, lambda text: moment(text, now)) for name in ("since", "until")
+            params.values(query, name, lambda text: parse_time(text, now)) for name in ("since", "until")
         )
         before = params.number(query, "before")
         limit = params.number(query, "limit", _DEFAULT_LIMIT, least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT

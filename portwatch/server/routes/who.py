@@ -29,7 +29,7 @@ def routes(listings: Listings) -> list[web.RouteDef]:
         def build() -> str:
             ports = [
                 port_entry(listener_with_details(listener, commands=shows_commands))
-                for listener in listings.listeners(pids, look=True)
+                for listener in listings.listeners(pids, refresh=True)
                 if scope.admits_listener(listener)
             ]
             return json.dumps({"ports": ports}, separators=(",", ":"))
