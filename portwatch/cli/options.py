@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import click
 
+from portwatch.addresses import EXPOSURES
 from portwatch.cli.sections import ENGINE, FILTERS, ExcludeOption, SectionOption
 from portwatch.engines.choice import ENGINES, Choice
 from portwatch.engines.limits import FAILURES
 from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.filters.filter import Filter
-from portwatch.filters.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
+from portwatch.filters.parsing import one_of, port_range
 from portwatch.filters.scope import Scope
 from portwatch.linux import cgroups, containers, netns, procfs
+from portwatch.model import PROTOCOLS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

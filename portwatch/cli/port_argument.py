@@ -15,8 +15,8 @@ from portwatch.cli.options import (
     pop_scope,
     scope_options,
 )
-from portwatch.filters.parsing import PROTOCOLS
 from portwatch.linux import netns
+from portwatch.model import PROTOCOLS
 from portwatch.port.lookup import Port, PortQuery
 
 

@@ -6,11 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from portwatch.addresses import EXPOSURES
 from portwatch.filters.scope import PortRange
-from portwatch.model import PROTOCOLS
-
-__all__ = ["EXPOSURES", "PROTOCOLS", "moment", "one_of", "port_range"]
 
 
 def port_range(text: str) -> PortRange:

@@ -26,9 +26,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from portwatch import __version__
-from portwatch.addresses import exposure
+from portwatch.addresses import EXPOSURES, exposure
 from portwatch.event import Event, Listener
-from portwatch.filters.parsing import EXPOSURES, PROTOCOLS
+from portwatch.model import PROTOCOLS
 from portwatch.outputs import port_series
 from portwatch.watch.counts import Counts
 

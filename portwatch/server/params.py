@@ -12,10 +12,12 @@ from typing import Any
 from aiohttp import web
 from multidict import MultiMapping
 
+from portwatch.addresses import EXPOSURES
 from portwatch.filters.filter import Filter
-from portwatch.filters.parsing import EXPOSURES, PROTOCOLS, one_of, port_range
+from portwatch.filters.parsing import one_of, port_range
 from portwatch.filters.scope import Scope
 from portwatch.linux import netns
+from portwatch.model import PROTOCOLS
 from portwatch.server.responses import refusal
 
 LARGEST_NUMBER = 2**63 - 1

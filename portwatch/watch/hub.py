@@ -272,7 +272,8 @@ class Hub:
     def listeners(self, subscription: Subscription, *, refresh: bool = True) -> Iterator[Listener]:
         """Return the open sockets that pass the subscription's filter by tree.
 
-        With `refresh`, check the table against the kernel first. Without, the holders are those of the last check.
+        With `refresh`, check the table against the kernel first. Otherwise the holders are those of the last
+        check.
         """
 
         def listing() -> Iterator[Listener]:
