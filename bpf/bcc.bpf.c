@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The programs of the bcc engine, compiled when it starts. There are two sets of hooks, of which
- * one is attached as a whole: kprobes, and on kernels without them the stable hooks, which are
- * those of core.bpf.c. A program is named after its hook. docs/kernel-hooks.md says what each
- * hook sees, and why it was chosen.
+ * The programs of the bcc engine. bcc compiles them when the engine starts. There are two sets of hooks, and
+ * one of them is attached: kprobes, or on kernels without kprobes the stable hooks, which are the same as in
+ * core.bpf.c. A program is named after its hook. docs/kernel-hooks.md says what each hook sees, and why it
+ * was chosen.
  *
- * bcc rewrites this file, but not the headers. Maps can be used in this file only; fields of the
- * kernel's structs and of contexts are read in the headers only.
+ * bcc rewrites this file, but not the headers. Therefore maps are used only in this file, and fields of kernel
+ * structs and contexts are read only in headers.
  */
 #include "kernel.h"
 #include "portwatch.h"
@@ -22,47 +22,47 @@
 
 BPF_PERF_OUTPUT(records);
 
-/* A bind() or listen() in progress, from its entry to its exit. */
+/* A bind() or listen() call that has not returned yet. */
 struct call {
-	__u64 sockaddr;	/* in user memory; for kprobes in kernel memory */
-	__u64 socket;	/* struct socket *, for kprobes */
-	__u32 fd;	/* for system calls */
+	__u64 sockaddr;	/* in user memory, or for kprobes in kernel memory */
+	__u64 socket;	/* address of the struct socket; set by kprobes */
+	__u32 fd;	/* set by system call tracepoints */
 	__u32 length;	/* of the sockaddr */
-	__u32 opened;	/* a hook inside this listen() has reported an open */
+	__u32 opened;	/* an open has been reported for this listen() */
 };
 
-/* By thread. */
+/* The key is the thread: see this_thread(). */
 BPF_TABLE(CALLS_TYPE, u64, struct call, calls, 4096);
 
 /*
- * A value that one hook inside a bind() or listen() leaves for a later hook inside the same call.
- * By thread. Not in `calls`, where the enclosing call of the thread has an entry at the same time.
+ * Passes a value from one hook to a later hook within the same bind() or listen(). The key is the thread.
+ * `calls` cannot be used, because the thread has an entry for the bind() or listen() there at the same time.
  */
 BPF_TABLE(CALLS_TYPE, u64, u64, nested_calls, 4096);
 
-/* Processes of the watched trees, by pid. */
+/* The processes of the watched trees. The key is the pid. */
 BPF_TABLE("hash", u32, struct member, members, 65536);
 
-/* Sockets that watched trees opened or hold, by address in the kernel; removed at their close. */
+/* Sockets that watched trees opened or hold, until their close. The key is the address of the struct sock. */
 BPF_TABLE("hash", u64, u8, tree_sockets, 65536);
 
-/* Sockets whose open was excluded, by address, with the generation of the filter that excluded it. */
+/* Sockets whose open was excluded. The key is the address, the value is filter.generation at that time. */
 BPF_TABLE("hash", u64, u32, excluded_sockets, 16384);
 
 /* Written by user space. */
 struct control {
-	u64 trees;	/* bit mask of the trees that are watched */
+	u64 trees;	/* bit mask of the watched process trees */
 	u32 filter_flags;	/* enum filter_flag */
-	u32 port;	/* iter_sockets reports only users of this port; 0: everything that is open */
+	u32 port;	/* if not 0, iter_sockets reports only sockets on this port */
 };
 BPF_F_TABLE("array", u32, struct control, controls, 1, SHARED_FLAGS);
 
-/* Apart from `controls`, because get_control() returns a copy, and this is too large to copy. */
+/* This is not part of `controls`, because get_control() returns a copy, and a filter is too large to copy. */
 BPF_F_TABLE("array", u32, struct filter, filters, 1, SHARED_FLAGS);
 
 /* Counters read by user space. */
 struct drops {
-	u64 records;	/* the kernel counts these too, but reports them only with the next record that fits */
+	u64 records;	/* the kernel counts these too, but reports the count only with the next record */
 	u64 members;
 };
 BPF_F_TABLE("array", u32, struct drops, drops, 1, SHARED_FLAGS);
@@ -137,8 +137,8 @@ INLINE u32 filter_generation(void)
 }
 
 /*
- * For an open: true if the current process is in an excluded cgroup. Records the answer in
- * excluded_sockets, so that the close is excluded as well, whichever process it runs in.
+ * For an open: returns true if the current process is in an excluded cgroup. Adds the socket to
+ * excluded_sockets then, so that the close is excluded too, whichever process it runs in.
  */
 INLINE bool mark_if_excluded(struct sock *sk)
 {
@@ -154,8 +154,9 @@ INLINE bool mark_if_excluded(struct sock *sk)
 }
 
 /*
- * For a close: true if the open was excluded. Removes the socket from excluded_sockets. An open
- * excluded by an earlier generation of the filter does not count: this one may want it.
+ * For a close: returns true if the current filter excluded the open. Removes the socket from excluded_sockets.
+ * If only an earlier filter excluded the open, the result is false, because the current filter may include the
+ * socket.
  */
 INLINE bool pop_excluded_socket(struct sock *sk)
 {
@@ -170,7 +171,10 @@ INLINE bool pop_excluded_socket(struct sock *sk)
 	return is_current;
 }
 
-/* For a close: true if the socket is in tree_sockets. Removes it, since its address will be reused. */
+/*
+ * For a close: returns true if the socket is in tree_sockets, and removes it, because another socket may get
+ * its address.
+ */
 INLINE bool pop_tree_socket(struct sock *sk)
 {
 	u64 address = (u64)sk;
@@ -178,7 +182,10 @@ INLINE bool pop_tree_socket(struct sock *sk)
 	return !tree_sockets.delete(&address);
 }
 
-/* Sets record->trees and evaluates the filter. Adds the socket to tree_sockets if a tree opens it. */
+/*
+ * Sets record->trees. Returns true if the record passes the filter. If a watched tree opens the socket, adds
+ * it to tree_sockets.
+ */
 INLINE bool must_report_open(struct portwatch_record *record, struct sock *sk)
 {
 	u64 address = (u64)sk;
@@ -194,7 +201,10 @@ INLINE bool must_report_open(struct portwatch_record *record, struct sock *sk)
 	return !mark_if_excluded(sk);
 }
 
-/* Sets record->trees and evaluates the filter. Forgets the socket. */
+/*
+ * Sets record->trees. Returns true if the record passes the filter. Removes the socket from tree_sockets and
+ * excluded_sockets.
+ */
 INLINE bool must_report_close(struct portwatch_record *record, struct sock *sk)
 {
 	bool was_of_tree = pop_tree_socket(sk), was_excluded = pop_excluded_socket(sk);
@@ -206,8 +216,8 @@ INLINE bool must_report_close(struct portwatch_record *record, struct sock *sk)
 }
 
 /*
- * Sets record->trees and evaluates the filter for a failure or a changed backlog. These are judged
- * by the calling process alone, whichever process opened the socket.
+ * For a failure or a changed backlog: sets record->trees, and returns true if the record passes the filter. The
+ * filter is applied to the calling process here, whichever process opened the socket.
  */
 INLINE bool must_report_for_caller(struct portwatch_record *record, struct sock *sk)
 {
@@ -225,7 +235,7 @@ INLINE void submit(void *ctx, struct portwatch_record *record)
 		count_dropped_record();
 }
 
-/* How user space recognizes the socket: by its cookie, or by its address where a hook cannot make cookies. */
+/* User space identifies a socket by its cookie, or by its address if the hook cannot create a cookie. */
 struct identity {
 	u64 cookie;
 	u64 address;
@@ -238,7 +248,7 @@ INLINE struct identity by_cookie(u64 cookie)
 	return identity;
 }
 
-/* With the cookie, if an iterator or another hook has made one before. */
+/* Includes the cookie if the socket already has one. */
 INLINE struct identity by_address(struct sock *sk)
 {
 	struct identity identity = { .cookie = stored_cookie_of(sk), .address = (u64)sk };
@@ -269,7 +279,7 @@ INLINE void report_close(void *ctx, struct sock *sk, struct identity identity)
 		submit(ctx, &record);
 }
 
-/* `requested` is NULL if the address could not be read. */
+/* `requested` is the address that was passed to bind(), or NULL if it could not be read. */
 INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const struct sockaddr_any *requested)
 {
 	struct portwatch_record record;
@@ -282,7 +292,10 @@ INLINE void report_bind_failed(void *ctx, struct sock *sk, int error, const stru
 		submit(ctx, &record);
 }
 
-/* For a listen() that opened nothing. If it succeeded, it found a listener and changed its backlog. */
+/*
+ * Reports a listen() that did not open a port. If the call succeeded, the socket was already listening, and the
+ * call changed its backlog.
+ */
 INLINE void report_listen_result(void *ctx, struct sock *sk, int result)
 {
 	struct identity identity = by_address(sk);
@@ -313,7 +326,7 @@ INLINE int begin_call(struct call *call)
 	return 0;
 }
 
-/* Stable hooks. Comments that apply to core.bpf.c's programs too are there. */
+/* Stable hooks. Comments in core.bpf.c that apply to these programs too are not repeated. */
 
 int sockops_listen(struct bpf_sock_ops *ctx)
 {
@@ -335,7 +348,7 @@ int sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Leaves for cgroup_post_bind whether the kernel chooses the port, which cannot be seen there. */
+/* Tells cgroup_post_bind whether the kernel chooses the port, because that hook cannot find out. */
 int cgroup_bind(struct bpf_sock_addr *ctx)
 {
 	u64 thread = this_thread();
@@ -426,8 +439,8 @@ int sys_exit_listen(struct syscall_exit *ctx)
 /* Kprobes. */
 
 /*
- * Runs once for each change from CLOSE to LISTEN, for MPTCP's subflow too. `sk` is the first argument
- * in all kernels.
+ * Runs once for each change from CLOSE to LISTEN, including that of an MPTCP listener's subflow. `sk` is the
+ * first argument on all kernels.
  */
 int inet_csk_listen_start_entry(struct pt_regs *ctx)
 {
@@ -464,7 +477,7 @@ int inet_csk_listen_stop_entry(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Hot: runs for every connection that a busy server closes. */
+/* Also runs for every TCP connection that is closed, so it must return early for TCP sockets. */
 int inet_release_entry(struct pt_regs *ctx)
 {
 	struct sock *sk = sock_of_socket((void *)PT_REGS_PARM1(ctx));
@@ -474,20 +487,20 @@ int inet_release_entry(struct pt_regs *ctx)
 	return 0;
 }
 
-/* udp_lib_get_port(sk, snum, ...): snum is 0 if the kernel chooses the port, as it does for every DNS query. */
+/* udp_lib_get_port(sk, snum, ...): snum is 0 if the kernel chooses the port, for example for a DNS query. */
 int udp_lib_get_port_entry(struct pt_regs *ctx)
 {
 	u64 thread = this_thread();
 	u64 sk = PT_REGS_PARM1(ctx);
 	bool program_chooses_port = (unsigned short)PT_REGS_PARM2(ctx);
 
-	/* An earlier call whose exit was missed may have left its socket here. */
+	/* If the exit of an earlier call was missed, the map still has that call's socket. */
 	nested_calls.delete(&thread);
 	if (!program_chooses_port && !EPHEMERAL)
 		return 0;
 	if (!is_udp((void *)sk) || !has_file((void *)sk))
 		return 0;
-	sk |= program_chooses_port;	/* the lowest bit of a pointer is free */
+	sk |= program_chooses_port;	/* a flag in the lowest bit, which is 0 in every pointer */
 	nested_calls.update(&thread, &sk);
 	return 0;
 }
@@ -511,8 +524,8 @@ int udp_lib_get_port_exit(struct pt_regs *ctx)
 }
 
 /*
- * On inet_bind, inet6_bind and mptcp_bind, which may call each other: the exit of the inner one
- * reports and removes the call, so that the exit of the outer one finds nothing to report.
+ * Attached to inet_bind, inet6_bind and mptcp_bind, which may call each other. The exit of the inner function
+ * reports the failure and removes the entry from `calls`, so that the exit of the outer one reports nothing.
  */
 int bind_entry(struct pt_regs *ctx)
 {
@@ -542,7 +555,7 @@ int bind_exit(struct pt_regs *ctx)
 	return 0;
 }
 
-/* On inet_listen and mptcp_listen. Before 6.6, the latter calls the former. */
+/* Attached to inet_listen and mptcp_listen. Before 6.6, mptcp_listen calls inet_listen. */
 int listen_entry(struct pt_regs *ctx)
 {
 	struct call call = {};
@@ -612,7 +625,10 @@ int iter_sockets(struct bpf_iter__task_file *ctx)
 	if (address && tree_sockets.update(&address, &yes))
 		count_dropped_record();
 	address = (u64)listening_sock(sk);
-	/* Opened in an excluded cgroup, and now held by a process in another: its close is reported. */
+	/*
+	 * The open may have been excluded, but now a process outside the excluded cgroups holds the socket. So
+	 * its close must be reported.
+	 */
 	if (!is_excluded(task))
 		excluded_sockets.delete(&address);
 	write_holder(ctx, task, sk, bpf_get_socket_cookie(sk), trees);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Fills a record from a socket, from the address that a failed bind requested, and from a task. */
+/* Functions that fill a record: from a socket, from the address that a failed bind() requested, from a task. */
 #ifndef CAPTURE_H
 #define CAPTURE_H
 
-#define NETDEV_CHAIN_MAX 16	/* longest part of a hash chain that is searched for a device */
+#define NETDEV_CHAIN_MAX 16	/* how many entries of a hash chain are searched for a device */
 
-/* Looks up the device's name here, because user space may have no access to the socket's network namespace. */
+/* Copies the device's name. User space may have no access to the socket's network namespace to look it up. */
 INLINE void capture_device(struct portwatch_record *record, struct sock *sk, int ifindex)
 {
 	struct net *net = READ(sk, __sk_common.skc_net.net);
@@ -53,7 +53,7 @@ INLINE void capture_socket(struct portwatch_record *record, struct sock *sk)
 		capture_device(record, sk, ifindex);
 }
 
-/* Replaces the socket's own address by the one that a failed bind requested, since the socket never got it. */
+/* Replaces the socket's address in the record by the address that a failed bind() requested. */
 INLINE void capture_requested_address(struct portwatch_record *record, struct sock *sk,
 				      const struct sockaddr_any *requested)
 {
@@ -78,7 +78,7 @@ INLINE void capture_task(struct portwatch_record *record, struct task_struct *ta
 	struct cgroup *v2 = READ(cgroups, dfl_cgrp);
 	struct cgroup *most_specific = most_specific_cgroup(cgroups, v2);
 	struct kernfs_node *leaf = READ(most_specific, kn);
-	/* numbers[] has level + 1 entries; the last is the pid in the task's own namespace. */
+	/* numbers[] has level + 1 entries. The last one is the pid in the task's own pid namespace. */
 	struct upid *upid = (void *)((char *)&pid->numbers[0] +
 						 READ(pid, level) * SIZE_OF(struct upid));
 

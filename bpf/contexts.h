@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * What bcc.bpf.c's programs read from their contexts. The reads are here because bcc rewrites those
- * that it finds in bcc.bpf.c itself.
+ * Functions that read the contexts of the programs in bcc.bpf.c. They are in a header because bcc rewrites
+ * reads of a context in bcc.bpf.c, but not in headers.
  */
 #ifndef CONTEXTS_H
 #define CONTEXTS_H
@@ -10,7 +10,7 @@
 #define syscall_argument(ctx, number) ((ctx)->args[number])
 #define syscall_result(ctx) ((ctx)->ret)
 
-/* The socket of a successful listen(), or NULL for every other event of sockops. */
+/* Returns the socket of a successful listen(), or NULL if the sockops event is another one. */
 INLINE struct sock *sock_of_listen_cb(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *bpf_sk;
@@ -21,7 +21,7 @@ INLINE struct sock *sock_of_listen_cb(struct bpf_sock_ops *ctx)
 	return bpf_sk ? (void *)bpf_skc_to_tcp_sock(bpf_sk) : NULL;
 }
 
-/* At inet_sock_set_state: the listener that closes, or NULL for every other state change. */
+/* For inet_sock_set_state: returns the listener that closes, or NULL if the state change is another one. */
 INLINE struct sock *closing_listener(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (void *)ctx->args[0];
@@ -34,7 +34,7 @@ INLINE bool is_udp_bind(struct bpf_sock_addr *ctx)
 	return ctx->protocol == IPPROTO_UDP;
 }
 
-/* A bind to port 0 leaves the choice to the kernel. */
+/* A bind() to port 0 lets the kernel choose the port. */
 INLINE bool lets_kernel_choose_port(struct bpf_sock_addr *ctx)
 {
 	return ctx->user_port == 0;
@@ -57,7 +57,7 @@ INLINE struct task_struct *task_of_iter(struct bpf_iter__task_file *ctx)
 	return ctx->task;
 }
 
-/* The socket behind the file that the iterator is at, or NULL if the pass does not report it. */
+/* Returns the socket of the iterator's current file, or NULL if there is none that is_selected(). */
 INLINE struct sock *sock_of_iter(struct bpf_iter__task_file *ctx, __u32 port)
 {
 	struct file *file = ctx->file;
@@ -71,7 +71,7 @@ INLINE struct sock *sock_of_iter(struct bpf_iter__task_file *ctx, __u32 port)
 	return sk && is_selected(sk, port) ? sk : NULL;
 }
 
-/* The socket whose close is reported when `sk` is closed, or NULL if none is. */
+/* Returns the socket that a close of `sk` will be reported for, or NULL if none will be reported. */
 INLINE struct sock *sock_reported_on_close(struct sock *sk)
 {
 	if (is_udp(sk))

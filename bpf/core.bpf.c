@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The programs of the core engine, loaded by libbpf. This file has the stable hooks, which
- * need neither kprobes nor fentry; fentry.h has those on fentry and fexit. A program is named
- * after its hook. docs/kernel-hooks.md says what each hook sees, and why it was chosen.
+ * The programs of the core engine, loaded by libbpf. This file has the stable hooks, which need neither
+ * kprobes nor fentry. fentry.h has the fentry and fexit hooks. A program is named after its hook.
+ * docs/kernel-hooks.md says what each hook sees, and why it was chosen.
  */
 #define CORE
 #include "libbpf.h"
@@ -17,19 +17,22 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* Set before the programs are loaded. One struct, because the compiler may reorder separate variables. */
+/*
+ * Written by user space before the programs are loaded. User space relies on the order of the fields. The
+ * compiler may reorder separate variables, but not the fields of a struct.
+ */
 const volatile struct {
-	bool ephemeral;		/* report UDP ports that the kernel chose, too */
+	bool ephemeral;		/* also report UDP ports that the kernel chose */
 	bool failures;		/* report binds and listens that fail */
-	bool socket_helpers;	/* tracing programs may call the helpers for sockets: from 5.12 on */
+	bool socket_helpers;	/* tracing programs may call the socket helpers; true from 5.12 on */
 } settings = {};
 
-/* Mapped by user space, which writes all but the counters. */
+/* User space maps this memory. The programs write only the two counters, user space writes the rest. */
 struct {
-	__u64 dropped_records;	/* for which the ring had no room */
-	__u64 dropped_members;	/* for which the map of members had no room */
-	__u64 port;		/* iter_sockets reports only users of this port; 0: everything that is open */
-	__u64 trees;		/* bit mask of the trees that are watched */
+	__u64 dropped_records;	/* records that did not fit into the ring buffer */
+	__u64 dropped_members;	/* processes that did not fit into `members` */
+	__u64 port;		/* if not 0, iter_sockets reports only sockets on this port */
+	__u64 trees;		/* bit mask of the watched process trees */
 	__u64 filter_flags;	/* enum filter_flag */
 	struct filter filter;
 } shared = {};
@@ -39,15 +42,15 @@ struct {
 	__uint(max_entries, 4 << 20);
 } records SEC(".maps");
 
-/* A bind() or listen() in progress, from its entry to its exit. */
+/* A bind() or listen() call that has not returned yet. */
 struct call {
 	__u64 sockaddr;	/* in user memory */
 	__u32 fd;
 	__u32 length;	/* of the sockaddr */
-	__u32 opened;	/* sockops_listen has seen this listen() succeed */
+	__u32 opened;	/* sockops_listen has reported an open for this listen() */
 };
 
-/* By thread. */
+/* The key is the thread: see this_thread(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -56,14 +59,15 @@ struct {
 } calls SEC(".maps");
 
 /*
- * State kept in the socket itself: it has no size limit, is freed with the socket, and costs
- * half as much as a hash map keyed by cookie. It makes the release of all other sockets cheap.
+ * State that the kernel stores with a socket (sk_storage). Unlike a hash map, the storage has no size limit,
+ * the kernel frees it together with the socket, and an access costs half as much as a lookup by cookie. At a
+ * release, sockets without a mark are skipped at little cost.
  */
 struct mark {
 	__u8 kernel_chose_port;
-	__u8 is_tracked;		/* a bound UDP socket, whose release is reported */
-	__u8 is_of_tree;		/* a watched tree opened it, or was found to hold it */
-	__u32 excluded_generation;	/* generation of the filter that excluded its open; 0: none */
+	__u8 is_tracked;		/* a bound UDP socket: its release is reported */
+	__u8 is_of_tree;		/* a watched process tree opened or holds the socket */
+	__u32 excluded_generation;	/* filter.generation when the open was excluded, otherwise 0 */
 };
 
 struct {
@@ -73,7 +77,7 @@ struct {
 	__type(value, struct mark);
 } marks SEC(".maps");
 
-/* Processes of the watched trees, by pid. */
+/* The processes of the watched trees. The key is the pid. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -83,8 +87,9 @@ struct {
 } members SEC(".maps");
 
 /*
- * Listening subflows of MPTCP sockets that watched trees hold, by address in the kernel. They
- * cannot have a mark: no helper leads from an MPTCP socket to a subflow that helpers accept.
+ * The listening subflows of MPTCP sockets that watched trees hold. The key is the address of the struct sock.
+ * iter_sockets sees only the MPTCP socket, and cannot mark its subflow: no helper returns a pointer to the
+ * subflow that bpf_sk_storage_get() accepts.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -122,8 +127,8 @@ INLINE __u64 trees_of_current(void)
 }
 
 /*
- * Which pointers to a socket the helpers accept depends on the context. In the functions below,
- * `void *sk` is a pointer for helpers, and `struct sock *sk` is a pointer for reading fields.
+ * Each type of program has its own kind of socket pointer that helpers accept. In the functions below, such a
+ * pointer is declared as `void *sk`. A pointer that is used to read fields is declared as `struct sock *sk`.
  */
 INLINE struct mark *find_mark(void *sk)
 {
@@ -160,7 +165,7 @@ INLINE bool watched_trees_only(void)
 	return shared.filter_flags & FILTER_TREES;
 }
 
-/* True if a record about this socket must be sent, given the trees of the current process. */
+/* True if the socket passes the filter by process tree. `trees` are those of the current process. */
 INLINE bool must_report(void *sk, __u64 trees)
 {
 	return trees || !watched_trees_only() || is_of_tree(sk);
@@ -172,8 +177,8 @@ INLINE bool is_current_excluded(void)
 }
 
 /*
- * For an open: true if the current process is in an excluded cgroup. Records the answer in the
- * socket's mark, so that its close is excluded as well, whichever process it runs in.
+ * For an open: returns true if the current process is in an excluded cgroup. Stores this in the socket's mark,
+ * so that the close is excluded too, whichever process it runs in.
  */
 INLINE bool mark_if_excluded(void *sk)
 {
@@ -189,7 +194,10 @@ INLINE bool mark_if_excluded(void *sk)
 	return is_excluded;
 }
 
-/* For a close. An open excluded by an earlier generation of the filter does not count: this one may want it. */
+/*
+ * For a close: true if the current filter excluded the open. If only an earlier filter excluded it, the result
+ * is false, because the current filter may include the socket.
+ */
 INLINE bool was_open_excluded(void *sk)
 {
 	struct mark *mark;
@@ -213,7 +221,10 @@ INLINE struct portwatch_record *reserve(enum portwatch_kind kind, struct sock *s
 	return record;
 }
 
-/* Reserves the record of an open unless the filter drops it. `sk` and `helper_sk` are the same socket. */
+/*
+ * Reserves a record for an open. Returns NULL if the filter drops it. `helper_sk` points to the same socket as
+ * `sk`, and is accepted by helpers.
+ */
 INLINE struct portwatch_record *reserve_open(struct sock *sk, void *helper_sk)
 {
 	__u64 trees = trees_of_current();
@@ -226,8 +237,8 @@ INLINE struct portwatch_record *reserve_open(struct sock *sk, void *helper_sk)
 }
 
 /*
- * Reserves the record of a failure or of a changed backlog, unless the filter drops it. These
- * are judged by the calling process alone, whichever process opened the socket.
+ * Reserves a record for a failure or a changed backlog. Returns NULL if the filter drops it. The filter is
+ * applied to the calling process here, whichever process opened the socket.
  */
 INLINE struct portwatch_record *reserve_for_caller(enum portwatch_kind kind, struct sock *sk, __u16 port)
 {
@@ -238,7 +249,7 @@ INLINE struct portwatch_record *reserve_for_caller(enum portwatch_kind kind, str
 	return reserve(kind, sk, trees);
 }
 
-/* `requested` is NULL if the address could not be read. */
+/* `requested` is the address that was passed to bind(), or NULL if it could not be read. */
 INLINE void report_bind_failed(struct sock *sk, int error, const struct sockaddr_any *requested)
 {
 	__u16 port = requested ? __builtin_bswap16(requested->port) : port_of(sk);
@@ -252,7 +263,10 @@ INLINE void report_bind_failed(struct sock *sk, int error, const struct sockaddr
 	}
 }
 
-/* For a listen() that opened nothing. If it succeeded, it found a listener and changed its backlog. */
+/*
+ * Reports a listen() that did not open a port. If the call succeeded, the socket was already listening, and the
+ * call changed its backlog.
+ */
 INLINE void report_listen_result(struct sock *sk, int result)
 {
 	struct portwatch_record *record;
@@ -264,13 +278,16 @@ INLINE void report_listen_result(struct sock *sk, int result)
 	}
 }
 
-/* May return 0 where the helper is missing. User space then goes by the inode. */
+/* May return 0 before 5.12. User space then identifies the socket by its inode. */
 INLINE __u64 cookie_of(struct sock *sk)
 {
 	return settings.socket_helpers ? bpf_get_socket_cookie(sk) : stored_cookie_of(sk);
 }
 
-/* For a socket that iter_sockets found in a tree. What an MPTCP listener closes is its subflow. */
+/*
+ * Marks a socket that iter_sockets found in a watched tree, so that its close is reported. The close of an
+ * MPTCP listener is seen on its subflow, so the subflow is added to tree_subflows instead.
+ */
 INLINE void mark_held_by_tree(struct sock *sk)
 {
 	__u64 subflow;
@@ -285,7 +302,10 @@ INLINE void mark_held_by_tree(struct sock *sk)
 	}
 }
 
-/* For a close: true if the socket is in tree_subflows. Removes it, since its address will be reused. */
+/*
+ * For a close: returns true if the socket is in tree_subflows, and removes it, because another socket may get
+ * its address.
+ */
 INLINE bool pop_tree_subflow(struct sock *sk)
 {
 	__u64 address = (__u64)sk;
@@ -294,8 +314,8 @@ INLINE bool pop_tree_subflow(struct sock *sk)
 }
 
 /*
- * While a tracing program is active on a CPU, the kernel does not run it there again. A task that
- * preempts it and reaches the same hook is missed.
+ * While a tracing program is active on a CPU, the kernel skips it there. If another task preempts the program
+ * and reaches the same hook, its event is missed.
  */
 INLINE void disable_preemption(void)
 {
@@ -333,7 +353,7 @@ INLINE void report_unpreempted(enum portwatch_kind kind, struct sock *sk)
 	}
 }
 
-/* Reports an open or a close from a tracing program. */
+/* Reports an open or a close. For tracing programs only. */
 INLINE void report(enum portwatch_kind kind, struct sock *sk)
 {
 	disable_preemption();
@@ -350,7 +370,7 @@ INLINE void set_call_opened(void)
 		call->opened = 1;
 }
 
-/* Runs only for a listen() that succeeds, once for each change from CLOSE to LISTEN, when the port is known. */
+/* Runs once for each change from CLOSE to LISTEN, only if listen() succeeds. The port is known by then. */
 SEC("sockops")
 int sockops_listen(struct bpf_sock_ops *ctx)
 {
@@ -376,9 +396,9 @@ int sockops_listen(struct bpf_sock_ops *ctx)
 }
 
 /*
- * Runs before the port is taken, so a listen() that fails shows as an open and a close. Therefore
- * opens come from sockops_listen, and user space drops closes of sockets that were never open. No
- * map of open sockets is kept here: it could fill up.
+ * Runs before the port is taken, so a listen() that fails looks like an open and a close here. Therefore
+ * sockops_listen reports the opens, and user space ignores closes of sockets that were never open. The programs
+ * keep no map of open sockets for this purpose, because such a map could fill up.
  */
 SEC("tp_btf/inet_sock_set_state")
 int sock_set_state(__u64 *ctx)
@@ -391,8 +411,8 @@ int sock_set_state(__u64 *ctx)
 }
 
 /*
- * Records who chose the port. post_bind cannot tell: it sees the port that the socket got, and
- * sk_userlocks is set only after it.
+ * Stores in the mark whether the kernel chooses the port. The post_bind hook cannot find out: the socket has a
+ * port by then, whichever side chose it, and the kernel sets sk_userlocks only after this hook.
  */
 INLINE int mark_port_choice(struct bpf_sock_addr *ctx)
 {
@@ -459,7 +479,10 @@ INLINE bool is_tracked_udp(struct bpf_sock *ctx)
 
 	if (mark && mark->is_tracked)
 		return true;
-	/* Without the helpers, iter_sockets cannot mark sockets. User space knows which were open. */
+	/*
+	 * Without the socket helpers, iter_sockets cannot mark sockets that were bound before the start. Report
+	 * every release. User space ignores those of sockets that were not open.
+	 */
 	return !settings.socket_helpers && has_tracked_port((void *)ctx, settings.ephemeral);
 }
 
@@ -497,8 +520,8 @@ int sys_enter_bind(struct syscall_enter *ctx)
 }
 
 /*
- * The address is read here and not at the entry, where a read fails if the program has not
- * touched the page before. A thread that changes it during the call can forge it, as for strace.
+ * The address is read at the exit, because at the entry the read fails if the program has not touched the page
+ * before. Another thread of the program can change the address during the call; strace has the same problem.
  */
 SEC("tp/syscalls/sys_exit_bind")
 int sys_exit_bind(struct syscall_exit *ctx)
@@ -540,7 +563,10 @@ int sys_exit_listen(struct syscall_exit *ctx)
 	return 0;
 }
 
-/* Only what bpf_sock_from_file() returns can be marked. Without it, the pointer only serves to read fields. */
+/*
+ * Returns the file's socket. With the socket helpers, this is a pointer that helpers accept. Without them, it
+ * can only be used to read fields.
+ */
 INLINE struct sock *sock_of_iter_file(struct file *file)
 {
 	struct socket *socket;
@@ -554,7 +580,7 @@ INLINE struct sock *sock_of_iter_file(struct file *file)
 SEC("iter/task_file")
 int iter_sockets(struct bpf_iter__task_file *ctx)
 {
-	/* Loaded once: to the verifier, each load may return NULL again. */
+	/* Load these pointers once: the verifier wants a check for NULL after every load. */
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct sock *sk;
@@ -569,13 +595,16 @@ int iter_sockets(struct bpf_iter__task_file *ctx)
 	trees = trees_of(task);
 	if (trees && settings.socket_helpers)
 		mark_held_by_tree(sk);
-	/* Marks UDP sockets that were bound before the programs were attached, so that their release is reported. */
+	/* UDP sockets that were bound before the programs were attached have no mark yet. */
 	if (!shared.port && settings.socket_helpers && is_udp(sk)) {
 		mark = find_or_create_mark(sk);
 		if (mark)
 			mark->is_tracked = 1;
 	}
-	/* Opened in an excluded cgroup, and now held by a process in another: its close is reported. */
+	/*
+	 * The open may have been excluded, but now a process outside the excluded cgroups holds the socket. So
+	 * its close must be reported.
+	 */
 	if (settings.socket_helpers && shared.filter_flags & FILTER_CGROUPS &&
 	    !is_in_excluded_cgroup(&shared.filter, task)) {
 		mark = find_mark(sk);
@@ -599,7 +628,7 @@ INLINE void add_child(struct task_struct *parent, struct task_struct *child)
 		count_dropped_member();
 }
 
-/* Runs before the child does, so its membership is settled even if its parent exits at once. */
+/* Runs before the child does. So the child is in `members` even if its parent exits at once. */
 SEC("tp_btf/sched_process_fork")
 int process_fork(__u64 *ctx)
 {
@@ -620,7 +649,9 @@ INLINE void remove_member(struct task_struct *task)
 		bpf_map_delete_elem(&members, &pid);
 }
 
-/* Runs before the process' files are closed. By their marks, the sockets still belong to its trees. */
+/*
+ * Runs before the process's files are closed. Their closes are still reported, because the sockets are marked.
+ */
 SEC("tp_btf/sched_process_exit")
 int process_exit(__u64 *ctx)
 {

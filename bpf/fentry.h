@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * Programs of core.bpf.c on fentry and fexit, which take the place of the stable hooks. They cost
- * less; reporting failures costs only the calls that fail. The context of fexit is an array:
- * the function's arguments, then its return value.
+ * The fentry and fexit hooks of the core engine, used instead of the stable hooks where the kernel allows it.
+ * They cost less: reporting failures slows down only the calls that fail. A program's context is an array of
+ * the function's arguments. For fexit, the return value follows them.
  */
 #ifndef FENTRY_H
 #define FENTRY_H
 
 /*
- * Runs once for each change from CLOSE to LISTEN, for MPTCP's subflow too. Success shows in the
- * state, which is no longer LISTEN after a failure. The return value is not used, because its
- * index changed when the argument `backlog` was dropped, in 5.17.
+ * Runs once for each change from CLOSE to LISTEN, including that of an MPTCP listener's subflow. If the call
+ * failed, the state is no longer LISTEN. The return value is not used, because its index in the context
+ * changed in 5.17, when the argument `backlog` was removed.
  */
 SEC("fexit/inet_csk_listen_start")
 int inet_csk_listen_start_exit(__u64 *ctx)
@@ -32,7 +32,7 @@ int inet_csk_listen_stop_entry(__u64 *ctx)
 	return 0;
 }
 
-/* At the entry of listen(): for a socket in LISTEN, all that the call can do is change the backlog. */
+/* Runs at the entry of listen(). If the socket is already in LISTEN, the call can only change the backlog. */
 INLINE int report_backlog(struct sock *sk, __u32 backlog)
 {
 	struct portwatch_record *record;
@@ -71,9 +71,9 @@ int inet_listen_exit(__u64 *ctx)
 }
 
 /*
- * From 6.6 on, MPTCP calls the inner functions directly: __inet_listen_sk, inet_bind_sk and
- * inet6_bind_sk. All other sockets reach them through the outer functions (unless the compiler has
- * inlined them there), whose programs report the call. So the inner programs look at subflows only.
+ * From 6.6 on, inet_listen(), inet_bind() and inet6_bind() call inner functions: __inet_listen_sk(),
+ * inet_bind_sk() and inet6_bind_sk(). MPTCP calls only the inner functions, for its subflows. All other calls
+ * are reported by the programs on the outer functions, so the programs on the inner ones report subflows only.
  */
 SEC("fentry/__inet_listen_sk")
 int inet_listen_sk_entry(__u64 *ctx)
@@ -100,7 +100,7 @@ INLINE int report_kernel_bind_failed(struct sock *sk, const void *sockaddr, __u6
 	return 0;
 }
 
-/* At the exit, because a cgroup's post_bind program may refuse a bind whose port is taken already. */
+/* Runs at the exit of bind(): another tool's post_bind program may refuse the bind after the port was taken. */
 INLINE int report_bind_result(struct socket *socket, const void *sockaddr, __u64 length, int result)
 {
 	struct sock *sk = socket->sk;
@@ -109,7 +109,7 @@ INLINE int report_bind_result(struct socket *socket, const void *sockaddr, __u64
 		return 0;
 	if (result < 0)
 		return report_kernel_bind_failed(sk, sockaddr, length, result);
-	/* A socket without a file is the kernel's own. It has no holder; snapshots list it. */
+	/* A socket without a file was opened by the kernel itself. Only snapshots list such sockets. */
 	if (is_udp(sk) && READ(socket, file) && program_chose_port(sk))
 		report(PORTWATCH_OPEN, sk);
 	return 0;
@@ -144,7 +144,7 @@ int inet6_bind_sk_exit(__u64 *ctx)
 	return report_subflow_bind_failed((void *)ctx[0], (void *)ctx[1], ctx[2], ctx[3]);
 }
 
-/* Ports that the kernel chose: at a bind() to port 0, at the first packet, or at connect(). */
+/* Reports ports that the kernel chooses: at a bind() to port 0, at the first packet sent, or at connect(). */
 SEC("fexit/udp_lib_get_port")
 int udp_lib_get_port_exit(__u64 *ctx)
 {
@@ -155,7 +155,7 @@ int udp_lib_get_port_exit(__u64 *ctx)
 	return 0;
 }
 
-/* Hot: also runs for the socket of every DNS query, which must leave after the first check. */
+/* Also runs for the socket of every DNS query. The first condition must be the one that is false for these. */
 SEC("fentry/udp_lib_unhash")
 int udp_lib_unhash_entry(__u64 *ctx)
 {
@@ -186,7 +186,7 @@ int ip6_datagram_connect_exit(__u64 *ctx)
 	return report_udp_connected((void *)ctx[0], ctx[3]);
 }
 
-/* A disconnected socket is open again, if it still has a port: it keeps one that the program chose. */
+/* A socket that disconnects is open again if it still has a port. It keeps a port that the program chose. */
 SEC("fexit/__udp_disconnect")
 int udp_disconnect_exit(__u64 *ctx)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * Without BTF (before 5.2, or without CONFIG_DEBUG_INFO_BTF), bcc compiles against the
- * headers of the running kernel. This file hides the differences between their versions.
+ * On kernels without BTF (before 5.2, or without CONFIG_DEBUG_INFO_BTF), bcc compiles against the
+ * headers of the running kernel. This file hides the differences between kernel versions.
  */
 #ifndef HEADERS_H
 #define HEADERS_H
@@ -26,7 +26,10 @@
 
 #define FIELD(type, field) offsetof(type, field)
 
-/* offsetof() does not take bit fields, so they are located by a neighbour (little endian). */
+/*
+ * offsetof() rejects bit fields, so they are located relative to a neighbouring field: byte offset, size in
+ * bytes, shift, width. The shifts assume a little-endian machine.
+ */
 #define BITS_skc_ipv6only FIELD(struct sock_common, skc_state) + 1, 1, 5, 1
 
 /* bf9765145b85 "sock: Make sk_protocol a 16-bit value", in 5.6 */
@@ -48,8 +51,8 @@
 
 /*
  * 6ae08ae3dea2 "bpf: Add probe_read_{user, kernel} and probe_read_{user, kernel}_str helpers", in 5.5.
- * bcc looks for them in kallsyms, which shows nothing without CAP_SYSLOG, and then replaces them by
- * macros for bpf_probe_read.
+ * If bcc does not find these helpers in kallsyms, which is empty without CAP_SYSLOG, it defines macros of
+ * the same names that call bpf_probe_read() instead. Remove these macros.
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 5, 0)
 #undef bpf_probe_read_kernel
@@ -61,7 +64,7 @@
 #else
 #define BITS_is_mptcp 0, 1, 0, 0
 #endif
-/* No header declares struct mptcp_sock, so changes of an MPTCP listener's backlog are not seen. */
+/* No header declares struct mptcp_sock, so a change of an MPTCP listener's backlog is not seen. */
 #define BITS_first 0, 1, 0, 0
 
 #ifdef CONFIG_MEMCG

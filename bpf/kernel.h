@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * The kernel's constants, contexts and struct fields that the programs use.
+ * The constants, contexts and struct fields of the kernel that the programs use.
  *
- * libbpf relocates the fields. For bcc, portwatch/engines/bcc/layout.py parses the
- * relocated part of this file and generates the same structs with the offsets that
- * the running kernel's BTF gives. Without BTF, the kernel's headers declare them.
+ * The fields' offsets differ between kernels. For the core engine, libbpf corrects them when it loads the
+ * programs. For the bcc engine, portwatch/engines/bcc/layout.py parses the structs between the two pragmas
+ * below, and declares them with the offsets in the running kernel's BTF. On a kernel without BTF, bcc uses
+ * the declarations in the kernel's own headers instead.
  */
 #ifndef KERNEL_H
 #define KERNEL_H

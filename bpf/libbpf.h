@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * The part of libbpf's and the UAPI's headers that core.bpf.c uses, so that a
- * compiler is all that a build needs. bcc brings its own.
+ * The declarations of libbpf and of the kernel's UAPI that core.bpf.c uses. They are copied here so that a
+ * build needs no headers, only a compiler. bcc has declarations of its own.
  */
 #ifndef LIBBPF_H
 #define LIBBPF_H
@@ -45,12 +45,12 @@ static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static void *(*bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static void *(*bpf_sock_from_file)(void *file) = (void *)162;
 
-/* In 6.10 and later. Their address is 0 on kernels that do not have them. */
+/* These functions exist from 6.10 on. On older kernels their address is 0. */
 #define KFUNC __attribute__((section(".ksyms"), weak))
 extern void bpf_preempt_disable(void) KFUNC;
 extern void bpf_preempt_enable(void) KFUNC;
 
-/* Contexts whose layout is UAPI, declared up to the last field that is read. */
+/* The layout of these contexts is UAPI. They are declared up to the last field that the programs read. */
 
 struct bpf_sock {
 	__u32 bound_dev_if;

@@ -1,33 +1,33 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* The record that the programs send to user space. portwatch/record.py mirrors it: change both together. */
+/* The record that the programs send to user space. portwatch/record.py has its layout: change both together. */
 #ifndef PORTWATCH_H
 #define PORTWATCH_H
 
 enum portwatch_kind {
 	PORTWATCH_OPEN = 1,	/* a TCP socket entered LISTEN, or a UDP socket was bound */
-	PORTWATCH_CLOSE,	/* it no longer listens or is bound; also sent for sockets that never were open */
+	PORTWATCH_CLOSE,	/* the socket is no longer in LISTEN or bound; also sent if it was never open */
 	PORTWATCH_BACKLOG,	/* listen() changed the backlog of a listener */
 	PORTWATCH_BIND_FAILED,
 	PORTWATCH_LISTEN_FAILED,
-	PORTWATCH_HOLDER,	/* from the iterator: this process has this socket open */
+	PORTWATCH_HOLDER,	/* from the iterator: this process holds this socket */
 };
 
 enum portwatch_flag {
 	PORTWATCH_V6ONLY = 1 << 0,
 	PORTWATCH_MPTCP = 1 << 1,
-	PORTWATCH_PORT_CHOSEN = 1 << 2,	/* by the program; otherwise by the kernel */
+	PORTWATCH_PORT_CHOSEN = 1 << 2,	/* the program chose the port; otherwise the kernel did */
 };
 
 struct portwatch_record {
 	__u64 time;		/* CLOCK_MONOTONIC, ns */
 	__u64 cookie;
-	__u64 sock;		/* struct sock *, from hooks that may not call bpf_get_socket_cookie() */
+	__u64 sock;		/* address of the struct sock; only from hooks that cannot create a cookie */
 	__u64 inode;
-	__u64 cgroup;		/* id of the process' cgroup v2 */
+	__u64 cgroup;		/* id of the process's v2 cgroup */
 	__u64 start;		/* start_boottime of the process, ns */
 	__u64 trees;		/* bit mask of the watched trees that the process belongs to */
-	__u32 netns;		/* of the socket; the process may be in another */
-	__u32 pid;		/* of the process (tgid), not of the thread */
+	__u32 netns;		/* the socket's network namespace; the process may be in another one */
+	__u32 pid;		/* id of the process (tgid), not of the thread */
 	__u32 ns_pid;		/* the same process in its own pid namespace */
 	__u32 uid;
 	__u32 backlog;
@@ -41,7 +41,7 @@ struct portwatch_record {
 	__u32 state;		/* TCP_LISTEN, TCP_ESTABLISHED, ...; UDP uses the same states */
 	char device[16];
 	char comm[16];		/* of the thread group leader */
-	char leaf[88];		/* directory name of most_specific_cgroup() in capture.h */
+	char leaf[88];		/* name of the cgroup that most_specific_cgroup() in task.h returns */
 };
 
 #endif

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
 /*
- * Macros that read a field of a kernel struct. Its offset comes from one of three
- * sources: libbpf relocates it (CORE), bcc compiles against structs generated from
- * the kernel's BTF (LAYOUT), or the kernel's headers declare it (KERNEL_HEADERS).
+ * Macros that read a field of a kernel struct. One of three macros is defined, and says where the field's
+ * offset comes from:
+ *
+ * - CORE: libbpf corrects the offset when it loads the programs.
+ * - LAYOUT: bcc compiles against structs that were generated from the kernel's BTF.
+ * - KERNEL_HEADERS: bcc compiles against the headers of the running kernel.
  */
 #ifndef READ_H
 #define READ_H
@@ -18,17 +21,17 @@
 	})
 
 #ifndef KERNFS_ID
-#define KERNFS_ID id	/* older kernels use other names: see headers.h */
+#define KERNFS_ID id	/* headers.h defines it for older kernels, which use other names */
 #endif
 
 /*
- * READ_BITS reads a field that is a bit field on some kernels: sk_userlocks until
- * 6.9, sk_type and sk_protocol until 5.6, is_mptcp on some, skc_ipv6only on all.
- * HAS_FIELD is true if the running kernel has the field.
+ * READ_BITS reads a field that may be a bit field: skc_ipv6only is one on all kernels, sk_userlocks before
+ * 6.9, sk_type and sk_protocol before 5.6, and is_mptcp on some kernels. HAS_FIELD is true if the running
+ * kernel has the field.
  */
 #ifdef CORE
 
-/* enum bpf_field_info_kind of libbpf. */
+/* The values of libbpf's enum bpf_field_info_kind. */
 enum field_info {
 	FIELD_BYTE_OFFSET = 0,
 	FIELD_BYTE_SIZE = 1,
@@ -52,7 +55,7 @@ enum field_info {
 #define OFFSET_OF(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_BYTE_OFFSET)
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1)
 
-/* Index of the memory controller in css_set.subsys, or -1 if the kernel has none. */
+/* Returns the index of the memory controller in css_set.subsys, or -1 if the kernel has no such controller. */
 INLINE int memory_controller(void)
 {
 	if (!__builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 0))
@@ -62,7 +65,10 @@ INLINE int memory_controller(void)
 
 #else
 
-/* BITS_<field> is a list: byte offset, bytes, shift, width. Width 0 means that the kernel has no such field. */
+/*
+ * BITS_<field> stands for four numbers: byte offset, size in bytes, shift, width. A width of 0 means that the
+ * kernel does not have the field.
+ */
 #define READ_BITS(ptr, field) read_bits(ptr, BITS_##field)
 #define HAS_FIELD(ptr, field) has_bits(BITS_##field)
 #define OFFSET_OF(type, field) __builtin_offsetof(type, field)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* What the programs read from a struct sock, from the socket and file above it, and from a sockaddr. */
+/* Functions that read a socket, find the socket of a file, and copy a sockaddr. */
 #ifndef SOCK_H
 #define SOCK_H
 
@@ -13,7 +13,7 @@ INLINE bool is_tcp(struct sock *sk)
 	return protocol_of(sk) == IPPROTO_TCP;
 }
 
-/* A raw socket for UDP has the same protocol, and the protocol's number in place of a port. */
+/* False for a raw socket with protocol UDP: its skc_num is not a port but the protocol's number. */
 INLINE bool is_udp(struct sock *sk)
 {
 	return protocol_of(sk) == IPPROTO_UDP && READ_BITS(sk, sk_type) != SOCK_RAW;
@@ -36,11 +36,11 @@ INLINE bool is_subflow(struct sock *sk)
 
 	if (!is_tcp(sk))
 		return false;
-	/* The field came with 5.6. Some kernels without CONFIG_MPTCP do not have it either. */
+	/* The field is missing before 5.6, and in some kernels without CONFIG_MPTCP. */
 	return HAS_FIELD(tcp, is_mptcp) && READ_BITS(tcp, is_mptcp);
 }
 
-/* The TCP socket that listens on behalf of a listener: of an MPTCP socket, its first subflow. */
+/* Returns the TCP socket that is in LISTEN: for an MPTCP socket its first subflow, otherwise `sk` itself. */
 INLINE struct sock *listening_sock(struct sock *sk)
 {
 	struct mptcp_sock *mptcp = (void *)sk;
@@ -70,8 +70,8 @@ INLINE __u16 port_of(struct sock *sk)
 }
 
 /*
- * The port, also of a listener that is closing. The kernel has cleared skc_num by then if it chose
- * the port itself, but not inet_sport.
+ * Returns the port, even of a listener that is closing. If the kernel chose the port, it clears skc_num
+ * before the close is seen, but not inet_sport.
  */
 INLINE __u16 last_port_of(struct sock *sk)
 {
@@ -87,19 +87,19 @@ INLINE bool program_chose_port(struct sock *sk)
 	return READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
 }
 
-/* True for a bound UDP socket whose opens and closes are reported. */
+/* True if this UDP port is reported: ports that the kernel chose are reported only with `ephemeral`. */
 INLINE bool has_tracked_port(struct sock *sk, bool ephemeral)
 {
 	return ephemeral || program_chose_port(sk);
 }
 
-/* 0 if nothing has requested this socket's cookie yet. */
+/* Returns 0 if the kernel has not given the socket a cookie yet. It does so at the first request. */
 INLINE __u64 stored_cookie_of(struct sock *sk)
 {
 	return READ(sk, __sk_common.skc_cookie.counter);
 }
 
-/* False for sockets of the kernel itself, which user space never releases. */
+/* False for a socket that the kernel itself opened. Such a socket is never released by a process. */
 INLINE bool has_file(struct sock *sk)
 {
 	struct socket *socket = READ(sk, sk_socket);
@@ -115,10 +115,11 @@ INLINE __u64 inode_of(struct socket *socket)
 }
 
 /*
- * True if this state change, seen at sock:inet_sock_set_state, is the end of a listener.
+ * For sock:inet_sock_set_state: true if this state change is the end of a listener.
  *
- * To CLOSE, because a new connection is a copy of its listener and leaves LISTEN too.
- * TCP, because an MPTCP socket goes through the same states as its listening subflow.
+ * The new state must be CLOSE: a new connection, which is a copy of its listener, also leaves LISTEN, but for
+ * another state. The protocol must be TCP: an MPTCP socket goes through the same states as its listening
+ * subflow, and only one of the two is reported.
  */
 INLINE bool is_listener_close(struct sock *sk, int old_state, int new_state)
 {
@@ -136,7 +137,7 @@ INLINE struct sock *sock_of_file(struct file *file)
 	return socket ? READ(socket, sk) : NULL;
 }
 
-/* The socket behind a file descriptor of the current task, or NULL if there is no supported one. */
+/* Returns the socket of a descriptor of the current task, or NULL if there is none that is_supported(). */
 INLINE struct sock *sock_of_fd(__u32 fd)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -153,22 +154,22 @@ INLINE struct sock *sock_of_fd(__u32 fd)
 }
 
 /*
- * Takes 64 bits: with 32, clang compares a shifted copy of the length, and the verifier
- * learns no bound for the length itself.
+ * The length has 64 bits. With 32 bits, clang compares a shifted copy of the length, and the verifier does not
+ * learn an upper bound of the length itself.
  */
 INLINE __u64 clamp_to_sockaddr(__u64 length)
 {
 	return length < sizeof(struct sockaddr_any) ? length : sizeof(struct sockaddr_any);
 }
 
-/* Returns `sockaddr`, filled from user memory, or NULL if that could not be read. */
+/* Copies an address from user memory. Returns `sockaddr`, or NULL if the memory could not be read. */
 INLINE const struct sockaddr_any *read_user_sockaddr(struct sockaddr_any *sockaddr, const void *source,
 						     __u64 length)
 {
 	return bpf_probe_read_user(sockaddr, clamp_to_sockaddr(length), source) ? NULL : sockaddr;
 }
 
-/* The same from kernel memory. */
+/* Copies an address from kernel memory. Returns `sockaddr`, or NULL if the memory could not be read. */
 INLINE const struct sockaddr_any *read_kernel_sockaddr(struct sockaddr_any *sockaddr, const void *source,
 						       __u64 length)
 {

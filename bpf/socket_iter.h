@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* Parts of iter_sockets, which visits every open file of every process, over all network namespaces. */
+/* Functions of the program iter_sockets, which visits every open file of every process in all namespaces. */
 #ifndef SOCKET_ITER_H
 #define SOCKET_ITER_H
 
-/* True if a pass reports this socket: any socket on `port`, or if that is 0, every one that is open. */
+/*
+ * True if the iterator reports this socket. If `port` is not 0, it reports every socket on that port, in any
+ * state. If `port` is 0, it reports open sockets: TCP sockets in LISTEN, and UDP sockets that have a port.
+ */
 INLINE bool is_selected(struct sock *sk, __u32 port)
 {
 	__u32 sk_port = port_of(sk);

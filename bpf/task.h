@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause) */
-/* What the programs read from a task_struct: its process and its cgroup. */
+/* Functions that read the process and the cgroup of a task. */
 #ifndef TASK_H
 #define TASK_H
 
-#define TICK_NS 10000000	/* USER_HZ is 100 */
+#define TICK_NS 10000000	/* length of a clock tick; USER_HZ is 100 */
 
 /*
- * A process of watched trees: the value of the map `members`, whose key is the pid.
- * portwatch/engines/core/member_map.py mirrors it.
+ * A process that belongs to watched process trees. Its pid is the key in the map `members`.
+ * portwatch/engines/core/member_map.py has the same layout.
  */
 struct member {
-	__u64 start;	/* in clock ticks, as in /proc/PID/stat; tells apart two processes with the same pid */
-	__u64 trees;	/* bit mask */
+	__u64 start;	/* start time in clock ticks, as in /proc/PID/stat, because pids are reused */
+	__u64 trees;	/* bit mask of these trees */
 };
 
 INLINE struct task_struct *this_task(void)
@@ -20,8 +20,8 @@ INLINE struct task_struct *this_task(void)
 }
 
 /*
- * The key of the current thread in maps. Not bpf_get_current_pid_tgid(): sockops programs
- * may not call it before 6.12.
+ * Returns the current thread's key in maps. bpf_get_current_pid_tgid() would do as well, but before 6.12,
+ * sockops programs may not call it.
  */
 INLINE __u64 this_thread(void)
 {
@@ -40,13 +40,13 @@ INLINE __u64 start_ticks_of(struct task_struct *task)
 	return READ(leader, start_boottime) / TICK_NS;
 }
 
-/* True unless the task is the leader of its thread group. */
+/* True for every thread of a process except the first one, the leader of the thread group. */
 INLINE bool is_thread(struct task_struct *task)
 {
 	return READ(task, pid) != READ(task, tgid);
 }
 
-/* At sched_process_exit: true if the whole process ends, false if other threads of it still run. */
+/* For sched_process_exit: true if the process has no other running thread, so that the whole process exits. */
 INLINE bool is_last_thread(struct task_struct *task)
 {
 	struct signal_struct *signal = READ(task, signal);
@@ -54,7 +54,7 @@ INLINE bool is_last_thread(struct task_struct *task)
 	return READ(signal, live.counter) == 0;
 }
 
-/* The kernel never gives an id to a second cgroup. */
+/* The kernel never reuses this id for another cgroup. */
 INLINE __u64 id_of_cgroup(struct cgroup *cgroup)
 {
 	struct kernfs_node *kn = READ(cgroup, kn);
@@ -63,8 +63,9 @@ INLINE __u64 id_of_cgroup(struct cgroup *cgroup)
 }
 
 /*
- * The cgroup that tells most about where a process runs. Usually v2's. On v1 and hybrid hosts
- * all processes may be in the root of v2, so there it is the memory controller's.
+ * Returns the cgroup that best identifies the service or container of a process. On hosts with cgroup v2
+ * only, this is the v2 cgroup. On v1 and hybrid hosts, all processes may be in the root of v2, so the cgroup
+ * of the v1 memory controller is returned.
  */
 INLINE struct cgroup *most_specific_cgroup(struct css_set *cgroups, struct cgroup *v2)
 {
