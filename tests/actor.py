@@ -1,7 +1,8 @@
-"""The process behind `support.Actor`: runs Python code from stdin, one JSON string a line.
+"""The program that `support.Actor` runs. It executes Python code that it reads from stdin.
 
-Usage: actor.py [new | PATH]. `new` creates a network namespace; PATH names one to enter. Each line holds a
-Python expression or statement; the reply is one line of JSON, {"value": ...} or {"error": "NAME: message"}.
+Usage: actor.py [new | PATH]. `new` creates and enters a network namespace. PATH is one to enter.
+Each line of input is a JSON string that contains a Python expression or statements. Each reply is one line of
+JSON: {"value": ...} or {"error": "NAME: message"}.
 """
 
 import ctypes
@@ -50,12 +51,12 @@ def bound(address="127.0.0.1", port=0, family=V4, kind=UDP):
 
 
 def disconnect(sock):
-    """Call connect(AF_UNSPEC), for which Python's socket module has no function."""
+    """Disconnect a socket by connect(AF_UNSPEC). Python's socket module cannot do that."""
     check(libc.connect(sock.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16))
 
 
 def fork_child():
-    """Fork a child that the kernel kills when this process exits, so that no child outlives its test."""
+    """Call os.fork(). The kernel kills the child when this process exits, so no child outlives its test."""
     child = os.fork()
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -63,7 +64,7 @@ def fork_child():
 
 
 def fork(run):
-    """Fork a child that calls `run` and then sleeps; return its pid when `run` has returned."""
+    """Fork a child that calls `run` and then sleeps. Return the child's pid once `run` has returned."""
     read_end, write_end = os.pipe()
     child = fork_child()
     if child == 0:
@@ -80,7 +81,10 @@ def fork(run):
 
 
 def fork_daemon(run):
-    """Fork a daemon that calls `run` once init has adopted it; return its pid when `run` has returned."""
+    """Fork a daemon that waits until init has adopted it, calls `run`, and then sleeps.
+
+    Return the daemon's pid once `run` has returned.
+    """
     read_end, write_end = os.pipe()
     intermediate = os.fork()
     if intermediate == 0:
@@ -88,7 +92,7 @@ def fork_daemon(run):
         parent = os.getpid()
         if os.fork() == 0:
             try:
-                signal.alarm(300)  # a daemon outlives the test that should kill it
+                signal.alarm(300)  # in case the test fails before it kills the daemon
                 while os.getppid() == parent:
                     time.sleep(0.001)
                 run()
@@ -102,7 +106,7 @@ def fork_daemon(run):
 
 
 def receive(channel):
-    """Receive a descriptor, acknowledge it, and keep it open until killed. Runs in a child; never returns."""
+    """Receive a descriptor, acknowledge it, and keep it open until killed. Call this only in a child."""
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     channel.send(b"x")
     time.sleep(600)
@@ -110,7 +114,7 @@ def receive(channel):
 
 
 def run_in_child(run):
-    """Call `run` in a child that then exits at once, and wait for that exit."""
+    """Fork a child that calls `run` and then exits. Wait until it has exited."""
     child = os.fork()
     if child == 0:
         try:
@@ -121,9 +125,9 @@ def run_in_child(run):
 
 
 def fork_as(pid, run):
-    """Fork a child with this pid, which calls `run` and then sleeps.
+    """Fork a child that has this pid, calls `run` and then sleeps. Return its pid.
 
-    Return None after 100 attempts: they fail while other processes fork.
+    An attempt fails if another process forks first and takes the pid. Return None after 100 failed attempts.
     """
     for _ in range(100):
         with open("/proc/sys/kernel/ns_last_pid", "w") as file:
@@ -145,6 +149,11 @@ def kill(pid):
     """Send SIGKILL to a child and wait for its exit."""
     os.kill(pid, 9)
     os.waitpid(pid, 0)
+
+
+def take_descriptor(pid, fd):
+    """Return a copy of a descriptor of another process, made by pidfd_open(2) and pidfd_getfd(2)."""
+    return check(libc.syscall(438, check(libc.syscall(434, pid, 0)), fd, 0))
 
 
 def ip(*arguments):
@@ -181,17 +190,20 @@ IORING_OP_BIND, IORING_OP_LISTEN = 56, 57
 
 
 def has_uring_bind():
-    """Return True if io_uring supports bind: on a bad descriptor it fails with EBADF, otherwise with EINVAL."""
+    """Return True if io_uring supports bind on this kernel.
+
+    If it does, a bind of a bad descriptor fails with EBADF, otherwise with EINVAL.
+    """
     try:
         return uring(IORING_OP_BIND, -1) != -errno.EINVAL
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EPERM):
-            return False  # not built in, or disabled
+            return False  # io_uring is not built into the kernel, or is disabled
         raise
 
 
 def uring_listener(port):
-    """Return a TCP socket that io_uring bound and made listen."""
+    """Return a listening TCP socket, bound and made to listen through io_uring."""
     sock = socket.socket()
     address = ctypes.create_string_buffer(
         struct.pack("=H", V4) + struct.pack(">H", port) + bytes([127, 0, 0, 1]) + bytes(8)
@@ -204,7 +216,7 @@ def uring_listener(port):
 
 
 def enter(namespace):
-    """Enter the network namespace at this path; with "new", a new one whose loopback interface is up."""
+    """Enter the network namespace at this path. "new" creates one and brings its loopback interface up."""
     if namespace == "new":
         check(libc.unshare(CLONE_NEWNET))
         ip("link", "set", "lo", "up")
@@ -223,7 +235,7 @@ def main():
             try:
                 value = eval(compile(code, "actor", "eval"), names)  # noqa: S307  # running code is the purpose
             except SyntaxError:
-                exec(compile(code, "actor", "exec"), names)  # noqa: S102  # as above
+                exec(compile(code, "actor", "exec"), names)  # noqa: S102  # running code is the purpose
                 value = None
             reply = {
                 "value": value if isinstance(value, (int, str, float, list, tuple, type(None))) else repr(value)
@@ -236,4 +248,4 @@ def main():
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # even if threads that a test started still run
+    os._exit(0)  # do not wait for threads that a test started

@@ -1,4 +1,4 @@
-"""What all tests need: the tools that they call, and a fake engine."""
+"""Fixtures for all tests, and a check that the programs that the tests run are installed."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import portwatch.engines
 from portwatch.snapshot import proc_net
 
 TOOLS = {"ip": "iproute2", "ss": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
-"""Tools that the tests against the kernel call, and their packages on Debian and Ubuntu."""
+"""Programs that the tests in tests/kernel run, with their packages on Debian and Ubuntu."""
 
 
 def pytest_configure():
@@ -28,7 +28,7 @@ def pytest_configure():
 def engine(monkeypatch):
     """A fake engine, registered under the name "fake"."""
     fake = FakeEngine()
-    monkeypatch.setattr(proc_net, "read_all", list)  # the kernel's own list would not match the fake engine's
+    monkeypatch.setattr(proc_net, "read_all", list)  # lists real sockets, unknown to the fake engine
     monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: fake)
     return fake
 
@@ -42,7 +42,7 @@ def listening_port():
 
 @pytest.fixture
 def family():
-    """A child of this process (a Popen), and the pid of a grandchild."""
+    """A child of this process, as a Popen, and the pid of a grandchild."""
     child, grandchild = start_parent()
     yield child, grandchild
     os.kill(grandchild, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""An engine without a kernel, for tests of the code above engines."""
+"""An engine that needs no kernel, for tests of code that uses engines."""
 
 import contextlib
 import queue
@@ -28,7 +28,7 @@ def closing(number=1, port=8080, time=2, actor=PROCESS):
 
 
 class FakeEngine:
-    """Returns the records that a test pushes. Its snapshots have what the test put into `open_sockets`."""
+    """Returns the records that a test pushes. Its snapshots contain the sockets in `open_sockets`."""
 
     name = "fake"
     info = EngineInfo("fake", "none")
@@ -36,12 +36,12 @@ class FakeEngine:
     def __init__(self):
         self.open_sockets = []
         self.records_after_snapshot = []
-        """Records that the next `read_up_to_now` returns last, as if they happened during a snapshot."""
+        """Records of changes during a snapshot. The next `read_up_to_now` returns them after all others."""
         self.snapshot_error = None
         self.lost = 0
         self.recursion_misses = 0
         self.watched = {}
-        """The pid of each watched tree's root, by bit."""
+        """The watched trees: the bit of each tree, and the pid of its root."""
         self.holders = UNKNOWN_HOLDER
         """What `port_users` returns, or an exception that it raises."""
         self.port_user_lookups = 0
@@ -59,10 +59,12 @@ class FakeEngine:
         self._batches.put(error)
 
     def lose(self, count):
+        """Count `count` more records as lost."""
         self.lost += count
         self._batches.put([])
 
     def skip_program(self):
+        """Count one more run of a BPF program that the kernel skipped."""
         self.recursion_misses += 1
         self._batches.put([])
 
@@ -92,7 +94,7 @@ class FakeEngine:
 
     def _records_of(self, batch):
         if isinstance(batch, Exception):
-            self._failure = batch  # for good: an engine that failed does not recover
+            self._failure = batch  # later reads fail too: a failed engine does not recover
         if self._failure:
             raise self._failure
         return batch
@@ -120,6 +122,9 @@ class FakeEngine:
     def set_filter(self, wanted):
         self.kernel_filter = wanted
         return wanted
+
+    def forget(self):
+        self.is_forgotten = True
 
     def detach(self):
         self.detached += 1

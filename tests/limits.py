@@ -1,4 +1,4 @@
-"""The limits that each engine may have on this kernel. Any other limit is a defect."""
+"""The limits that each engine is expected to declare on this kernel."""
 
 import functools
 import os
@@ -16,20 +16,23 @@ def kernel_functions():
         return {line.split()[2] for line in file}
 
 
-def allowed(engine, hooks):
-    """Return the names of the limits of an engine on a set of hooks, if root runs it on this kernel."""
+def expected_limits(engine, hooks):
+    """Return the names of the limits that an engine has with these hooks, on this kernel and run by root."""
     always, *others = LIMITS[engine, hooks]
     return set(always.split()).union(*(names.split() for names, applies in others if applies()))
 
 
 WITHOUT_COOKIE_HELPER = ("cookies outside", lambda: RELEASE < (5, 12))
 WITHOUT_ITERATOR = ("outside ephemeral_udp empty_namespaces bound_holders", lambda: RELEASE < (5, 12))
-"""bcc's iterator needs helpers of 5.12. Before, sock_diag replaces it, without the bound sockets."""
+"""bcc's socket iterator needs BPF helpers that 5.12 added. On older kernels, bcc uses sock_diag instead.
+
+sock_diag does not list sockets that are bound but do not listen.
+"""
 WITHOUT_MPTCP = (
     "mptcp_failures",
     lambda: has_mptcp() and {"mptcp_listen", "mptcp_bind"} - kernel_functions(),
 )
-"""The kernel has MPTCP, but the compiler has inlined the functions that the kprobes need."""
+"""For kernels with MPTCP where the compiler has inlined the functions that the kprobes need."""
 
 LIMITS = {
     ("core", "fentry"): ("",),
@@ -44,4 +47,7 @@ LIMITS = {
         " backlog_change empty_namespaces trees outside",
     ),
 }
-"""By engine and hooks: the limits on every kernel, then (limits, condition) for some kernels."""
+"""For each engine and hook set: its limits on every kernel, then (limits, condition) pairs.
+
+The limits of a pair apply only on kernels where its condition is true.
+"""

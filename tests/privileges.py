@@ -1,4 +1,4 @@
-"""Command prefixes that take privileges or mounts away, and marks for tests that need privileges."""
+"""Command prefixes that drop privileges or change mounts, and pytest marks for tests that need privileges."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ NOBODY = [*NO_CAPABILITIES, "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 def in_private_mounts(setup):
-    """Return a prefix that runs `setup` in a mount namespace of its own, then the command."""
+    """Return a command prefix. It runs the shell command `setup` in a new mount namespace, then the command."""
     return ["unshare", "--mount", "sh", "-c", f'{setup} && exec "$@"', "sh"]
 
 
@@ -54,7 +54,8 @@ def _nobody_can_import_portwatch():
 
 
 needs_root = pytest.mark.skipif(
-    not _can_drop_privileges(), reason="needs root and util-linux, to take privileges and mounts away"
+    not _can_drop_privileges(),
+    reason="needs root and util-linux, to run commands without privileges and in new mount namespaces",
 )
 needs_core = pytest.mark.skipif(os.geteuid() != 0 or not _core_works(), reason="needs a working core engine")
 needs_object = pytest.mark.skipif(
@@ -62,5 +63,5 @@ needs_object = pytest.mark.skipif(
 )
 needs_nobody = pytest.mark.skipif(
     not _nobody_can_import_portwatch(),
-    reason="needs a Python and packages that the user nobody can read",
+    reason="needs a Python and packages that the user `nobody` can read",
 )

@@ -1,4 +1,4 @@
-"""Processes of a test, and their identities."""
+"""Helpers that start child processes and describe processes as portwatch does."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def process(pid, start_time=None):
 
 
 def start_parent():
-    """Start a child that starts a child. Return the first as a Popen, and the pid of the second."""
+    """Start a child that starts a grandchild. Return the child as a Popen, and the pid of the grandchild."""
     child = subprocess.Popen(
         [sys.executable, "-c", _PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -38,7 +38,7 @@ def end(child):
 
 @contextmanager
 def sleeping():
-    """Yield a child that sleeps."""
+    """Yield a child that sleeps until the end of the block."""
     child = subprocess.Popen(["sleep", "600"])
     try:
         yield child

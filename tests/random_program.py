@@ -1,4 +1,7 @@
-"""A program that performs random socket and process operations. An actor runs it, in several namespaces."""
+"""A program that performs random operations on sockets and processes.
+
+An actor runs it. The program moves between several network namespaces.
+"""
 
 import contextlib
 import os
@@ -12,7 +15,7 @@ PORTS = range(2000, 2060)
 
 
 class Program:
-    """Sockets and child processes, changed by random operations."""
+    """Opens and closes sockets and starts and kills children at random."""
 
     def __init__(self, seed, namespaces):
         self._random = random.Random(seed)
@@ -36,7 +39,7 @@ class Program:
         ]
 
     def run(self, count):
-        """Perform this many operations. Those that the kernel refuses count too."""
+        """Perform `count` operations. Operations that the kernel refuses count too."""
         weights = [weight for weight, _ in self._operations]
         for _, operation in self._random.choices(self._operations, weights, k=count):
             with contextlib.suppress(OSError):
@@ -51,7 +54,7 @@ class Program:
     def open_tcp(self):
         family = self._random.choice((V4, V6))
         sock = socket.socket(family, TCP, self._random.choice((0, 0, 262)))
-        sock.setsockopt(socket.SOL_SOCKET, self._random.choice((socket.SO_REUSEADDR, 15)), 1)
+        sock.setsockopt(socket.SOL_SOCKET, self._random.choice((socket.SO_REUSEADDR, socket.SO_REUSEPORT)), 1)
         sock.bind((self._address(family), self._random.choice(PORTS)))
         sock.listen(self._random.randrange(1, 100))
         self._sockets.append(sock)

@@ -19,13 +19,16 @@ PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
 """Seconds to wait for an expected condition before a test fails."""
 
 ENGINES = os.environ.get("PORTWATCH_TEST_ENGINES", "core bcc poll").split()
-"""Engines to test, or one hook set of an engine ("core-stable"). Which ones can run depends on the kernel."""
+"""The engines to test. "core-stable" is the engine core with the hook set stable.
+
+Some kernels cannot run all of them.
+"""
 
 ENGINE_NAMES = sorted({engine.partition("-")[0] for engine in ENGINES})
-"""The same engines as values of `--engine`."""
+"""The names of these engines without their hook sets, as `--engine` accepts them."""
 
 CORE_HOOKS = [engine.partition("-")[2] or "auto" for engine in ENGINES if engine.startswith("core")]
-"""The hook sets of the core engine to test."""
+"""The hook sets to test with the core engine."""
 
 
 EVENT_FIELDS = [
@@ -67,11 +70,13 @@ EVENT_FIELDS = [
 def open_files():
     """Return the open descriptors of this process as (number, target) pairs.
 
-    Other threads may close descriptors at any time, so only a descriptor that is new counts as a leak.
+    Other threads may close descriptors at any time, so a test for leaks can only check that no pair is new.
     """
     descriptors = set()
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed since listdir, as listdir's own descriptor is
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # closed since, as the descriptor of listdir() itself always is
             descriptors.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
     return descriptors
 
@@ -95,9 +100,10 @@ def wait_until(condition, what, patience=PATIENCE):
 
 
 def replay(events):
-    """Return the ports that these events leave open, in order.
+    """Return the ports that are open after these events, sorted.
 
-    Fail if a socket is opened twice in a row, or closed without an open or on another port.
+    Fail if an open event names a socket that is already open. Fail if a close event names a socket that is not
+    open, or a port other than that of its open event.
     """
     open_ports = {}
     for event in events:
@@ -112,8 +118,9 @@ def replay(events):
 class Actor:
     """A process that runs code for a test.
 
-    By default it has a network namespace of its own. `namespace` is the path of another namespace to enter;
-    an empty string leaves it in the namespace of the tests.
+    By default, the process creates a network namespace for itself. If `namespace` is a path, the process enters
+    that namespace. If `namespace` is empty, it stays in the namespace of the tests. `prefix` is a command that
+    starts the process as its child, such as unshare.
     """
 
     def __init__(self, namespace="new", prefix=()):
@@ -143,7 +150,10 @@ class Actor:
         return f"/proc/{self.pid}/ns/net"
 
     def owns(self, event):
-        """Return True if the event is from this namespace, not from an earlier one with the same inode."""
+        """Return True if the event is from this actor's network namespace.
+
+        The kernel reuses the inode of a namespace, so events from before the actor was created do not count.
+        """
         return event.netns == self.netns and event.time > self._created_at
 
     def attempt(self, code):
@@ -153,7 +163,7 @@ class Actor:
         return json.loads(self._process.stdout.readline())
 
     def do(self, code):
-        """Run code in the process and return its value; fail if it raises."""
+        """Run code in the process and return its value. Fail if the code raises an exception."""
         reply = self.attempt(code)
         assert "error" not in reply, f"{code}: {reply['error']}"
         return reply["value"]
@@ -177,7 +187,7 @@ class RecordingWatcher:
     def __init__(self, engine, **options):
         self.engine = engine
         self.delivered = []
-        """Every event so far. Guarded by `_lock` where it is iterated over while events arrive."""
+        """Every event so far. `_lock` guards it."""
         self._lock = threading.Lock()
         name, _, hooks = engine.partition("-")
         self.watcher = PortWatcher(
@@ -187,15 +197,18 @@ class RecordingWatcher:
         self.info = self.watcher.choice.engine.info
 
     def start_another(self, **options):
-        """Start a second watcher on the same engine."""
+        """Start another watcher with the same engine and hook set."""
         return RecordingWatcher(self.engine, **options)
 
     def _record(self, event):
         with self._lock:
             self.delivered.append(event)
 
-    def settle(self):
-        """Wait until every event caused so far is delivered: a marker's own events arrive after them."""
+    def wait_for_delivery(self):
+        """Wait until all events that were caused so far are delivered.
+
+        Open and close a listener, the marker, and wait for its two events. All earlier events come before them.
+        """
         with socket.create_server(("127.0.0.1", 0)) as marker:
             inode = os.fstat(marker.fileno()).st_ino
             wait_until(lambda: self._count(inode) == 1, "the marker's open")
@@ -208,17 +221,17 @@ class RecordingWatcher:
             return sum(event.inode == inode for event in self.delivered)
 
     def events(self, *actors):
-        """Return the events from these actors' namespaces, after `settle`."""
-        self.settle()
+        """Return the events from these actors' namespaces, after `wait_for_delivery`."""
+        self.wait_for_delivery()
         with self._lock:
             return [event for event in self.delivered if any(actor.owns(event) for actor in actors)]
 
     def kinds(self, *actors):
-        """Return the kinds of the events from these actors' namespaces, after `settle`."""
+        """Return the kinds of the events from these actors' namespaces, after `wait_for_delivery`."""
         return [event.kind for event in self.events(*actors)]
 
     def ports(self, *actors):
-        """Return (kind, port) of each event from these actors' namespaces, after `settle`."""
+        """Return (kind, port) of each event from these actors' namespaces, after `wait_for_delivery`."""
         return [(event.kind, event.port) for event in self.events(*actors)]
 
     def gaps(self):
@@ -227,7 +240,7 @@ class RecordingWatcher:
             return [event for event in self.delivered if event.kind == "gap"]
 
     def listeners(self, actor):
-        """Take a snapshot, reconcile, and return the listeners in the actor's namespace."""
+        """Return the listeners in the actor's namespace. This reconciles, which may cause events."""
         return [listener for listener in self.watcher.listeners() if listener.socket.netns == actor.netns]
 
     def stop(self):

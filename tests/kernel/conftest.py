@@ -1,4 +1,4 @@
-"""These tests use real sockets, on each engine in PORTWATCH_TEST_ENGINES."""
+"""Fixtures for tests that open real sockets. Most tests run once for each engine in PORTWATCH_TEST_ENGINES."""
 
 import os
 from importlib.machinery import PathFinder
@@ -24,26 +24,29 @@ def _reason_to_skip(item):
         return None
     if "bcc" not in ENGINES:
         return "bcc is not one of PORTWATCH_TEST_ENGINES"
-    # A bcc that is installed but broken must fail the tests, so it is only searched for, not imported.
+    # Search for bcc without importing it. If it is installed but broken, the tests must fail, not be skipped.
     return None if PathFinder.find_spec("bcc", DIST_PACKAGES) else "needs bcc (make setup-bcc)"
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def module_watch(request, record_testsuite_property):
-    """A watcher that runs for all tests of a module."""
+    """A watcher that all tests of a module share."""
     watcher = RecordingWatcher(request.param)
-    limited = {row for limit in watcher.info.limits for row in limit.scenarios}
+    limited_rows = {row for limit in watcher.info.limits for row in limit.scenarios}
     record_testsuite_property("kernel", os.uname().release)
-    record_testsuite_property(f"limited on {request.param}", " ".join(sorted(limited)))
+    record_testsuite_property(f"limited on {request.param}", " ".join(sorted(limited_rows)))
     yield watcher
     watcher.stop()
 
 
 @pytest.fixture
 def watch(module_watch):
-    """The module's watcher. Events that the test causes are delivered before the next test begins."""
+    """The module's watcher.
+
+    After each test, the fixture waits until the test's events are delivered. The next test cannot get them.
+    """
     yield module_watch
-    module_watch.settle()
+    module_watch.wait_for_delivery()
 
 
 @pytest.fixture(params=ENGINE_NAMES)
@@ -54,7 +57,7 @@ def engine(request):
 
 @pytest.fixture
 def make_actor():
-    """A function that starts actors, which end with the test."""
+    """A function that starts actors (see `support.Actor`). They are killed at the end of the test."""
     actors = []
 
     def make(*arguments, **options):

@@ -1,4 +1,4 @@
-"""The bcc engine: the same events as core, in order across its per-CPU buffers, and its fallbacks."""
+"""The bcc engine: it reports the same events as core, keeps them in order across CPUs, and has fallbacks."""
 
 import errno
 import gc
@@ -31,21 +31,21 @@ PAIRS = 10_000
 
 @pytest.fixture
 def both():
-    """Watchers on core and on bcc at the same time."""
+    """Two watchers that run at the same time: one uses core, the other bcc."""
     watchers = [RecordingWatcher("core"), RecordingWatcher("bcc")]
     yield watchers
     for watcher in watchers:
         watcher.stop()
 
 
-def test_snapshots_use_iterators_where_the_kernel_has_the_helpers(both):
+def test_ephemeral_udp_is_a_limit_only_before_5_12(both):
     _, bcc = both
     release = tuple(map(int, os.uname().release.split(".")[:2]))
     assert bcc.info.has_limit("ephemeral_udp") == (release < (5, 12))
 
 
 def events_by_socket(events):
-    """Return the events of each inode, in order."""
+    """Return {inode: events in order}. Openers have no cgroup in them: see NOT_COMPARED."""
     by_inode = defaultdict(list)
     for event in events:
         by_inode[event.inode].append(replace(event, opener=event.opener and replace(event.opener, cgroup=None)))
@@ -62,7 +62,7 @@ def test_headers_in_the_working_directory_are_not_included(tmp_path, monkeypatch
 
 
 NOT_COMPARED = {"seq", "time", "engine", "held_by", "cgroup", "sockets"}
-"""Fields that differ between engines, or are looked up after the record, when the process may be gone."""
+"""Fields that differ between engines, and fields that are looked up later, when the process may have exited."""
 COMPARED = set(Event.__slots__) - NOT_COMPARED
 
 
@@ -71,22 +71,23 @@ def differences(core, bcc):
         (by_core.kind, field, getattr(by_core, field), getattr(by_bcc, field))
         for inode, events in core.items()
         for by_core, by_bcc in zip(events, bcc[inode], strict=True)
-        # A failure has the cookie of the MPTCP socket, or none; kprobes cannot call the cookie helper.
+        # Cookies are compared only if both engines have them. bcc has none with kprobes, which cannot call the
+        # cookie helper. In a failure, an engine may report the cookie of the MPTCP socket or none.
         for field in COMPARED - ({"cookie"} if by_core.errno or by_bcc.cookie is None else set())
         if getattr(by_core, field) != getattr(by_bcc, field)
     ]
 
 
 def test_core_and_bcc_report_the_same_events_for_each_socket(both):
-    homes = [Actor() for _ in range(NAMESPACES)]
-    program = Actor(homes[0].namespace)
+    namespaces = [Actor() for _ in range(NAMESPACES)]
+    program = Actor(namespaces[0].namespace)
     try:
         program.do("import random_program")
-        program.do(f"p = random_program.Program({SEED}, {[home.namespace for home in homes]})")
+        program.do(f"p = random_program.Program({SEED}, {[actor.namespace for actor in namespaces]})")
         program.do("p.run(1000)")
-        core, bcc = (events_by_socket(watcher.events(*homes)) for watcher in both)
+        core, bcc = (events_by_socket(watcher.events(*namespaces)) for watcher in both)
     finally:
-        for actor in (program, *homes):
+        for actor in (program, *namespaces):
             actor.close()
     assert len(core) > 200
     assert bcc.keys() == core.keys()
@@ -94,11 +95,11 @@ def test_core_and_bcc_report_the_same_events_for_each_socket(both):
 
 
 @pytest.mark.skipif(RELEASE > (6, 1), reason="Debian 12's bcc cannot compile newer kernel headers")
-def test_without_btf_the_kernel_headers_give_the_same_events(monkeypatch, tmp_path, actor):
+def test_without_btf_bcc_uses_kernel_headers_and_reports_the_same_events(monkeypatch, tmp_path, actor):
     try:
         headers.of_running_kernel()
     except EngineUnavailable as error:
-        pytest.skip(f"{error}; make test-vm provides them")
+        pytest.skip(f"{error}; make test-vm runs this test with kernel headers")
     monkeypatch.setattr(compiler, "VMLINUX", tmp_path / "vmlinux")
     watchers = [RecordingWatcher("core"), RecordingWatcher("bcc")]
     try:
@@ -146,7 +147,7 @@ def test_opens_and_closes_on_different_cpus_stay_in_order(actor):
         watch.stop()
 
 
-def test_lost_records_are_counted_and_repaired_by_reconciliation(actor):
+def test_lost_records_are_counted_and_reconciliation_reports_the_missed_changes(actor):
     engine = BccEngine(pages=1)
     engine.attach()
     hub = Hub(Choice(engine))
@@ -170,7 +171,7 @@ def test_lost_records_are_counted_and_repaired_by_reconciliation(actor):
         )
         actor.do("[s.close() for s in socks[:250]]")
         wait_until(lambda: engine.lost, "a loss")
-        wait_until(lambda: sorted(open_ports.values()) == list(range(2250, 2500)), "the repair")
+        wait_until(lambda: sorted(open_ports.values()) == list(range(2250, 2500)), "the missed changes")
         assert hub.counts.reconciliations["loss"]
     finally:
         hub.stop()
@@ -180,13 +181,13 @@ JUMP, CALL, EXIT, LOAD_IMM64 = 0x05, 0x85, 0x95, 0x18
 
 
 def has_loop(code):
-    """Return True if the control flow of a BPF program has a cycle, found by depth-first search."""
+    """Return True if a depth-first search finds a cycle in the control flow of a BPF program."""
     successors = []
     for index, (opcode, offset) in enumerate(struct.iter_unpack("<Bxh4x", code)):
         jumps = opcode & 7 in (5, 6) and opcode not in (CALL, EXIT)
         targets = [index + 1 + offset] if jumps else []
         if opcode not in (JUMP, EXIT):
-            targets.append(index + 1 + (opcode == LOAD_IMM64))  # which takes two slots
+            targets.append(index + 1 + (opcode == LOAD_IMM64))  # this instruction takes two slots
         successors.append(targets)
     entered, finished, path = {0}, set(), [0]
     while path:
@@ -201,7 +202,7 @@ def has_loop(code):
     return False
 
 
-def test_no_program_has_a_loop_which_verifiers_before_5_3_reject():
+def test_no_bpf_program_has_a_loop_because_kernels_before_5_3_reject_loops():
     names = re.findall(r"^int (\w+)\(", (SOURCES / "bcc.bpf.c").read_text(), re.MULTILINE)
     assert len(names) > 20
     engine = BccEngine()
@@ -232,7 +233,7 @@ def test_detaching_closes_every_descriptor():
     assert open_files() <= before
 
 
-def test_a_missing_kernel_function_costs_only_what_its_kprobe_reports(monkeypatch, actor):
+def test_a_missing_kernel_function_adds_limits_but_other_events_are_still_reported(monkeypatch, actor):
     absent = replace(hooks.FAILURE_KPROBES[0], function="inet_listen_which_no_kernel_has")
     monkeypatch.setattr(hooks, "FAILURE_KPROBES", (absent, *hooks.FAILURE_KPROBES[1:]))
     engine = BccEngine()
@@ -240,9 +241,7 @@ def test_a_missing_kernel_function_costs_only_what_its_kprobe_reports(monkeypatc
     try:
         info = engine.info
         if info.hooks != hooks.KPROBES_NAME:
-            pytest.skip(
-                f"this kernel has no kprobes ({info.why}); make test-vm runs this test on kernels that do"
-            )
+            pytest.skip(f"this kernel has no kprobes ({info.why}); make test-vm runs this test on others")
         assert {LISTEN_FAILURES, BACKLOG_CHANGE} <= set(info.limits)
         assert f"{absent.function} (" in info.why
         actor.do("s = listener(port=8080)")
@@ -253,7 +252,7 @@ def test_a_missing_kernel_function_costs_only_what_its_kprobe_reports(monkeypatc
 
 @pytest.fixture
 def attach_engine():
-    """A function that attaches engines, which are detached after the test."""
+    """A function that returns an attached engine. The engine is detached after the test."""
     engines = []
 
     def attach(**options):
@@ -266,7 +265,7 @@ def attach_engine():
         engine.detach()
 
 
-def test_the_reason_for_no_kprobes_quotes_the_kernel(attach_engine):
+def test_if_kprobes_cannot_be_attached_the_reason_quotes_the_kernels_error(attach_engine):
     info = attach_engine().info
     if info.hooks == hooks.KPROBES_NAME:
         pytest.skip("this kernel has kprobes")
@@ -288,7 +287,9 @@ def test_missing_mptcp_functions_are_a_limit_only_if_the_kernel_has_mptcp(
     )
 
 
-def test_if_one_tracepoint_fails_the_others_are_closed_and_failures_are_a_limit(monkeypatch, attach_engine):
+def test_if_one_tracepoint_cannot_be_opened_the_others_are_closed_and_failures_are_a_limit(
+    monkeypatch, attach_engine
+):
     opened = []
     open_tracepoint = perf.open_tracepoint
 
@@ -317,7 +318,7 @@ engine.detach()
 
 
 @pytest.mark.parametrize("capability", ["syslog", "ipc_lock"])
-def test_it_attaches_without_cap_syslog_or_cap_ipc_lock_and_with_little_memlock(capability, tmp_path):
+def test_bcc_attaches_without_cap_syslog_or_cap_ipc_lock_and_with_a_low_memlock_limit(capability, tmp_path):
     restrict = [
         "prlimit",
         "--memlock=65536",
@@ -328,7 +329,9 @@ def test_it_attaches_without_cap_syslog_or_cap_ipc_lock_and_with_little_memlock(
     subprocess.run([*restrict, sys.executable, "-c", ATTACH], cwd=tmp_path, check=True)
 
 
-def test_a_cpu_that_comes_online_later_is_read_from_the_next_snapshot_on(monkeypatch, attach_engine, actor):
+def test_records_of_a_cpu_that_comes_online_later_are_read_after_the_next_snapshot(
+    monkeypatch, attach_engine, actor
+):
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         pytest.skip("needs two CPUs")

@@ -74,7 +74,7 @@ def test_events_of_a_short_lived_process_have_its_cgroup_and_container(watch, ac
 
 def test_events_of_a_short_lived_process_have_its_cgroup_v1_container(watch, actor, v1_container):
     if SHORT_LIVED in watch.info.limits:
-        pytest.skip("limited here: short-lived listeners are not seen")
+        pytest.skip("this engine does not see short-lived listeners")
     (v1_container / "cgroup.procs").write_text(str(actor.pid))
     actor.do(DEFINE_LISTEN_AND_EXIT)
     pids = [actor.do(f"listen_and_exit({port})") for port in range(8000, 8020)]
@@ -83,7 +83,7 @@ def test_events_of_a_short_lived_process_have_its_cgroup_v1_container(watch, act
     ]
 
 
-def test_a_process_moved_into_a_container_is_in_it_from_then_on(watch, actor, v1_container):
+def test_after_a_process_is_moved_into_a_container_its_events_have_that_container(watch, actor, v1_container):
     actor.do("a = listener(port=8080)")
     assert [event.container for event in watch.events(actor)] == [None]
     (v1_container / "cgroup.procs").write_text(str(actor.pid))
@@ -91,7 +91,7 @@ def test_a_process_moved_into_a_container_is_in_it_from_then_on(watch, actor, v1
     assert [event.container for event in watch.events(actor)] == [None, CONTAINER_ID]
 
 
-def test_an_event_from_a_pod_has_its_uid(watch, actor, make_cgroup):
+def test_an_event_from_a_pod_has_the_uid_of_the_pod(watch, actor, make_cgroup):
     uid = "2b5b8b1c-3f0e-4d5e-9a7b-0c1d2e3f4a5b"
     make_cgroup(f"kubepods-pod{uid.replace('-', '_')}.slice", actor)
     actor.do("s = listener()")
@@ -99,7 +99,7 @@ def test_an_event_from_a_pod_has_its_uid(watch, actor, make_cgroup):
     assert (event.pod, event.container) == (uid, None)
 
 
-def test_a_scope_of_a_cgroup_or_container_passes_exactly_its_events(watch, make_actor, make_cgroup):
+def test_a_scope_can_include_or_exclude_the_events_of_a_cgroup_or_container(watch, make_actor, make_cgroup):
     inside, outside = make_actor(), make_actor()
     path = make_cgroup(f"docker-{CONTAINER_ID}.scope", inside)
     scopes = {
@@ -118,7 +118,7 @@ def test_a_scope_of_a_cgroup_or_container_passes_exactly_its_events(watch, make_
         )
         for name, watcher in watchers.items():
             expected = outside if name.startswith("not") else inside
-            wait_until(lambda one=watcher: [event for event in one.delivered if event.port == 8081], name)
+            wait_until(lambda watcher=watcher: any(event.port == 8081 for event in watcher.delivered), name)
             reported = [
                 actor for actor in (inside, outside) if any(actor.owns(event) for event in watcher.delivered)
             ]
@@ -181,7 +181,7 @@ def test_a_namespace_has_the_name_that_ip_netns_gave_it(watch, make_actor, netns
     assert netns_name not in [json.loads(line)["netns_name"] for line in others]
 
 
-def test_a_name_that_is_attached_and_deleted_is_reported_as_it_changes(watch, make_actor):
+def test_events_have_the_name_of_their_namespace_only_while_ip_netns_lists_it(watch, make_actor):
     name = f"portwatch-again-{os.getpid()}"
     inodes = set()
     for _ in range(3):
@@ -191,11 +191,13 @@ def test_a_name_that_is_attached_and_deleted_is_reported_as_it_changes(watch, ma
         subprocess.run(["ip", "netns", "attach", name, str(actor.pid)], check=True)
         try:
             wait_until(
-                lambda actor=actor: _name_of_a_new_listener(watch, actor) == name, "the name to be reported"
+                lambda actor=actor: _name_of_a_new_listener(watch, actor) == name, "an event with the name"
             )
         finally:
             subprocess.run(["ip", "netns", "delete", name], check=True)
-        wait_until(lambda actor=actor: _name_of_a_new_listener(watch, actor) is None, "the name to be gone")
+        wait_until(
+            lambda actor=actor: _name_of_a_new_listener(watch, actor) is None, "an event without the name"
+        )
         inodes.add(actor.netns)
     assert len(inodes) == 3
 
@@ -209,9 +211,9 @@ def _name_of_a_new_listener(watch, actor):
 def test_in_a_pid_namespace_details_are_never_read_from_another_process(
     engine, make_actor, make_cgroup, netns_name, tmp_path
 ):
-    """BPF reports the host's pids, which are other processes in the /proc of a pid namespace.
+    """In a pid namespace, holders are unknown unless --procfs names the host's /proc.
 
-    Holders are therefore unknown there, unless --procfs gives the host's /proc.
+    BPF programs report the host's pids. In the /proc of a pid namespace, these pids belong to other processes.
     """
     actor = make_actor(f"/run/netns/{netns_name}")
     path = make_cgroup(f"docker-{CONTAINER_ID}.scope", actor)
@@ -276,7 +278,7 @@ def test_poll_in_a_pid_namespace_reports_the_pids_of_that_namespace():
 
 
 @pytest.mark.parametrize("command", [("list",), ("who", "1")])
-def test_in_a_pid_namespace_a_tree_whose_pids_cannot_be_known_is_an_error(command):
+def test_watching_a_process_tree_from_a_pid_namespace_is_an_error(command):
     if not any(engine.startswith("core") for engine in ENGINES):
         pytest.skip("core is not one of PORTWATCH_TEST_ENGINES")
     result = portwatch(*command, "--pid", "1", "--engine", "core", prefix=IN_PID_NAMESPACE)

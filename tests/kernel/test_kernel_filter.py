@@ -1,4 +1,4 @@
-"""Scopes that the BPF programs evaluate: activity outside of them never reaches the reader."""
+"""The kernel filter: BPF programs drop records that are outside the scopes of all watchers."""
 
 import pytest
 from support import RecordingWatcher, has_mptcp, wait_until
@@ -18,7 +18,7 @@ class ScopedWatcher(RecordingWatcher):
     """A recording watcher with a scope."""
 
     def __init__(self, engine, **scope):
-        # The interval gives scoped watchers an engine of their own; that of `watch` is unrestricted.
+        # The unusual reconcile interval keeps this watcher from sharing the unfiltered engine of `watch`.
         super().__init__(engine, scope=Scope(**scope), reconcile_interval=3600.0)
 
     def expect(self, *changes):
@@ -43,7 +43,8 @@ class ScopedWatcher(RecordingWatcher):
             return records
 
         engine.read = read_and_capture
-        self.watcher.listeners()  # ends a call of the original `read` that is in progress
+        # `listeners` wakes the thread that reads events, so that it returns from the original `read`.
+        self.watcher.listeners()
         return captured
 
     def changes(self, actor):
@@ -53,11 +54,11 @@ class ScopedWatcher(RecordingWatcher):
 
 @pytest.fixture
 def cgroup(watch, make_cgroup):
-    """A function that makes a container's cgroup, on machines where BPF decides by cgroup id."""
+    """A function that makes a container's cgroup. Skips the test if BPF programs cannot filter by cgroup."""
     if not cgroups.is_v2_only():
-        pytest.skip("with cgroup v1 hierarchies user space filters by cgroup")
+        pytest.skip("a cgroup v1 hierarchy is mounted, so only user space filters by cgroup")
     if watch.info.has_limit("outside"):
-        pytest.skip("sockets cannot be marked here, so user space filters by cgroup")
+        pytest.skip("this engine cannot mark sockets here, so only user space filters by cgroup")
     return lambda *actors: make_cgroup(f"docker-{CONTAINER_ID}.scope", *actors)
 
 
@@ -94,7 +95,7 @@ def port_filter(*numbers):
     ],
     ids=["port", "port-udp", "port-failures", "not-port", "proto-tcp", "proto-udp", "not-proto"],
 )
-def test_activity_outside_a_scope_does_not_reach_the_reader(watch_scope, actor, scope, storm):
+def test_activity_outside_a_scope_does_not_reach_user_space(watch_scope, actor, scope, storm):
     watcher = watch_scope(**scope)
     actor.do("taken, refused = listener(port=9000), socket.socket()")
     actor.do("s = bound(port=8080)" if scope.get("proto") == Filter(("udp",)) else "s = listener(port=8080)")
@@ -106,7 +107,7 @@ def test_activity_outside_a_scope_does_not_reach_the_reader(watch_scope, actor, 
     assert {record.socket.port for record in records if record.socket.netns == actor.netns} == {8080}
 
 
-def test_activity_in_another_namespace_does_not_reach_the_reader(watch_scope, actor, make_actor):
+def test_activity_in_another_namespace_does_not_reach_user_space(watch_scope, actor, make_actor):
     watcher, other = watch_scope(netns=Filter((actor.netns,))), make_actor()
     records = watcher.capture_records()
     other.do(STORM)
@@ -116,7 +117,7 @@ def test_activity_in_another_namespace_does_not_reach_the_reader(watch_scope, ac
     assert {record.socket.netns for record in records} == {actor.netns}
 
 
-def test_activity_in_an_excluded_namespace_does_not_reach_the_reader(watch_scope, actor, make_actor):
+def test_activity_in_an_excluded_namespace_does_not_reach_user_space(watch_scope, actor, make_actor):
     other = make_actor()
     watcher = watch_scope(netns=Filter((), (other.netns,)))
     records = watcher.capture_records()
@@ -148,7 +149,7 @@ def test_a_later_watcher_gets_open_listeners_that_the_filter_excluded_before(wat
     first.expect(("open", 8080), ("close", 8080))
 
 
-def test_listeners_of_a_stopped_watcher_are_not_counted_as_drift(watch_scope, actor):
+def test_listeners_that_only_a_stopped_watcher_wanted_are_not_counted_as_drift(watch_scope, actor):
     first, second = watch_scope(port=port_filter(8080)), watch_scope(port=port_filter(8081))
     actor.do("a, b = listener(port=8080), listener(port=8081)")
     first.expect_from(actor, ("open", 8080))
@@ -187,7 +188,7 @@ def test_the_close_of_an_autobound_port_passes_the_port_filter(watch_scope, acto
     watcher.expect(("open", port), ("close", port))
 
 
-def test_a_failure_within_a_port_scope_is_reported_with_its_holder(watch_scope, actor):
+def test_a_failed_bind_within_a_port_scope_is_reported_with_the_holder(watch_scope, actor):
     watcher = watch_scope(port=port_filter(8080))
     if watcher.watcher.choice.engine.info.has_limit("failures"):
         pytest.skip("this engine reports no failures")
@@ -199,7 +200,7 @@ def test_a_failure_within_a_port_scope_is_reported_with_its_holder(watch_scope, 
 
 @pytest.mark.parametrize("storm", [STORM, UDP_STORM, FAILING_STORM], ids=["tcp", "udp", "failures"])
 @pytest.mark.parametrize("option", ["cgroup", "container", "not-cgroup", "not-container"])
-def test_activity_in_an_excluded_cgroup_does_not_reach_the_reader(
+def test_activity_in_an_excluded_cgroup_does_not_reach_user_space(
     watch_scope, make_actor, cgroup, option, storm
 ):
     actor, other = make_actor(), make_actor()
@@ -208,7 +209,7 @@ def test_activity_in_an_excluded_cgroup_does_not_reach_the_reader(
     named = (f"/{path.name}" if name == "cgroup" else CONTAINER_ID,)
     watcher = watch_scope(**{name: Filter((), named) if is_negative else Filter(named)})
     other.do("taken, refused = listener(port=9000), socket.socket()")
-    watcher.watcher.listeners()  # by now the kernel excludes the cgroups outside
+    watcher.watcher.listeners()  # after this, the kernel filter excludes the other cgroups
     records = watcher.capture_records()
     other.do(storm)
     actor.do("s = listener(port=8080)")
@@ -229,15 +230,15 @@ def test_a_restarted_container_is_reported(watch_scope, make_actor, cgroup):
         path.rmdir()
 
 
-def test_a_close_in_another_cgroup_is_reported_exactly_if_the_open_was(watch_scope, make_actor, cgroup):
+def test_a_close_by_another_cgroup_is_reported_only_if_the_open_was(watch_scope, make_actor, cgroup):
     inside, outside = make_actor(), make_actor()
     cgroup(inside)
     watcher = watch_scope(container=Filter((CONTAINER_ID,)))
     for opener, closer in ((inside, outside), (outside, inside)):
         opener.do("s = listener(port=9000); s.close()")
-        watcher.watcher.listeners()  # by now the kernel excludes the cgroups outside
+        watcher.watcher.listeners()  # after this, the kernel filter excludes the other cgroups
         opener.do("s = listener(port=8080)")
-        closer.do(f"fd = libc.syscall(438, libc.syscall(434, {opener.pid}, 0), {opener.do('s.fileno()')}, 0)")
+        closer.do(f"fd = take_descriptor({opener.pid}, {opener.do('s.fileno()')})")
         opener.do("s.close()")
         closer.do("os.close(fd)")
     watcher.expect_from(inside, *[(kind, port) for port in (9000, 8080) for kind in ("open", "close")])
@@ -245,14 +246,16 @@ def test_a_close_in_another_cgroup_is_reported_exactly_if_the_open_was(watch_sco
 
 
 @pytest.mark.parametrize("proto", [0, 262], ids=["tcp", "mptcp"])
-def test_a_later_watcher_gets_an_excluded_listener_and_its_close(watch_scope, make_actor, cgroup, proto):
+def test_a_later_watcher_gets_a_listener_that_was_excluded_before_and_its_close(
+    watch_scope, make_actor, cgroup, proto
+):
     if proto and not has_mptcp():
         pytest.skip("this kernel has no MPTCP")
     inside, outside = make_actor(), make_actor()
     cgroup(inside)
     first = watch_scope(container=Filter((CONTAINER_ID,)))
     outside.do("listener(port=9000).close()")
-    first.watcher.listeners()  # by now the kernel excludes the cgroups outside
+    first.watcher.listeners()  # after this, the kernel filter excludes the other cgroups
     outside.do(f"s = listener(port=8080, proto={proto})")
     second = watch_scope(container=Filter((), (CONTAINER_ID,)), netns=Filter((outside.netns,)))
     second.expect(("open", 8080))
@@ -266,10 +269,10 @@ def test_a_listener_passed_into_a_cgroup_is_counted_as_drift_only_once(watch_sco
     cgroup(inside)
     watcher = watch_scope(container=Filter((CONTAINER_ID,)))
     outside.do("listener(port=9000).close()")
-    watcher.watcher.listeners()  # by now the kernel excludes the cgroups outside
+    watcher.watcher.listeners()  # after this, the kernel filter excludes the other cgroups
     outside.do("s = listener(port=8080)")
     outside.do("t = bound(port=8081)")
-    inside.do(f"fd = libc.syscall(438, libc.syscall(434, {outside.pid}, 0), {outside.do('s.fileno()')}, 0)")
+    inside.do(f"fd = take_descriptor({outside.pid}, {outside.do('s.fileno()')})")
     assert [listener.socket.port for listener in watcher.listeners(outside)] == [8080]
     outside.do("s.close(), t.close()")
     inside.do("os.close(fd)")

@@ -12,7 +12,7 @@ def namespace_of(actor):
     return namespace
 
 
-def test_a_namespace_can_be_entered_after_the_process_whose_path_names_it_has_exited(actor, make_actor):
+def test_a_namespace_can_be_entered_even_if_the_process_in_its_path_has_exited(actor, make_actor):
     exited = make_actor(actor.namespace)
     namespace = replace(namespace_of(actor), path=exited.namespace)
     exited.kill()

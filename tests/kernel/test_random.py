@@ -1,4 +1,7 @@
-"""A random program is watched; whenever it pauses, the open listeners must equal the output of `ss`."""
+"""A program performs random operations while it is watched.
+
+Whenever it pauses, the listeners that the events leave open must be those that `ss` lists.
+"""
 
 import re
 import subprocess
@@ -37,7 +40,7 @@ def listed_by_ss(actors):
 
 
 class Replay:
-    """The listeners that the events leave open, and the events that contradict earlier ones."""
+    """Keeps the listeners that the events so far leave open, and the events that contradict earlier ones."""
 
     def __init__(self, namespaces):
         self._namespaces = namespaces
@@ -63,19 +66,22 @@ class Replay:
         return {event.inode: (event.netns, event.proto, event.port) for event in list(self.open.values())}
 
 
-def make_engine(name, loses):
-    """Return an engine by its test name. One that `loses` records has a small buffer and reads it slowly."""
+def make_engine(name, loses_records):
+    """Return the engine that ENGINES calls `name`.
+
+    If it `loses_records`, its buffer is small and is read slowly.
+    """
     name, _, hooks = name.partition("-")
     engine = {
-        "core": lambda: CoreEngine(hooks=hooks or "auto", ring_bytes=4096 if loses else RING_BYTES),
-        "bcc": lambda: BccEngine(pages=1 if loses else None),
+        "core": lambda: CoreEngine(hooks=hooks or "auto", ring_bytes=4096 if loses_records else RING_BYTES),
+        "bcc": lambda: BccEngine(pages=1 if loses_records else None),
         "poll": lambda: PollEngine(interval=0.05),
     }[name]()
-    if loses:
+    if loses_records:
         read = engine.read
 
         def read_slowly(timeout):
-            time.sleep(PATIENCE / 1000)  # PATIENCE is larger where the program under test is slower
+            time.sleep(PATIENCE / 1000)  # PATIENCE is larger on slow machines, where the program is slower too
             return read(timeout)
 
         engine.read = read_slowly
@@ -83,29 +89,29 @@ def make_engine(name, loses):
 
 
 def run(operations, engine, seed):
-    """Run the random program, comparing with `ss` at each pause; return the hub's counts and the replay."""
-    homes = [Actor() for _ in range(NAMESPACES)]
-    program = Actor(homes[0].namespace)
+    """Run the random program and compare with `ss` at each pause. Return the hub's counts and the replay."""
+    namespaces = [Actor() for _ in range(NAMESPACES)]
+    program = Actor(namespaces[0].namespace)
     engine.attach()
     hub = Hub(Choice(engine))
-    replay = Replay({home.netns for home in homes})
+    replay = Replay({actor.netns for actor in namespaces})
     subscribed = hub.subscribe(lambda _: True, callback=replay.apply)
     hub.start()
     subscription = subscribed.wait()
     hub.wait_ready()
     try:
         program.do("import random_program")
-        program.do(f"p = random_program.Program({seed}, {[home.namespace for home in homes]})")
+        program.do(f"p = random_program.Program({seed}, {[actor.namespace for actor in namespaces]})")
         for _ in range(operations // OPERATIONS_BETWEEN_CHECKS):
             program.do(f"p.run({OPERATIONS_BETWEEN_CHECKS})")
-            truth = listed_by_ss(homes)
+            truth = listed_by_ss(namespaces)
             expected = {inode: entry[:3] for inode, entry in truth.items()}
             wait_until(lambda expected=expected: replay.endpoints() == expected, "the events to agree with ss")
             drift = hub.counts.drift.total()
             holders = {
                 listener.socket.inode: {holder.pid for holder in listener.holders}
                 for listener in hub.listeners(subscription)
-                if listener.socket.netns in {home.netns for home in homes}
+                if listener.socket.netns in {actor.netns for actor in namespaces}
             }
             assert holders == {inode: pids for inode, (_, _, _, pids) in truth.items()}
             if not replay.gaps:
@@ -116,25 +122,25 @@ def run(operations, engine, seed):
         return hub.counts, replay
     finally:
         hub.stop()
-        for actor in (program, *homes):
+        for actor in (program, *namespaces):
             actor.close()
 
 
 on_each_engine = pytest.mark.parametrize(
-    ("name", "loses"),
+    ("name", "loses_records"),
     [(name, loses) for name in ENGINES for loses in (False, True) if not (loses and name == "poll")],
 )
 
 
 @on_each_engine
-def test_at_every_pause_listeners_and_holders_equal_ss(name, loses):
-    counts, replay = run(600, make_engine(name, loses), SEED)
+def test_at_every_pause_listeners_and_holders_equal_ss(name, loses_records):
+    counts, replay = run(600, make_engine(name, loses_records), SEED)
     assert replay.events > 200
-    assert bool(counts.lost) == bool(replay.gaps) == loses
+    assert bool(counts.lost) == bool(replay.gaps) == loses_records
 
 
 @pytest.mark.long
 @on_each_engine
-def test_over_ten_thousand_operations_listeners_and_holders_equal_ss(name, loses):
-    counts, replay = run(12_000, make_engine(name, loses), SEED + 1)
-    assert bool(counts.lost) == bool(replay.gaps) == loses
+def test_over_ten_thousand_operations_listeners_and_holders_equal_ss(name, loses_records):
+    counts, replay = run(12_000, make_engine(name, loses_records), SEED + 1)
+    assert bool(counts.lost) == bool(replay.gaps) == loses_records

@@ -1,8 +1,8 @@
-"""The scenarios that every engine must report exactly, or declare in its limits.
+"""Scenarios that every engine must report exactly, except where it declares a limit.
 
-`test_sNN_` names the scenario in the table that scripts/kernels_table.py writes.
-They are one module because every module starts each engine once, and bcc takes more than a minute for
-that in an emulated machine.
+The prefix `test_sNN_` is the number of a scenario in the table that scripts/kernels_table.py writes.
+All scenarios are in one module, because each module starts every engine once. In an emulated machine, bcc takes
+more than a minute to start.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from limits import allowed, kernel_functions
+from limits import expected_limits, kernel_functions
 from support import has_mptcp, replay, wait_until
 
 from portwatch.engines.poll import PollEngine
@@ -19,20 +19,20 @@ from portwatch.engines.poll import PollEngine
 
 def test_an_engine_has_exactly_the_limits_expected_on_this_kernel(watch):
     info = watch.info
-    assert {limit.name for limit in info.limits} == allowed(info.engine, info.hooks)
+    assert {limit.name for limit in info.limits} == expected_limits(info.engine, info.hooks)
     if info.engine == "bcc":
         assert (info.hooks == "kprobes") == ("register_kprobe" in kernel_functions()), info.why
 
 
 def endpoints(events):
-    """Return the kind of each event and the endpoint that it is about."""
+    """Return the kind and the endpoint of each event."""
     return [(event.kind, event.proto, event.family, event.address, event.port) for event in events]
 
 
 def assert_one_open_and_close(watch, actor, endpoint, **fields):
-    """Check that there is exactly one open and one close of one socket, both complete.
+    """Check that the actor's only events are an open and a close of one socket, with all fields correct.
 
-    `endpoint` is (proto, family, address, port); `fields` are further fields of the open.
+    `endpoint` is (proto, family, address, port). `fields` are further fields that the open must have.
     """
     opened, closed = watch.events(actor)
     assert endpoints([opened, closed]) == [("open", *endpoint), ("close", *endpoint)]
@@ -56,7 +56,7 @@ def assert_one_open_and_close(watch, actor, endpoint, **fields):
 def test_s01_tcp_over_ipv4_is_one_open_and_one_close(watch, actor):
     actor.do("s = listener(port=8080, backlog=5)")
     inode = actor.do("os.fstat(s.fileno()).st_ino")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(
         watch, actor, ("tcp", "ipv4", "127.0.0.1", 8080), backlog=5, inode=inode, exposure="loopback"
@@ -64,9 +64,9 @@ def test_s01_tcp_over_ipv4_is_one_open_and_one_close(watch, actor):
 
 
 @pytest.mark.parametrize("v6only", [False, True])
-def test_s02_tcp_over_ipv6_reports_whether_it_is_dual_stack(watch, actor, v6only):
+def test_s02_an_event_about_tcp_over_ipv6_says_whether_the_socket_is_dual_stack(watch, actor, v6only):
     actor.do(f"s = listener('::', 8080, family=V6, options=[(41, 26, {int(v6only)})])")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(
         watch, actor, ("tcp", "ipv6", "::", 8080), v6only=v6only, exposure="all", mptcp=False
@@ -76,7 +76,7 @@ def test_s02_tcp_over_ipv6_reports_whether_it_is_dual_stack(watch, actor, v6only
 def test_s03_listen_without_bind_reports_the_port_that_the_kernel_chose(watch, actor):
     actor.do("s = socket.socket(); s.listen()")
     port = actor.do("s.getsockname()[1]")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert port
     assert_one_open_and_close(watch, actor, ("tcp", "ipv4", "0.0.0.0", port))
@@ -84,7 +84,7 @@ def test_s03_listen_without_bind_reports_the_port_that_the_kernel_chose(watch, a
 
 def test_s04_a_second_listen_changes_only_the_backlog(watch, actor):
     actor.do("s = listener(port=8080, backlog=5)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.listen(50)")
     assert watch.kinds(actor) == ["open"]
     (listener,) = watch.listeners(actor)
@@ -93,7 +93,7 @@ def test_s04_a_second_listen_changes_only_the_backlog(watch, actor):
 
 def test_s04_a_changed_backlog_is_reported_in_the_close(watch, actor):
     actor.do("s = listener(port=8080, backlog=5)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.listen(50)")
     if watch.info.has_limit("backlog_change"):
         watch.listeners(actor)
@@ -105,9 +105,9 @@ def test_s05_a_second_listen_on_a_port_is_a_listen_failed_event(watch, actor):
     actor.do("socks = [socket.socket(), socket.socket()]")
     actor.do("[s.setsockopt(1, 2, 1) for s in socks]; [s.bind(('127.0.0.1', 8080)) for s in socks]")
     actor.do("socks[0].listen()")
-    watch.settle()
+    watch.wait_for_delivery()
     assert "Address already in use" in actor.attempt("socks[1].listen()")["error"]
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("socks[1].close(); socks[0].close()")
     if watch.info.has_limit("failures"):
         assert watch.kinds(actor) == ["open", "close"]
@@ -133,7 +133,7 @@ WAYS_TO_HOLD_A_PORT = {
 
 
 @pytest.mark.parametrize("why", WAYS_TO_HOLD_A_PORT)
-def test_s06_a_failed_bind_reports_who_holds_the_port(watch, actor, make_actor, why):
+def test_s06_a_failed_bind_reports_the_holder_of_the_port(watch, actor, make_actor, why):
     actor.do(WAYS_TO_HOLD_A_PORT[why])
     loser = make_actor(actor.namespace)
     assert "Address already in use" in loser.attempt("bound(port=8080, kind=TCP)")["error"]
@@ -155,7 +155,7 @@ WAYS_TO_PASS_ON_A_PORT = {
 def begin():
     s = listener(port=8080)
     if os.fork() == 0:
-        signal.alarm(300)  # a daemon outlives the test that should kill it
+        signal.alarm(300)  # in case the test fails before it kills this process
         os.write(write_end, str(os.getpid()).encode())
         time.sleep(600)
 read_end, write_end = os.pipe()
@@ -186,7 +186,7 @@ while open(f"/proc/{holder}/comm").read() != "sleep\\n":
 def test_s06_a_failed_bind_names_the_current_holder_of_a_port_that_was_passed_on(watch, actor, make_actor, way):
     actor.do(WAYS_TO_PASS_ON_A_PORT[way])
     holder_pid = actor.do("holder")
-    watch.settle()
+    watch.wait_for_delivery()
     loser = make_actor(actor.namespace)
     assert "error" in loser.attempt("bound(port=8080, kind=TCP)")
     events = watch.events(actor)
@@ -201,7 +201,7 @@ def test_s06_a_failed_bind_names_the_current_holder_of_a_port_that_was_passed_on
     ]
 
 
-def test_s06_a_failed_udp_bind_reports_who_holds_the_port(watch, actor, make_actor):
+def test_s06_a_failed_udp_bind_reports_the_holder_of_the_port(watch, actor, make_actor):
     actor.do("s = bound(port=5300)")
     loser = make_actor(actor.namespace)
     assert "error" in loser.attempt("bound(port=5300)")
@@ -235,12 +235,12 @@ def test_s07_a_bind_without_permission_is_a_bind_failed_event(watch, actor):
     assert failed.held_by is None
 
 
-def test_s08_a_shutdown_is_a_close_and_a_new_listen_an_open(watch, actor):
+def test_s08_a_shutdown_is_reported_as_a_close_and_a_new_listen_as_an_open(watch, actor):
     actor.do("s = listener(port=8080)")
-    watch.settle()
+    watch.wait_for_delivery()
     for step in ("s.shutdown(socket.SHUT_RD)", "s.listen()", "s.close()"):
         actor.do(step)
-        watch.settle()
+        watch.wait_for_delivery()
     assert endpoints(watch.events(actor)) == [
         (kind, "tcp", "ipv4", "127.0.0.1", 8080) for kind in ("open", "close", "open", "close")
     ]
@@ -252,25 +252,25 @@ def test_s08_an_autobound_listener_is_reported_with_its_new_port_when_it_listens
     for _ in range(2):
         actor.do("s.listen()")
         ports += [actor.do("s.getsockname()[1]")] * 2
-        watch.settle()
+        watch.wait_for_delivery()
         actor.do("s.shutdown(socket.SHUT_RD)")
-        watch.settle()
+        watch.wait_for_delivery()
     assert [event.port for event in watch.events(actor)] == ports
     assert watch.kinds(actor) == ["open", "close"] * 2
 
 
 def test_s09_a_close_by_sigkill_is_attributed_to_the_killed_process(watch, actor):
     actor.do("s = listener(port=8080)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.kill()
     _, closed = watch.events(actor)
     assert (closed.kind, closed.pid, closed.start_time) == ("close", actor.pid, actor.start_time)
     assert closed.process == actor.process
 
 
-def test_s10_a_port_that_a_forked_child_keeps_stays_open(watch, actor):
+def test_s10_a_port_stays_open_while_a_forked_child_holds_it(watch, actor):
     actor.do("s = listener(port=8080)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("child = fork(lambda: None)")
     child = actor.do("child")
     actor.do("s.close()")
@@ -283,16 +283,16 @@ def test_s10_a_port_that_a_forked_child_keeps_stays_open(watch, actor):
     assert (closed.kind, closed.pid, closed.opener.pid) == ("close", child, actor.pid)
 
 
-def test_s11_a_duplicated_descriptor_is_closed_when_the_last_copy_is(watch, actor):
+def test_s11_a_port_is_closed_when_its_last_duplicated_descriptor_is_closed(watch, actor):
     actor.do("s = listener(port=8080); copies = [os.dup(s.fileno()), os.dup2(s.fileno(), 200)]")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close(); os.close(copies[0])")
     assert watch.kinds(actor) == ["open"]
     actor.do("os.close(200)")
     assert watch.kinds(actor) == ["open", "close"]
 
 
-def test_s12_a_descriptor_sent_to_another_process_has_the_receiver_as_holder(watch, actor):
+def test_s12_the_process_that_receives_a_descriptor_becomes_a_holder(watch, actor):
     actor.do("here, there = socket.socketpair()")
     actor.do("read_end, write_end = os.pipe()")
     actor.do(
@@ -301,7 +301,7 @@ def test_s12_a_descriptor_sent_to_another_process_has_the_receiver_as_holder(wat
     actor.do("def receive_in_thread():\n    threading.Thread(target=receive, daemon=True).start()")
     receiver = actor.do("fork(receive_in_thread)")
     actor.do("s = listener(port=8080); socket.send_fds(here, [b'x'], [s.fileno()]); os.read(read_end, 1)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert watch.kinds(actor) == ["open"]
     (listener,) = watch.listeners(actor)
@@ -311,19 +311,19 @@ def test_s12_a_descriptor_sent_to_another_process_has_the_receiver_as_holder(wat
     assert watch.kinds(actor) == ["open", "close"]
 
 
-def test_s13_reuseport_sockets_are_counted_on_their_port(watch, actor):
+def test_s13_events_count_the_reuseport_sockets_on_the_port(watch, actor):
     actor.do("socks = []")
     for _ in range(8):
         actor.do("socks.append(listener(port=8080, options=[(1, 15, 1)]))")
-    watch.settle()
+    watch.wait_for_delivery()
     for _ in range(8):
         actor.do("socks.pop().close()")
-        watch.settle()
+        watch.wait_for_delivery()
     events = watch.events(actor)
     assert [event.kind for event in events] == ["open"] * 8 + ["close"] * 8
     assert len({event.inode for event in events}) == 8
     expected = [*range(1, 9), *range(7, -1, -1)]
-    if watch.info.engine == "poll":  # one poll may find several changes, in any order
+    if watch.info.engine == "poll":  # one poll may find several changes and reports them in any order
         assert [event.sockets for event in events][-1] == 0
     else:
         assert [event.sockets for event in events] == expected
@@ -339,7 +339,7 @@ needs_mptcp = pytest.mark.skipif(
 def test_s14_an_mptcp_listener_is_one_open_and_one_close(watch, actor, family, address, name):
     actor.do(f"s = listener({address!r}, 8080, family={family}, proto=262)")
     inode = actor.do("os.fstat(s.fileno()).st_ino")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(watch, actor, ("tcp", name, address, 8080), mptcp=True, inode=inode)
 
@@ -357,7 +357,7 @@ def test_s14_an_mptcp_listener_has_the_backlog_of_its_last_listen(watch, actor):
 
 @needs_mptcp
 @pytest.mark.starts_engine
-def test_s14_an_mptcp_listener_opened_before_the_watcher_is_in_the_snapshot(watch, actor):
+def test_s14_an_mptcp_listener_opened_before_the_watcher_started_is_in_the_snapshot(watch, actor):
     actor.do("s = listener(port=8080, proto=262)")
     late = watch.start_another(failures=False)
     try:
@@ -371,12 +371,12 @@ def test_s14_an_mptcp_listener_opened_before_the_watcher_is_in_the_snapshot(watc
 @pytest.mark.parametrize(("family", "address", "name"), [("V4", "127.0.0.1", "ipv4"), ("V6", "::1", "ipv6")])
 def test_s15_a_udp_bind_is_one_open_and_one_close(watch, actor, family, address, name):
     actor.do(f"s = bound({address!r}, 5300, family={family})")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(watch, actor, ("udp", name, address, 5300), backlog=None)
 
 
-def test_a_raw_socket_is_not_a_port(watch, actor):
+def test_a_raw_socket_is_not_reported(watch, actor):
     actor.do("s = socket.socket(V4, socket.SOCK_RAW, socket.IPPROTO_UDP); s.bind(('127.0.0.1', 0))")
     assert watch.listeners(actor) == []
     actor.do("s.close()")
@@ -385,16 +385,16 @@ def test_a_raw_socket_is_not_a_port(watch, actor):
 
 def test_s16_udp_clients_are_not_reported(watch, actor):
     actor.do("s = bound(port=5300)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("c = socket.socket(V4, UDP); c.connect(('127.0.0.1', 5300)); c.send(b'x')")
     actor.do("d = socket.socket(V4, UDP); d.sendto(b'x', ('127.0.0.1', 5300))")
     port = actor.do("d.getsockname()[1]")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("c.close()")
     listed = sorted(listener.socket.port for listener in watch.listeners(actor))
     actor.do("d.close()")
     if watch.info.has_limit("ephemeral_udp"):
-        # An unconnected client cannot be told from a listener, and is one from the next snapshot on.
+        # This engine cannot tell an unconnected client from a listener: the next snapshot contains the client.
         assert listed == sorted([5300, port])
         assert [listener.socket.port for listener in watch.listeners(actor)] == [5300]
         assert [(event.kind, event.port) for event in watch.events(actor)] == [
@@ -412,7 +412,7 @@ def test_s16_ephemeral_udp_ports_are_reported_on_request(watch, actor):
     ephemeral = watch.start_another(ephemeral=True)
     try:
         actor.do("s = bound()")
-        ephemeral.settle()
+        ephemeral.wait_for_delivery()
         actor.do("s.close()")
         assert ephemeral.kinds(actor) == ["open", "close"]
         actor.do("d = socket.socket(V4, UDP); d.sendto(b'x', ('127.0.0.1', 5300))")
@@ -425,15 +425,16 @@ def test_s16_ephemeral_udp_ports_are_reported_on_request(watch, actor):
 
 
 def test_s17_a_udp_socket_is_closed_by_connect_and_reopened_by_disconnect(watch, actor):
-    at_once = not watch.info.has_limit("udp_connect")  # otherwise at the next reconciliation
+    # With this limit, the changes are reported only at the next reconciliation.
+    is_immediate = not watch.info.has_limit("udp_connect")
     actor.do("t = bound(port=5301); s = bound(port=5300)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.connect(('127.0.0.1', 5301))")
-    if at_once:
+    if is_immediate:
         assert watch.kinds(actor) == ["open", "open", "close"]
     assert [listener.socket.port for listener in watch.listeners(actor)] == [5301]
     actor.do("disconnect(s)")
-    if at_once:
+    if is_immediate:
         assert watch.kinds(actor) == ["open", "open", "close", "open"]
     assert sorted(listener.socket.port for listener in watch.listeners(actor)) == [5300, 5301]
     events = [event for event in watch.events(actor) if event.port == 5300]
@@ -459,12 +460,13 @@ def test_s18_a_listener_is_in_the_namespace_of_its_socket_not_of_its_process(wat
     first.do("s.bind(('127.0.0.1', 8080)); s.listen()")
     if watch.info.has_limit("empty_namespaces"):
         assert watch.listeners(first) == []
-        # Its open is reported as it happens; the check cannot look into a namespace without processes.
+        # bcc reports the open as it happens. Reconciliation cannot list the listeners of a namespace that no
+        # process is in, so it reports a close.
         assert watch.kinds(first, second) == ([] if watch.engine == "poll" else ["open", "close"])
         return
     (opened,) = watch.events(first, second)
     assert opened.netns == first.netns
-    watch.listeners(first)  # reconciliation must not close it
+    watch.listeners(first)  # the reconciliation must not report a close
     assert watch.kinds(first, second) == ["open"]
 
 
@@ -479,7 +481,7 @@ def test_s19_an_event_from_a_container_has_both_pids_and_the_container_id(watch,
 
 
 @pytest.mark.starts_engine
-def test_s20_listeners_opened_before_the_watcher_are_in_the_snapshot(watch, actor):
+def test_s20_listeners_opened_before_the_watcher_started_are_in_the_snapshot(watch, actor):
     actor.do("s = listener(port=8080); u = bound(port=5300)")
     late = watch.start_another(failures=False)
     try:
@@ -505,7 +507,7 @@ def test_s21_changes_during_the_snapshot_are_neither_lost_nor_left_open(watch, a
         "        if port in socks: socks.pop(port).close()\n"
         "        else:\n"
         "            try: socks[port] = listener(port=port)\n"
-        "            except OSError: pass\n"  # a close is late while the snapshot refers to the file
+        "            except OSError: pass\n"  # the snapshot may still hold the file, which delays the close
         "        step += 1\n"
         "        time.sleep(0.0001)\n"
     )
@@ -521,7 +523,7 @@ def test_s21_changes_during_the_snapshot_are_neither_lost_nor_left_open(watch, a
             late.stop()
 
 
-def test_s21_poll_closes_a_listener_that_only_a_snapshot_showed(actor):
+def test_s21_poll_reports_the_open_and_close_of_a_listener_that_only_a_snapshot_showed(actor):
     engine = PollEngine()
     engine.attach()
     try:
@@ -534,7 +536,7 @@ def test_s21_poll_closes_a_listener_that_only_a_snapshot_showed(actor):
         engine.detach()
 
 
-def test_s22_a_listener_and_process_that_are_gone_at_once_are_reported(watch, actor):
+def test_s22_a_short_lived_listener_of_a_short_lived_process_is_reported(watch, actor):
     code = "import socket; s = socket.create_server(('127.0.0.1', 8080)); s.close()"
     actor.do(f"p = subprocess.Popen([sys.executable, '-c', {code!r}]); p.wait()")
     pid = actor.do("p.pid")
@@ -553,14 +555,14 @@ def test_s22_a_listener_and_process_that_are_gone_at_once_are_reported(watch, ac
 def test_s23_a_listen_in_a_thread_is_attributed_to_its_process(watch, actor):
     actor.do("def run():\n    libc.prctl(PR_SET_NAME, b'thread')\n    globals()['s'] = listener(port=8080)")
     actor.do("t = threading.Thread(target=run); t.start(); t.join()")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(watch, actor, ("tcp", "ipv4", "127.0.0.1", 8080))
 
 
 def test_s24_after_exec_the_owner_has_the_name_of_the_new_program(watch, actor):
     actor.do("s = listener(port=8080); os.set_inheritable(s.fileno(), True)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("p = subprocess.Popen(['sleep', '600'], close_fds=False); s.close()")
     child = actor.do("p.pid")
     wait_until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
@@ -574,7 +576,7 @@ def test_s24_after_exec_the_owner_has_the_name_of_the_new_program(watch, actor):
 
 def test_s24_a_listener_passed_through_exec_has_both_processes_as_holders(watch, actor):
     actor.do("s = listener(port=8080); os.set_inheritable(s.fileno(), True)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("p = subprocess.Popen(['sleep', '600'], close_fds=False)")
     child = actor.do("p.pid")
     wait_until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "the exec")
@@ -599,13 +601,13 @@ def test_s25_accepted_connections_are_not_reported(watch, actor):
     assert watch.kinds(actor) == ["open"]
 
 
-def test_s26_a_reused_pid_is_another_process(watch, actor):
+def test_s26_processes_that_have_the_same_pid_one_after_the_other_have_different_start_times(watch, actor):
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     if not last_pid.exists():
-        pytest.skip("this kernel cannot be told the next pid (no CONFIG_CHECKPOINT_RESTORE)")
+        pytest.skip("this kernel cannot set the next pid: it has no CONFIG_CHECKPOINT_RESTORE")
     actor.do("first = fork(lambda: globals().update(s=listener(port=8080)))")
     pid = actor.do("first")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("kill(first)")
     time.sleep(0.03)  # start times have a resolution of 10 ms
     actor.do(
@@ -617,7 +619,7 @@ def test_s26_a_reused_pid_is_another_process(watch, actor):
         "        kill(child)\n"
     )
     assert actor.do("reuse_pid()") == pid
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("kill(first)")
     events = watch.events(actor)
     assert [(event.kind, event.port, event.pid) for event in events] == [
@@ -641,7 +643,7 @@ def test_s27_a_socket_of_the_kernel_is_listed_without_an_owner(watch, actor):
     assert 4789 not in [listener.socket.port for listener in watch.listeners(actor)]
 
 
-def test_s27_a_descriptor_in_flight_has_no_holder(watch, actor):
+def test_s27_a_listener_in_flight_between_processes_has_no_holder(watch, actor):
     actor.do("here, there = socket.socketpair()")
     actor.do("s = listener(port=8080); socket.send_fds(here, [b'x'], [s.fileno()]); s.close()")
     (listener,) = watch.listeners(actor)
@@ -655,24 +657,24 @@ def test_s28_bind_and_listen_through_io_uring_are_one_open_and_one_close(watch, 
     if not actor.do("has_uring_bind()"):
         pytest.skip("this kernel has no bind and listen in io_uring (added in 6.11)")
     actor.do("s = uring_listener(8080)")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(watch, actor, ("tcp", "ipv4", "127.0.0.1", 8080), backlog=7)
 
 
-def test_s29_a_listener_bound_to_a_device_reports_it(watch, actor):
+def test_s29_a_listener_bound_to_a_device_is_reported_with_the_device(watch, actor):
     actor.do("s = listener(port=8080, options=[(1, 25, b'lo\\0')])")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("s.close()")
     assert_one_open_and_close(watch, actor, ("tcp", "ipv4", "127.0.0.1", 8080), device="lo")
 
 
-def test_s29_a_link_local_listener_reports_the_device_of_its_scope(watch, actor):
+def test_s29_a_link_local_listener_is_reported_with_the_device_of_its_scope(watch, actor):
     actor.do("ip('link', 'add', 'left', 'type', 'veth', 'peer', 'name', 'right')")
     actor.do("ip('link', 'set', 'left', 'up'); ip('link', 'set', 'right', 'up')")
     actor.do("ip('-6', 'addr', 'add', 'fe80::77/64', 'dev', 'left', 'nodad')")
     actor.do("s = socket.socket(V6); s.bind(('fe80::77', 8080, 0, socket.if_nametoindex('left'))); s.listen()")
-    watch.settle()
+    watch.wait_for_delivery()
     (listener,) = watch.listeners(actor)
     assert (listener.socket.device, listener.socket.address) == ("left", "fe80::77")
     actor.do("s.close()")
@@ -681,9 +683,9 @@ def test_s29_a_link_local_listener_reports_the_device_of_its_scope(watch, actor)
     )
 
 
-def test_s30_the_uid_is_that_of_the_call(watch, actor):
+def test_s30_the_uid_is_the_one_that_the_process_had_at_the_call(watch, actor):
     actor.do("s = socket.socket(); s.bind(('127.0.0.1', 8080)); os.setresuid(65534, 65534, 0); s.listen()")
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("os.setresuid(0, 0, 0); s.close()")
     opened, closed = watch.events(actor)
     assert (opened.uid, closed.opener.uid) == (65534, 65534)
@@ -708,7 +710,7 @@ def test_s30_the_uid_of_a_setuid_program_is_the_real_uid(watch, make_actor):
         " stdin=subprocess.PIPE, stdout=subprocess.PIPE)"
     )
     assert actor.do("p.stdout.readline().decode()") == "65534 0 0\n"
-    watch.settle()
+    watch.wait_for_delivery()
     actor.do("_ = p.communicate(b'x')")
     opened, closed = watch.events(actor)
     assert (opened.uid, closed.opener.uid) == (65534, 65534)

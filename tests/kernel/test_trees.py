@@ -1,6 +1,6 @@
 """Which events belong to a watched process tree.
 
-`test_tNN_` names the scenario in the table that scripts/kernels_table.py writes.
+The prefix `test_tNN_` is the number of a scenario in the table that scripts/kernels_table.py writes.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from portwatch.engines.members import MAP_ENTRIES
 class TreeWatcher(RecordingWatcher):
     """A recording watcher of the tree below `root`.
 
-    It also watches the tree of a marker process, whose listeners `settle` waits for.
+    It also watches a marker process. `wait_for_delivery` opens and closes a listener there and waits for both
+    events, so that all earlier events have been delivered.
     """
 
     def __init__(self, engine, root, **options):
@@ -25,7 +26,7 @@ class TreeWatcher(RecordingWatcher):
         super().__init__(engine, pid=self.marker.pid, **options)
         self.watcher.add_pid(root.pid)
 
-    def settle(self):
+    def wait_for_delivery(self):
         self.marker.do("s = listener()")
         inode = self.marker.do("os.fstat(s.fileno()).st_ino")
         wait_until(lambda: self._count(inode) == 1, "the marker's open")
@@ -33,8 +34,8 @@ class TreeWatcher(RecordingWatcher):
         wait_until(lambda: self._count(inode) == 2, "the marker's close")
 
     @property
-    def recursion_misses(self):
-        """True if the kernel skipped runs of our programs, so that a fork or an exit may be unreported."""
+    def may_have_missed_forks(self):
+        """True if the kernel skipped a run of a BPF program. A fork or an exit may then be unreported."""
         return self.watcher.choice.engine.recursion_misses > 0
 
     def stop(self):
@@ -44,7 +45,7 @@ class TreeWatcher(RecordingWatcher):
 
 @pytest.fixture
 def watch_tree(watch):
-    """A function that watches a process tree, while `watch` watches everything."""
+    """A function that starts a watcher of one process tree. Meanwhile, `watch` watches everything."""
     watchers = []
 
     def start(root, **options):
@@ -58,7 +59,10 @@ def watch_tree(watch):
 
 @pytest.fixture(params=["all", "a tree"])
 def watch_all_but(watch, request):
-    """A function that watches everything, or the process tree of the tests, except one subtree."""
+    """A function that starts a watcher which excludes one process tree.
+
+    With "all", the watcher watches everything else. With "a tree", it watches the rest of the tests' own tree.
+    """
     watchers = []
 
     def start(root):
@@ -86,7 +90,7 @@ def test_t01_a_root_its_child_and_its_grandchild_are_in_the_tree(watch_tree, roo
     assert sorted(tree.ports(root)) == [("open", 8001), ("open", 8002), ("open", 8003)]
 
 
-def test_t02_a_process_outside_the_tree_is_not_reported(watch_tree, root, make_actor):
+def test_t02_listeners_of_a_process_outside_the_tree_are_not_reported(watch_tree, root, make_actor):
     other = make_actor(root.namespace)
     tree = watch_tree(root)
     other.do("s = listener(port=8080)")
@@ -130,7 +134,7 @@ def test_t04_descendants_stay_in_the_tree_after_the_root_exits(watch_tree, make_
     assert tree.ports(witness) == [("open", 8080), ("close", 8080)]
 
 
-def test_t05_children_from_before_the_watcher_are_in_the_tree(watch_tree, root):
+def test_t05_children_that_existed_before_the_watcher_started_are_in_the_tree(watch_tree, root):
     child = root.do("fork(lambda: socks.append(listener(port=8080)))")
     tree = watch_tree(root)
     root.do(f"kill({child})")
@@ -149,7 +153,7 @@ def test_t06_a_descendant_that_exits_at_once_is_in_the_tree(watch_tree, root, wa
     assert tree.ports(root) == [(kind, port) for port in range(8000, 8050) for kind in ("open", "close")]
 
 
-def test_t07_an_inherited_listener_is_in_the_tree(watch_tree, make_actor):
+def test_t07_a_listener_that_the_tree_inherited_is_reported_until_the_tree_closes_it(watch_tree, make_actor):
     parent = make_actor()
     parent.do("socks = [listener(port=8080)]")
     child = parent.do("fork(lambda: None)")
@@ -161,7 +165,9 @@ def test_t07_an_inherited_listener_is_in_the_tree(watch_tree, make_actor):
     assert tree.ports(parent) == [("open", 8080), ("close", 8080)]
 
 
-def test_t07_a_received_listener_is_in_the_tree_from_the_next_reconciliation_on(watch_tree, make_actor, watch):
+def test_t07_a_listener_passed_into_the_tree_is_reported_after_the_next_reconciliation(
+    watch_tree, make_actor, watch
+):
     outsider = make_actor()
     outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
     member = outsider.do("fork_child() or receive(b)")
@@ -169,7 +175,7 @@ def test_t07_a_received_listener_is_in_the_tree_from_the_next_reconciliation_on(
     outsider.do("s = listener(port=8080)")
     outsider.do("socket.send_fds(a, [b'x'], [s.fileno()])")
     outsider.do("_ = a.recv(1)")
-    if watch.engine != "poll":  # a poll may see the listener only after its transfer
+    if watch.engine != "poll":  # a poll may first see the listener after it was passed
         assert tree.ports(outsider) == []
     watch.listeners(outsider)
     assert tree.kinds(outsider) == ["open"]
@@ -179,17 +185,17 @@ def test_t07_a_received_listener_is_in_the_tree_from_the_next_reconciliation_on(
 
 
 def test_t08_a_process_that_reuses_the_pid_of_the_root_is_not_in_the_tree(watch_tree, root, make_actor, watch):
-    heir = make_actor(root.namespace)
+    later = make_actor(root.namespace)
     tree = watch_tree(root)
     pid = root.pid
     root.kill()
-    heir.do("socks = []; there, here = os.pipe()")
+    later.do("socks = []; there, here = os.pipe()")
     run = "(socks.append(listener(port=8080)), os.write(here, b'x'))"
-    if heir.do(f"fork_as({pid}, lambda: {run})") is None:
+    if later.do(f"fork_as({pid}, lambda: {run})") is None:
         pytest.skip(f"the kernel did not assign pid {pid} again: other processes kept forking")
-    heir.do("_ = os.read(there, 1)")
-    assert [(event.kind, event.pid) for event in watch.events(heir)] == [("open", pid)]
-    assert tree.ports(heir) == []
+    later.do("_ = os.read(there, 1)")
+    assert [(event.kind, event.pid) for event in watch.events(later)] == [("open", pid)]
+    assert tree.ports(later) == []
 
 
 FORKING = """
@@ -212,7 +218,7 @@ def test_t05_the_snapshot_of_a_tree_that_keeps_forking_is_complete(watch_tree, r
         if not watch.info.has_limit("trees"):
             wait_until(lambda tree=tree: len(tree.delivered) >= 20, "twenty events of forked listeners")
             reported = opens(tree, root, begin)
-            assert reported == opens(watch, root, begin)[: len(reported)] or tree.recursion_misses
+            assert reported == opens(watch, root, begin)[: len(reported)] or tree.may_have_missed_forks
     root.do("[kill(pid) for pid in forkers]")
     root.do(f"kill({child})")
 
@@ -239,19 +245,21 @@ def test_t09_a_tree_that_forks_5000_times_is_tracked_and_leaves_no_map_entries(w
         root.do(listen)
         sizes.append(len(set(members.pids())))
     root.do(listen)
-    assert tree.ports(root) == [("open", 8080), ("close", 8080)] * (len(sizes) + 1) or tree.recursion_misses
+    assert (
+        tree.ports(root) == [("open", 8080), ("close", 8080)] * (len(sizes) + 1) or tree.may_have_missed_forks
+    )
     assert max(sizes) < 10
-    if tree.recursion_misses:
+    if tree.may_have_missed_forks:
         tree.watcher.listeners()  # reconciliation removes members whose exit was missed
     assert set(members.pids()) == {root.pid, tree.marker.pid}
 
 
-def test_a_member_that_did_not_fit_into_the_map_is_found_by_reconciliation(watch_tree, root, watch):
+def test_a_process_that_did_not_fit_into_the_map_of_members_is_found_by_reconciliation(watch_tree, root, watch):
     if watch.info.has_limit("trees"):
-        pytest.skip("this engine keeps no map of members")
+        pytest.skip("this engine has no map of members")
     tree = watch_tree(root)
     members = tree.watcher.choice.engine._membership._entries
-    unused_pids = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # PID_MAX_LIMIT is 1 << 22
+    unused_pids = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # from PID_MAX_LIMIT on
     try:
         with contextlib.suppress(PortwatchError):
             for pid in unused_pids:
@@ -285,7 +293,7 @@ def test_trees_can_be_added_and_removed_while_the_watcher_runs(watch_tree, root,
     assert [listener.socket.port for listener in tree.listeners(root)] == [8082]
 
 
-def test_a_failed_bind_in_a_tree_names_a_holder_outside_of_it(watch_tree, root, make_actor, watch):
+def test_a_failed_bind_in_a_tree_reports_a_holder_outside_the_tree(watch_tree, root, make_actor, watch):
     other = make_actor(root.namespace)
     other.do("s = listener(port=8080)")
     tree = watch_tree(root)
@@ -319,9 +327,7 @@ def test_an_excluded_tree_is_not_reported_and_everything_else_is(watch_all_but, 
     assert rest.ports(other) == [("open", 8080), ("close", 8080)]
 
 
-def test_a_reported_listener_that_an_excluded_tree_receives_is_reported_until_its_close(
-    watch_all_but, make_actor
-):
+def test_a_listener_passed_into_an_excluded_tree_still_has_its_close_reported(watch_all_but, make_actor):
     outsider = make_actor()
     outsider.do("a, b = socket.socketpair(socket.AF_UNIX)")
     member = outsider.do("fork_child() or receive(b)")
@@ -368,17 +374,19 @@ STORM = "[listener(port=port, proto={}).close() for _ in range(20) for port in r
 
 
 @pytest.mark.parametrize("proto", [0, 262], ids=["tcp", "mptcp"])
-def test_activity_outside_a_tree_does_not_wake_the_reader(root, make_actor, watch, proto):
+def test_activity_outside_a_tree_does_not_wake_the_thread_that_reads_events(root, make_actor, watch, proto):
     if proto and not has_mptcp():
         pytest.skip("this kernel has no MPTCP")
     if watch.info.has_limit("outside"):
-        pytest.skip("limited here: activity outside the tree wakes the reader")
+        pytest.skip(
+            "this engine cannot filter in the kernel, so activity outside the tree wakes the reading thread"
+        )
     other = make_actor()
-    # The interval gives it an engine of its own, which no watcher with a wider scope shares.
+    # The unusual reconcile interval keeps this watcher from sharing the unfiltered engine of `watch`.
     tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
         engine = tree.watcher.choice.engine
-        tree.settle()
+        tree.wait_for_delivery()
         reads = count_calls(engine, "read")
         other.do(STORM.format(proto))
         assert reads() == 0
@@ -401,7 +409,7 @@ def test_activity_outside_a_tree_does_not_wake_the_reader(root, make_actor, watc
         tree.stop()
 
 
-def test_listeners_opened_in_a_tree_are_closed_when_its_last_process_exits(root, watch):
+def test_listeners_opened_in_a_tree_are_reported_as_closed_when_its_last_process_exits(root, watch):
     tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
         proto = 262 if has_mptcp() else 0
@@ -413,7 +421,7 @@ def test_listeners_opened_in_a_tree_are_closed_when_its_last_process_exits(root,
         tree.stop()
 
 
-def test_listeners_held_before_the_watcher_are_closed_when_the_last_process_of_the_tree_exits(
+def test_listeners_open_before_the_watcher_started_are_closed_when_the_last_process_of_the_tree_exits(
     make_actor, watch
 ):
     parent = make_actor()
@@ -430,29 +438,30 @@ def test_listeners_held_before_the_watcher_are_closed_when_the_last_process_of_t
         tree.stop()
 
 
-def test_only_listeners_of_a_tree_are_marked_and_marks_go_at_the_close(root, watch):
+def test_only_listeners_of_a_tree_are_marked_and_closing_removes_the_mark(root, watch):
     if watch.engine != "bcc":
-        pytest.skip("only bcc keeps marks in a hash map; core keeps them in sk_storage")
+        pytest.skip("only bcc marks the sockets of a tree in a hash map, which can be counted")
     tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
-        marks = tree.watcher.choice.engine._programs.bpf[b"tree_sockets"]
-        tree.settle()
-        before = len(marks)
+        marked_sockets = tree.watcher.choice.engine._programs.bpf[b"tree_sockets"]
+        tree.wait_for_delivery()
+        before = len(marked_sockets)
         root.do("a = listener(port=8080); b = socket.create_connection(('127.0.0.1', 8080)); c = bound(port=0)")
         if has_mptcp():
             root.do("socks = [listener(port=8081, proto=262)]")
-        assert "error" in root.attempt("bound(port=8080, kind=TCP)")  # looks up who uses the port
+        # This failed bind makes the BPF program look up who uses the port.
+        assert "error" in root.attempt("bound(port=8080, kind=TCP)")
         tree.watcher.listeners()
-        assert len(marks) == before + 1 + has_mptcp()
+        assert len(marked_sockets) == before + 1 + has_mptcp()
         root.do("[s.close() for s in (a, b, c, *socks)]")
-        tree.settle()
-        assert len(marks) == before
+        tree.wait_for_delivery()
+        assert len(marked_sockets) == before
     finally:
         tree.stop()
 
 
 def count_calls(instance, name):
-    """Count the calls of a method from now on; return a function that returns the count."""
+    """Count the calls of a method from now on. Return a function that returns the count so far."""
     calls = []
     method = getattr(instance, name)
 
@@ -466,7 +475,7 @@ def count_calls(instance, name):
 
 
 class Process:
-    """A child of an actor, as the root of a tree."""
+    """The root of a tree, if it is a child of an actor and not an actor itself."""
 
     def __init__(self, pid):
         self.pid = pid

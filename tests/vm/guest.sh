@@ -14,7 +14,7 @@ ip link set lo up
 
 uname -rv
 export PYTHONDONTWRITEBYTECODE=1
-# The source tree is read-only here, and hypothesis warns about a database that it cannot write.
+# The source tree is read-only here. hypothesis would warn that it cannot write its database there.
 export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis
 # Tests of the command line are left out: starting a command takes seconds in an emulated machine.
 status=0

@@ -1,4 +1,7 @@
-"""Holders for refused binds: the table suggests them, /proc confirms them, the engine is asked last."""
+"""The holders of a port on which a bind failed.
+
+They come from the table if /proc confirms them, and otherwise from the engine.
+"""
 
 import os
 import socket as sockets
@@ -71,7 +74,7 @@ def test_a_process_whose_close_was_just_read_is_reported_as_the_holder(engine, t
     engine.records_after_snapshot = [closing(actor=child)]
     conflicts = BindConflicts(engine, table, batch)
     assert conflicts.holders_for(REFUSED) == (Holder(11, "worker", None, "listening"),)
-    assert list(batch) == [closing(actor=child)], "a record that was read here must still be applied"
+    assert list(batch) == [closing(actor=child)], "a record that the lookup read must still be applied"
     assert engine.port_user_lookups == 0
 
 
@@ -93,7 +96,7 @@ def test_only_a_few_conflicts_of_a_batch_are_looked_up(engine, table, conflicts,
     assert holders == [FROM_ENGINE] * LOOKUPS_PER_BATCH + [None] * (100 - LOOKUPS_PER_BATCH)
     assert engine.port_user_lookups == LOOKUPS_PER_BATCH
     assert [holder.pid for holder in conflicts.holders_for(socket(99, 1000))] == [own_process.pid]
-    assert conflicts.holders_for(socket(99, 1001)) is None, "a process that has ended holds nothing"
+    assert conflicts.holders_for(socket(99, 1001)) is None, "a process that has exited holds no port"
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), PortwatchError("gone")])

@@ -1,4 +1,4 @@
-"""The hub, on a fake engine: what the tests of PortWatcher do not cover."""
+"""The hub with a fake engine: behaviour that the tests of PortWatcher do not cover."""
 
 import logging
 from dataclasses import replace
@@ -32,10 +32,10 @@ def summary(events):
 
 
 def wait_for_first_check(hub):
-    wait_until(lambda: hub.counts.reconciliations, "the check at the start")
+    wait_until(lambda: hub.counts.reconciliations, "the first check")
 
 
-def test_what_the_check_at_the_start_finds_is_counted_and_logged(hub, monkeypatch, caplog):
+def test_listeners_that_the_first_check_finds_are_counted_and_logged(hub, monkeypatch, caplog):
     monkeypatch.setattr(proc_net, "read_all", lambda: [open_socket(1, 80).socket])
     subscribing = hub.subscribe(everything)
     with caplog.at_level(logging.DEBUG, "portwatch"):
@@ -45,7 +45,7 @@ def test_what_the_check_at_the_start_finds_is_counted_and_logged(hub, monkeypatc
     assert hub.counts.drift == {"open": 1}
 
 
-def test_a_close_found_by_the_check_at_the_start_is_reported_without_a_snapshot_too(hub, engine, monkeypatch):
+def test_a_close_that_the_first_check_finds_is_reported_even_without_a_snapshot(hub, engine, monkeypatch):
     snapshots = [Snapshot((open_socket(1, 80),), {1001}), Snapshot((), set())]
     monkeypatch.setattr(engine, "snapshot", lambda: snapshots.pop(0))
     subscribing = hub.subscribe(everything, snapshot=False)
@@ -69,7 +69,7 @@ def test_stop_delivers_every_earlier_event(hub, engine):
     assert len(list(iter(subscription.get, None))) == 500
 
 
-def test_a_replacement_begins_where_the_replaced_subscription_ends(hub, engine):
+def test_a_replacement_subscription_continues_where_the_replaced_one_ends(hub, engine):
     engine.open_sockets = [replace(open_socket(1, 80), trees=1)]
     subscribing = hub.subscribe(everything, roots=[Identity(1, 1)])
     hub.start()
@@ -141,12 +141,17 @@ def test_records_are_read_while_proc_net_is_read_and_applied_after_the_merge(hub
 
 @pytest.mark.parametrize("is_ready", [True, False], ids=["ready", "new"])
 @pytest.mark.parametrize(("option", "ports"), [("roots", [80]), ("excluded_roots", [81])])
-def test_records_from_before_a_tree_was_watched_are_filtered_by_that_tree(hub, engine, is_ready, option, ports):
+def test_records_read_before_a_tree_was_watched_are_also_filtered_by_that_tree(
+    hub, engine, is_ready, option, ports
+):
     if is_ready:
         hub.subscribe(everything)
         hub.start()
         wait_for_first_check(hub)
-    engine.records_after_snapshot = [opening(1, 80), opening(2, 81)]  # without the bit of the tree
+    engine.records_after_snapshot = [
+        opening(1, 80),
+        opening(2, 81),
+    ]  # read too early to have the bit of the tree
     engine.open_sockets = [replace(open_socket(1, 80), trees=1), open_socket(2, 81)]
     subscribing = hub.subscribe(everything, **{option: [Identity(1, 1)]})
     if not is_ready:

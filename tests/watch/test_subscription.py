@@ -1,4 +1,7 @@
-"""A subscriber that falls behind gets one gap, and then what leaves it with what is open."""
+"""A subscriber that falls behind gets one gap event, and then the changes that it missed.
+
+Missed changes that cancel each other out are left out.
+"""
 
 import threading
 from collections import deque
@@ -41,7 +44,7 @@ def summary(events):
 
 
 def open_after(events, open_ports=()):
-    """The ports that are open to a subscriber that got these events."""
+    """Return the ports that are open after these events, if `open_ports` were open before."""
     ports = set(open_ports)
     for event in events:
         if event.kind == "open":
@@ -52,7 +55,7 @@ def open_after(events, open_ports=()):
     return ports
 
 
-def test_the_gap_stands_in_its_place_and_the_missed_changes_follow(hub, engine):
+def test_a_subscriber_that_falls_behind_gets_a_gap_and_then_the_missed_changes(hub, engine):
     subscription = hub.subscribe(everything, capacity=3).wait()
     for number in range(1, 6):
         wait_until_published(hub, engine, opening(number, 80 + number))
@@ -69,7 +72,7 @@ def test_the_gap_stands_in_its_place_and_the_missed_changes_follow(hub, engine):
     assert hub.counts.subscriber_drops == 4
 
 
-def test_sequence_numbers_rise_across_a_gap(hub, engine):
+def test_sequence_numbers_increase_across_a_gap(hub, engine):
     subscription = hub.subscribe(everything, capacity=2).wait()
     for number in range(1, 10):
         wait_until_published(hub, engine, opening(number, 80 + number))
@@ -78,7 +81,7 @@ def test_sequence_numbers_rise_across_a_gap(hub, engine):
     assert seqs == sorted(set(seqs))
 
 
-def test_the_sockets_that_share_a_missed_port_are_counted_as_of_now(hub, engine):
+def test_missed_changes_count_the_sockets_so_that_the_last_count_is_current(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), opening(2, 80), opening(3, 80), closing(1, 80))
     wait_until_published(hub, engine, closing(3, 80))
@@ -91,13 +94,13 @@ def test_the_sockets_that_share_a_missed_port_are_counted_as_of_now(hub, engine)
     ]
 
 
-def test_a_socket_that_listens_again_on_its_port_while_it_is_missed_is_closed_and_opened(hub, engine):
+def test_a_missed_close_and_reopen_of_a_socket_are_reported_as_a_close_and_an_open(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), closing(1, 80), opening(1, 80))
     assert [subscription.get(20).kind for _ in range(4)] == ["open", "gap", "close", "open"]
 
 
-def test_a_subscription_that_ends_while_it_is_behind_still_gets_its_gap(hub, engine):
+def test_a_subscription_that_ends_before_it_catches_up_still_gets_the_gap_and_the_missed_changes(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), opening(2, 81), closing(1, 80))
     hub.unsubscribe(subscription)
@@ -119,8 +122,8 @@ def test_a_callback_that_falls_behind_catches_up(hub, engine):
     assert [event.kind for event in events].count("gap") == 1
 
 
-def test_a_reader_that_drains_the_queue_while_an_event_is_offered_gets_every_later_one(engine):
-    """The count of drops was once raised after the queue had been emptied: nothing was queued from then on."""
+def test_a_subscriber_that_empties_its_queue_while_an_event_is_offered_gets_all_later_events(engine):
+    """Regression: if a drop was counted after the queue had become empty, no later event was delivered."""
     hub = Hub(Choice(engine))
     hub.start()
     hub.wait_ready()
@@ -145,7 +148,7 @@ def test_a_reader_that_drains_the_queue_while_an_event_is_offered_gets_every_lat
     assert sum(event.lost for event in events if event.kind == "gap") == hub.counts.subscriber_drops
 
 
-def test_what_is_missed_is_remembered_by_its_net_effect_alone():
+def test_missed_changes_that_cancel_each_other_out_are_not_kept():
     subscription = Subscription(capacity=0)
     for seq in range(1, 100_001):
         kind = "open" if seq % 2 else "close"
@@ -156,8 +159,10 @@ def test_what_is_missed_is_remembered_by_its_net_effect_alone():
     assert (missed.count, missed.changes(), missed._changes) == (100_000, [], {})
 
 
-def test_records_of_a_removed_tree_do_not_reach_the_next_tree_with_its_bit(hub, engine, monkeypatch):
-    monkeypatch.setattr(hub._trees, "_free", deque([1]))  # one bit, so it is used again
+def test_records_of_a_removed_tree_are_not_taken_for_those_of_the_next_tree_with_the_same_bit(
+    hub, engine, monkeypatch
+):
+    monkeypatch.setattr(hub._trees, "_free", deque([1]))  # with only one bit, the next tree reuses it
     first = hub.subscribe(everything, roots=[]).wait()
     hub.watch(first, Identity(10, 1))
     engine.records_after_snapshot = [replace(opening(1, 80), trees=1)]

@@ -1,4 +1,4 @@
-"""The table: single cases, then its laws over random histories."""
+"""The table: single cases, then invariants over random histories."""
 
 from dataclasses import replace
 
@@ -37,10 +37,10 @@ def test_an_open_and_a_close_are_one_event_each():
 
 def test_a_socket_without_a_cookie_is_recognised_by_its_kernel_address():
     table = Table()
-    uncookied = replace(tcp(1), cookie=None, inode=None, sock=0xFFFF888812345678)
-    table.apply(record("open", uncookied))
-    assert table.apply(record("open", uncookied)) == []
-    (closed,) = table.apply(record("close", replace(uncookied, cookie=7, port=0)))
+    without_cookie = replace(tcp(1), cookie=None, inode=None, sock=0xFFFF888812345678)
+    table.apply(record("open", without_cookie))
+    assert table.apply(record("open", without_cookie)) == []
+    (closed,) = table.apply(record("close", replace(without_cookie, cookie=7, port=0)))
     assert (closed.kind, closed.port) == ("close", 8080)
 
 
@@ -85,7 +85,7 @@ def test_a_close_without_an_actor_is_attributed_to_the_only_holder():
     (closed,) = table.apply(record("close", tcp(1), actor=None))
     assert closed.pid == WORKER.pid
     (closed,) = table.apply(record("close", tcp(2, 81), actor=None))
-    assert closed.pid is None, "either holder may have closed it"
+    assert closed.pid is None, "either of the two holders may have closed it"
 
 
 def test_an_mptcp_socket_is_recognised_by_its_inode():
@@ -101,7 +101,7 @@ def test_a_reused_inode_is_another_socket():
     assert table.apply(record("close", replace(tcp(1), cookie=2))) == []
 
 
-def test_the_late_close_of_a_socket_leaves_the_inode_to_the_next_one_that_has_it():
+def test_the_late_close_of_a_socket_does_not_affect_a_later_socket_with_the_same_inode():
     table = Table()
     earlier, later = tcp(1), replace(tcp(2, 9090), inode=tcp(1).inode)
     table.apply(record("open", earlier))
@@ -179,7 +179,7 @@ def cookies_and_ports(open_sockets):
 
 
 class Histories(RuleBasedStateMachine):
-    """A kernel that opens and closes sockets, a ring that may lose records, and a table that gets the rest."""
+    """Opens and closes sockets in a simulated kernel. Some records are lost, and the table gets the others."""
 
     @initialize()
     def begin(self):
@@ -187,7 +187,8 @@ class Histories(RuleBasedStateMachine):
         self.kernel = {}
         self.reported = {}
         self.seq = 0
-        self.may_differ = False  # from the kernel, as a record was lost since the last merge
+        self.may_differ = False
+        """True if a record was lost since the last merge, so that the table may differ from the kernel."""
         self.time = 0
 
     def check_events(self, events):
@@ -195,10 +196,12 @@ class Histories(RuleBasedStateMachine):
             assert event.seq == self.seq + 1
             self.seq = event.seq
             if event.kind == "open":
-                assert event.cookie not in self.reported, "two opens of one socket"
+                assert event.cookie not in self.reported, "a socket was opened twice"
                 self.reported[event.cookie] = event
             else:
-                assert self.reported.pop(event.cookie).port == event.port, "a close of another port"
+                assert self.reported.pop(event.cookie).port == event.port, (
+                    "a close has another port than its open"
+                )
             assert event.sockets == sum(one.port == event.port for one in self.reported.values())
 
     def deliver(self, change, *, is_lost):
@@ -234,7 +237,10 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=st.data(), by=holders)
     def check_during_changes(self, data, by):
-        """The snapshot is taken before, between or after changes, each of which has a record."""
+        """Merge a snapshot that was taken before, between or after changes.
+
+        The record of every change is applied after the merge, whether or not the snapshot shows the change.
+        """
         changes = data.draw(st.lists(sockets, max_size=5))
         snapshot_at = data.draw(st.integers(0, len(changes)))
         records, snapshot = [], None

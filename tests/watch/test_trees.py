@@ -1,4 +1,4 @@
-"""The bits of watched trees."""
+"""Each watched process tree has one bit, which is reused after the tree is no longer watched."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_the_bit_that_was_released_longest_ago_is_used_next():
     assert bits.acquire(trees[TREES_MAX]) == (1 << 5, True)
 
 
-def test_the_number_of_trees_is_limited():
+def test_watching_more_trees_than_there_are_bits_is_an_error():
     bits = TreeBits()
     for pid in range(1, TREES_MAX + 1):
         bits.acquire(Identity(pid, 1))

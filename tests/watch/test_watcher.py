@@ -1,4 +1,4 @@
-"""PortWatcher on a fake engine."""
+"""PortWatcher with a fake engine."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ def test_stop_delivers_every_earlier_event(engine):
     events = []
     watcher = fake_watcher(events.append)
     watcher.start()
-    wait_until(lambda: watcher.counts.reconciliations, "the check at the start")
+    wait_until(lambda: watcher.counts.reconciliations, "the first check")
     for number in range(500):
         engine.push(opening(number, 1000 + number))
     watcher.stop()
@@ -117,7 +117,7 @@ def test_an_exception_in_a_callback_is_logged_and_the_next_events_follow(engine,
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_a_callback_that_exits_ends_nothing(engine, caplog, error):
+def test_an_exit_in_a_callback_is_logged_and_the_next_events_follow(engine, caplog, error):
     events = []
 
     def callback(event):
@@ -140,7 +140,7 @@ def test_a_start_that_is_interrupted_leaves_no_subscription(engine, monkeypatch)
             patch.setattr(portwatch.watch.hub.Request, "wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 fake_watcher(pid=os.getpid()).start()
-        hub._call(lambda: None)  # requests run in order: by now the subscription has begun and ended
+        hub._call(lambda: None)  # requests run in order, so the subscription has begun and ended by now
         assert (len(hub._subscriptions), engine.watched) == (1, {})
 
 
@@ -186,7 +186,7 @@ def test_a_later_watcher_starts_with_the_open_ports(engine):
         engine.open_sockets = [open_socket(1, 80)]
         wait_until(lambda: early, "the open")
         with fake_watcher(late.append):
-            wait_until(lambda: late, "the replay")
+            wait_until(lambda: late, "the open port")
     assert summary(late) == [("open", "snapshot", 80)]
     assert late[0].seq > early[0].seq
 
@@ -218,7 +218,7 @@ def test_iteration_starts_and_stops_the_watcher(engine):
     assert engine.detached == 1
 
 
-def test_async_iteration(engine):
+def test_events_can_be_read_by_async_iteration(engine):
     async def take():
         engine.push(opening(1), closing(1))
         kinds = []
@@ -256,14 +256,14 @@ def test_a_subscriber_that_cannot_be_notified_is_logged_once_and_does_not_distur
     assert caplog.text.count("a subscriber cannot be notified of events any more") == 1
 
 
-def test_a_loss_is_repaired_and_then_reported_as_one_gap(engine):
+def test_after_a_loss_the_missed_changes_are_reported_and_then_one_gap(engine):
     events = []
     with fake_watcher(events.append) as watcher:
         engine.push(opening(1, 80))
         wait_until(lambda: events, "the open")
         engine.open_sockets = [open_socket(2, 81)]
         engine.lose(7)
-        wait_until(lambda: len(events) == 4, "the repair")
+        wait_until(lambda: len(events) == 4, "the missed changes and the gap")
         assert summary(events[1:]) == [
             ("open", "reconcile", 81),
             ("close", "reconcile", 80),
@@ -287,7 +287,7 @@ def test_a_skipped_bpf_program_causes_a_check_but_no_gap(engine, monkeypatch):
         assert watcher.counts.reconciliations["loss"] == 1
 
 
-def test_a_change_during_a_check_is_reported_by_its_record(engine):
+def test_a_change_during_a_check_is_reported_once_as_an_event(engine):
     events = []
     with fake_watcher(events.append) as watcher:
         watcher.listeners()
@@ -298,7 +298,7 @@ def test_a_change_during_a_check_is_reported_by_its_record(engine):
     assert summary(events) == [("open", "event", 80)]
 
 
-def test_a_new_backlog_during_a_check_does_not_hide_a_lost_open(engine):
+def test_an_open_that_was_lost_is_found_by_a_check_even_if_its_backlog_changes_meanwhile(engine):
     events = []
     with fake_watcher(events.append) as watcher:
         watcher.listeners()
@@ -357,10 +357,10 @@ def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
         ]
 
 
-def test_a_repair_that_fails_is_repeated(engine, monkeypatch):
+def test_after_a_loss_a_check_that_fails_is_repeated(engine, monkeypatch):
     monkeypatch.setattr(portwatch.watch.hub, "_RETRY_AFTER", 0.01)
     with fake_watcher() as watcher:
-        wait_until(lambda: watcher.counts.reconciliations, "the check at the start")
+        wait_until(lambda: watcher.counts.reconciliations, "the first check")
         engine.snapshot_error = OSError(24, "Too many open files")
         engine.open_sockets = [open_socket(1, 80)]
         engine.lose(3)
@@ -403,7 +403,7 @@ def test_starting_twice_and_use_before_the_start_are_errors():
         watcher.start()
 
 
-def test_auto_takes_the_next_engine_and_keeps_the_reason(monkeypatch, engine):
+def test_auto_uses_the_next_engine_if_one_is_unavailable_and_keeps_the_reason(monkeypatch, engine):
     def broken(_):
         raise EngineUnavailable("no BTF")
 
