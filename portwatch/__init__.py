@@ -1,4 +1,4 @@
-"""Reports every listening port on a Linux machine as it opens and closes, and the process that did it.
+"""Reports every listening port on a Linux machine as it opens and closes, and the process responsible.
 
 The names in `__all__` are imported on first use: `import portwatch` imports no submodule.
 """
@@ -42,7 +42,7 @@ _EXPORTS = {
     "model": ("Holder", "Process", "Socket"),
     "watch": ("Counts", "PortWatcher", "list_listeners"),
 }
-"""The names in `__all__`, by the module that defines them."""
+"""For each module, the names in `__all__` that it defines."""
 
 
 def __getattr__(name: str) -> Any:

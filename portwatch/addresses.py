@@ -1,4 +1,4 @@
-"""Wildcard addresses, and from how far an address can be reached."""
+"""Wildcard addresses, and the exposure of an address: from which networks it can be reached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXPOSURES: tuple[Exposure, ...] = ("loopback", "private", "public", "all")
 
 WILDCARDS = {"ipv4": "0.0.0.0", "ipv6": "::"}
 MAPPED_PREFIX = "::ffff:"
-"""The prefix of an IPv4 address that an IPv6 socket is bound to."""
+"""The prefix of IPv4-mapped IPv6 addresses, which an IPv6 socket uses for IPv4."""
 
 _PRIVATE = tuple(
     (inet_pton(AF_INET6 if ":" in prefix else AF_INET, prefix), bits)
@@ -29,7 +29,7 @@ _PRIVATE = tuple(
 
 @lru_cache(maxsize=1024)
 def exposure(address: str) -> Exposure:
-    """Return from how far an address can be reached. docs/events.md defines the values."""
+    """Return the exposure of an address. docs/events.md defines the values."""
     if address in (*WILDCARDS.values(), MAPPED_PREFIX + WILDCARDS["ipv4"]):
         return "all"
     packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)

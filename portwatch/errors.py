@@ -8,7 +8,7 @@ class PortwatchError(Exception):
 
 
 class WrongUse(PortwatchError):  # noqa: N818  # a public name
-    """A wrong argument. The message names what would be right."""
+    """An argument is wrong. The message says what would be right."""
 
 
 class EngineUnavailable(PortwatchError):  # noqa: N818  # a public name
@@ -16,7 +16,7 @@ class EngineUnavailable(PortwatchError):  # noqa: N818  # a public name
 
 
 class NotPermitted(EngineUnavailable):
-    """An engine cannot run, or a question cannot be answered, without a permission that this process lacks."""
+    """A permission is missing that is needed to run an engine or to answer a question."""
 
 
 class JournalError(PortwatchError):

@@ -15,7 +15,7 @@ Origin = Literal["event", "snapshot", "reconcile"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of a port, or a gap. docs/events.md explains the fields."""
+    """A change of a port, or a gap: a notice that events were lost. docs/events.md explains the fields."""
 
     seq: int
     time: int
@@ -49,7 +49,7 @@ class Event:
     opener: Process | None = None
     engine: str | None = None
     trees: int = field(default=0, repr=False)
-    """The watched trees that the event concerns, one bit per tree. Not in the JSON form."""
+    """The watched process trees that the event concerns, one bit per tree. Not in the JSON form."""
 
     @classmethod
     def about(
@@ -67,7 +67,7 @@ class Event:
         errno: str | None = None,
         trees: int = 0,
     ) -> Event:
-        """Return an event of a socket, caused by `actor`."""
+        """Return an event about a socket. `actor` is the process that caused the event, or None if unknown."""
         return cls(
             seq=seq,
             time=time,
@@ -143,7 +143,7 @@ class Event:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Event:
-        """Return the event of a JSON form. Missing fields are None, unknown ones are ignored."""
+        """Return the event of a JSON form. Missing fields become None, and unknown fields are ignored."""
         cookie, held_by, opener = values.get("cookie"), values.get("held_by"), values.get("opener")
         fields: dict[str, Any] = {
             name: values.get(name) for name in cls.__dataclass_fields__ if name != "trees"
@@ -152,8 +152,12 @@ class Event:
             time=parse_iso_time(values["time"]),
             start_time=parse_iso_time(values.get("start_time")),
             cookie=int(cookie, 16) if cookie else None,
-            held_by=None if held_by is None else tuple(Holder(**_known(Holder, holder)) for holder in held_by),
-            opener=Process(**_known(Process, {**opener, "start_time": parse_iso_time(opener["start_time"])}))
+            held_by=None
+            if held_by is None
+            else tuple(Holder(**_known_fields(Holder, holder)) for holder in held_by),
+            opener=Process(
+                **_known_fields(Process, {**opener, "start_time": parse_iso_time(opener["start_time"])})
+            )
             if opener
             else None,
         )
@@ -164,8 +168,8 @@ class Event:
 class Listener:
     """An open socket: its address, the time when it was opened, its opener and its holders.
 
-    It has the attributes of an event except `seq` and `kind`. They are properties rather than fields: this way
-    building a list of 10,000 takes 10 ms instead of 30.
+    It has all attributes of an event except `seq` and `kind`. Most of them are properties, so that a list of
+    10,000 listeners is built in 10 ms. With fields it takes 30 ms.
     """
 
     origin: Origin
@@ -182,7 +186,7 @@ class Listener:
 
     @property
     def owner(self) -> Process | None:
-        """The opener while it still holds the socket, else the oldest holder."""
+        """The opener if it holds the socket, else the oldest holder. The opener if no holder is known."""
         for holder in self.holders:
             if self.opener and holder.is_same_as(self.opener):
                 return holder
@@ -190,7 +194,7 @@ class Listener:
 
     @property
     def time(self) -> int | None:
-        """The time when it was opened, or None if unknown."""
+        """The time when the socket was opened, or None if unknown. The same as `opened`."""
         return self.opened
 
     @property
@@ -210,7 +214,7 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """The port."""
+        """The port number."""
         return self.socket.port
 
     @property
@@ -220,7 +224,7 @@ class Listener:
 
     @property
     def mptcp(self) -> bool:
-        """True for MPTCP."""
+        """True if the socket uses MPTCP (Multipath TCP)."""
         return self.socket.mptcp
 
     @property
@@ -235,7 +239,7 @@ class Listener:
 
     @property
     def exposure(self) -> Exposure:
-        """From how far the address can be reached."""
+        """From which networks the address can be reached."""
         return self.socket.exposure
 
     @property
@@ -245,7 +249,7 @@ class Listener:
 
     @property
     def netns_name(self) -> str | None:
-        """The name of the socket's network namespace."""
+        """The name of the socket's network namespace, or None if it has no name."""
         return self.socket.netns_name
 
     @property
@@ -278,7 +282,7 @@ class Listener:
 
     @property
     def process(self) -> str | None:
-        """The owner's comm."""
+        """The owner's process name (comm)."""
         owner = self.owner
         return owner.process if owner else None
 
@@ -290,13 +294,13 @@ class Listener:
 
     @property
     def cgroup(self) -> str | None:
-        """The owner's cgroup."""
+        """The path of the owner's cgroup."""
         owner = self.owner
         return owner.cgroup if owner else None
 
     @property
     def container(self) -> str | None:
-        """The owner's container."""
+        """The id of the owner's container."""
         owner = self.owner
         return owner.container if owner else None
 
@@ -333,8 +337,8 @@ class Listener:
         return _json_line(self.as_dict())
 
 
-def _known(kind: type[Holder | Process], values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out fields that a later portwatch has added."""
+def _known_fields(kind: type[Holder | Process], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that `kind` has fields for. A later version of portwatch may have added fields."""
     return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
 
 

@@ -1,4 +1,4 @@
-"""What engines report: sockets, processes, records and snapshots."""
+"""The data that engines report: sockets, processes, records and snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROTOCOLS = ("tcp", "udp")
 
 
 class Endpoint(NamedTuple):
-    """What a socket is bound to. Several sockets can share an endpoint (SO_REUSEPORT)."""
+    """The address and port of a socket. Several sockets can share an endpoint (SO_REUSEPORT)."""
 
     netns: int | None
     proto: str
@@ -26,11 +26,11 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process. Pid and start time identify it: a pid alone may be reused."""
+    """A process. Its pid and start time together identify it, because pids are reused."""
 
     pid: int
     start_time: int | None
-    """Nanoseconds since the epoch, to the clock tick. Constant for the life of the process."""
+    """Nanoseconds since the epoch, accurate to a clock tick. Constant for the life of the process."""
     process: str
     """The comm of the thread group leader."""
     uid: int | None
@@ -46,7 +46,7 @@ class Process:
         return (self.pid, self.start_time) == (other.pid, other.start_time)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form that `opener` and `holders` have."""
+        """Return the JSON form, as it appears in `opener` and `holders`."""
         return {
             "pid": self.pid,
             "start_time": iso_time(self.start_time),
@@ -57,7 +57,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds a port which another socket was refused. Unknown is None."""
+    """A process that holds a port, so that another socket was refused it. Unknown values are None."""
 
     pid: int | None
     process: str | None
@@ -71,7 +71,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A TCP or UDP socket, and what it is bound to."""
+    """A TCP or UDP socket, with the address and port that it is bound to."""
 
     cookie: int | None
     inode: int | None
@@ -85,22 +85,22 @@ class Socket:
     v6only: bool | None = None
     backlog: int | None = None
     sock: int | None = None
-    """The address of the kernel's struct sock, for hooks that cannot get the cookie. Never shown to users."""
+    """The kernel's struct sock, for BPF hooks that cannot get the cookie. Never shown to users."""
     netns_name: str | None = None
-    """The name of the namespace when the socket was first seen."""
+    """The name that the network namespace had when the socket was first seen."""
 
     @property
     def endpoint(self) -> Endpoint:
-        """What it is bound to."""
+        """The address and port that the socket is bound to."""
         return Endpoint(self.netns, self.proto, self.address, self.port)
 
     @property
     def exposure(self) -> Exposure:
-        """From how far its address can be reached."""
+        """From which networks the address can be reached."""
         return exposure(self.address)
 
     def blocks(self, other: Socket) -> bool:
-        """Return True if `other` may be refused its address because of this socket."""
+        """Return True if this socket may be the reason why `other` cannot be bound."""
         return (
             (self.netns, self.proto, self.port) == (other.netns, other.proto, other.port)
             and (self.device is None or other.device is None or self.device == other.device)
@@ -141,7 +141,7 @@ class OpenSocket:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The sockets that an engine finds open."""
+    """The sockets that an engine has found open, in one search."""
 
     sockets: tuple[OpenSocket, ...]
     seen_inodes: Set[int | None]
@@ -149,5 +149,5 @@ class Snapshot:
 
 
 def oldest(processes: Iterable[Process]) -> Process | None:
-    """Return the process that started first."""
+    """Return the process that started first, or None if there are no processes."""
     return min(processes, key=lambda process: (process.start_time or 0, process.pid), default=None)

@@ -1,4 +1,4 @@
-"""The record that BPF programs send: bpf/portwatch.h in Python, and its decoder."""
+"""The record that BPF programs send: its layout, as in bpf/portwatch.h, and its decoder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _address(family: int, packed: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def decode_name(padded: bytes) -> str:
-    """Decode a NUL-padded name of the kernel. Bytes that are not UTF-8 are escaped."""
+    """Decode a NUL-padded name from the kernel. Bytes that are not UTF-8 are escaped."""
     return padded.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
@@ -91,15 +91,19 @@ def process_of(raw: RawRecord) -> Process:
 
 
 @lru_cache(maxsize=4)
-def _is_own_start(pid: int, start: int) -> bool:  # noqa: ARG001  # part of the cache key: a fork has another pid
+def _is_own_start(pid: int, start: int) -> bool:  # noqa: ARG001  # part of the cache key
+    """Return True if this process, whose pid is `pid`, started at `start`.
+
+    `pid` is part of the cache key, because a fork of this process must not reuse the cached answer.
+    """
     return procfs.own_start() == clock.process_start(start // clock.TICK_NS)
 
 
 def decode(raw: RawRecord, epoch: int, own_pid: int) -> Record:
     """Decode a record. `epoch` is added to its time to get the time of day.
 
-    The actor of a close in this process is unknown: the snapshot's iterator held the file when the last
-    process closed it.
+    If this process did the close, the real closer is unknown. Our snapshot's iterator still held a reference to
+    the file when the last other process closed it.
     """
     kind = KINDS[raw.kind]
     # `own_pid` is a pid of this pid namespace, so compare it with ns_pid.

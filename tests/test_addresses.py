@@ -1,4 +1,4 @@
-"""From how far an address can be reached."""
+"""The exposure of an address: from which networks it can be reached."""
 
 import pytest
 
@@ -28,5 +28,5 @@ from portwatch.addresses import exposure
         ("2001:db8::1", "public"),
     ],
 )
-def test_exposure_of_an_address(address, expected):
+def test_exposure_depends_on_the_range_that_the_address_is_in(address, expected):
     assert exposure(address) == expected

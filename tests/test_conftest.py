@@ -1,4 +1,4 @@
-"""Missing tools stop the test run before any test fails for want of them."""
+"""If tools that the tests need are missing, the run stops before the first test."""
 
 import os
 import subprocess

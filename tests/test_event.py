@@ -32,7 +32,7 @@ def open_event(socket, actor, *, opener=PROCESS, origin="event"):
     )
 
 
-def test_an_event_has_the_fields_of_its_socket_and_its_actor():
+def test_an_event_copies_the_fields_of_its_socket_and_its_actor():
     subject = socket(7, 8081, device="eth0", backlog=5)
     event = open_event(subject, WORKER)
     for name in (
@@ -53,12 +53,12 @@ def test_an_event_has_the_fields_of_its_socket_and_its_actor():
     assert event.opener == PROCESS
 
 
-def test_an_event_without_a_known_actor_has_no_process():
+def test_the_process_fields_of_an_event_are_none_if_the_actor_is_unknown():
     event = open_event(socket(), None)
     assert (event.pid, event.start_time, event.process, event.uid, event.cgroup) == (None,) * 5
 
 
-def test_the_json_form_of_an_event_is_one_line_with_exactly_these_fields():
+def test_the_json_form_of_an_event_is_one_line_with_the_documented_fields():
     event = open_event(socket(0x138A), PROCESS)
     line = event.to_json()
     assert "\n" not in line
@@ -91,7 +91,7 @@ def test_a_listener_has_the_fields_of_an_event_except_seq_and_kind():
     assert listener.as_dict()["holders"] == [{**PROCESS.as_dict(), "container": None}]
 
 
-def test_the_time_of_a_listener_is_when_it_was_opened():
+def test_the_time_of_a_listener_is_the_time_when_its_socket_was_opened():
     table = Table("core")
     table.apply(opening(time=5_000_000_000))
     (listener,) = table.listeners()
@@ -105,7 +105,7 @@ def test_the_time_of_a_listener_is_when_it_was_opened():
     [((WORKER, PROCESS), PROCESS), ((LATER, WORKER), WORKER), ((), PROCESS)],
     ids=["the opener if it holds the socket", "else the oldest holder", "else the opener"],
 )
-def test_the_owner_of_a_listener(holders, owner):
+def test_the_owner_of_a_listener_is_chosen_from_its_opener_and_its_holders(holders, owner):
     assert Listener("event", 1, socket(), 1, PROCESS, holders, "core").owner == owner
 
 
@@ -146,7 +146,7 @@ def test_an_event_can_be_read_back_from_its_json_form(event):
 
 
 @given(EVENTS)
-def test_unknown_fields_are_ignored_and_missing_ones_are_none(event):
+def test_from_dict_ignores_unknown_fields_and_sets_missing_fields_to_none(event):
     values = json.loads(event.to_json())
     del values["pod"]
     for holder in (values["opener"], *(values["held_by"] or ())):

@@ -1,4 +1,4 @@
-"""Identity of processes, and sockets that block each other's addresses."""
+"""When two processes are the same, and when two sockets block each other."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_the_oldest_process_is_the_one_that_started_first():
     assert oldest([]) is None
 
 
-def test_an_endpoint_is_what_sockets_share_under_so_reuseport():
+def test_sockets_bound_to_the_same_address_and_port_have_the_same_endpoint():
     first, second = replace(tcp(), cookie=1, inode=1), replace(tcp(), cookie=2, inode=2)
     assert first.endpoint == second.endpoint == Endpoint(1, "tcp", "127.0.0.1", 80)
 
@@ -54,12 +54,12 @@ def test_sockets_block_each_other_if_their_addresses_overlap(address, other, blo
     assert tcp(other).blocks(tcp(address)) is blocks
 
 
-def test_a_v6only_wildcard_does_not_block_ipv4():
+def test_an_ipv6_wildcard_socket_with_v6only_does_not_block_an_ipv4_socket():
     assert not tcp("::", v6only=True).blocks(tcp())
 
 
 @pytest.mark.parametrize("fields", [{"netns": 2}, {"proto": "udp"}, {"port": 81}])
-def test_sockets_in_other_namespaces_and_on_other_ports_do_not_block(fields):
+def test_sockets_with_another_namespace_protocol_or_port_do_not_block_each_other(fields):
     assert not replace(tcp(), **fields).blocks(tcp())
 
 
@@ -67,5 +67,5 @@ def test_sockets_in_other_namespaces_and_on_other_ports_do_not_block(fields):
     ("device", "other", "blocks"),
     [("eth0", "eth0", True), ("eth0", "eth1", False), (None, "eth0", True), ("eth0", None, True)],
 )
-def test_sockets_bound_to_different_devices_do_not_block(device, other, blocks):
+def test_sockets_bound_to_different_devices_do_not_block_each_other(device, other, blocks):
     assert tcp(device=device).blocks(tcp(device=other)) is blocks

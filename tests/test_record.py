@@ -1,4 +1,4 @@
-"""The record: same layout in C and Python, and decoding of its fields."""
+"""The record: its layout is the same in C and Python, and its fields are decoded."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def raw_record(**fields):
     return RawRecord(**values)
 
 
-def test_the_layout_is_that_of_the_header():
+def test_the_layout_is_the_same_as_in_the_c_header():
     body = re.search(r"struct portwatch_record \{(.*?)\n\};", HEADER.read_text(), re.DOTALL)[1]
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     fields = re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", body)
@@ -56,7 +56,7 @@ def test_the_layout_is_that_of_the_header():
     )
 
 
-def test_the_kinds_are_those_of_the_header():
+def test_the_kinds_are_the_same_as_in_the_c_header():
     names = re.findall(r"PORTWATCH_(\w+)(?: = 1)?,\s*(?:/\*|\n)", HEADER.read_text().split("};")[0])
     assert [name.lower() for name in names] == [*KINDS.values(), "holder"]
 
@@ -69,32 +69,31 @@ def test_decode_returns_kind_socket_actor_and_time_of_day():
     assert record.actor.start_time == clock.boot_time() + 12_345 * clock.TICK_NS
 
 
-def test_a_close_in_this_process_has_no_actor():
+def test_a_close_by_this_process_has_no_actor():
     pid = os.getpid()
     start = procfs.stat(pid)[2] - clock.boot_time()
-    own = {"pid": 70_000, "ns_pid": pid, "start": start + 1}  # pid as in the initial pid namespace
+    own = {"pid": 70_000, "ns_pid": pid, "start": start + 1}  # the pid in the initial pid namespace
     assert decode(raw_record(kind=2, **own), 0, own_pid=pid).actor is None
     assert decode(raw_record(kind=1, **own), 0, own_pid=pid).actor.pid == 70_000
     assert decode(raw_record(kind=2, **{**own, "ns_pid": pid + 1}), 0, own_pid=pid).actor.pid == 70_000
+    # Same ns_pid, but another start time: this is a process in another pid namespace.
     namesake = {**own, "start": start + clock.TICK_NS}
-    assert decode(raw_record(kind=2, **namesake), 0, own_pid=pid).actor.pid == 70_000, (
-        "same ns_pid, other namespace"
-    )
+    assert decode(raw_record(kind=2, **namesake), 0, own_pid=pid).actor.pid == 70_000
 
 
-def test_a_close_in_this_process_is_recognised_if_the_hosts_procfs_is_in_use(monkeypatch):
+def test_a_close_by_this_process_is_recognised_even_if_the_hosts_procfs_is_in_use(monkeypatch):
     start = procfs.own_start() - clock.boot_time()
     monkeypatch.setattr(procfs, "_root", "/nosuch")
-    pid = os.getpid() + 1  # not in the cache
+    pid = os.getpid() + 1  # a pid that is not in the cache
     assert decode(raw_record(kind=2, pid=70_000, ns_pid=pid, start=start), 0, own_pid=pid).actor is None
 
 
-def test_errno_is_a_name_or_else_the_number():
+def test_errno_is_the_name_of_the_error_or_its_number_if_it_has_no_name():
     assert decode(raw_record(kind=4, error=-98), 0, 0).errno == "EADDRINUSE"
     assert decode(raw_record(kind=4, error=-4095), 0, 0).errno == "4095"
 
 
-def test_flags_and_device_of_an_ipv6_mptcp_socket():
+def test_the_flags_and_the_device_of_an_ipv6_mptcp_socket_are_decoded():
     socket = socket_of(
         raw_record(
             family=10,
@@ -108,7 +107,7 @@ def test_flags_and_device_of_an_ipv6_mptcp_socket():
     assert (socket.v6only, socket.mptcp, socket.device) == (True, True, "eth0")
 
 
-def test_unknown_fields_are_none():
+def test_fields_that_the_record_leaves_empty_are_none():
     socket = socket_of(raw_record(cookie=0, inode=0, protocol=17, state=7))
     assert (socket.cookie, socket.inode, socket.backlog, socket.v6only, socket.device) == (None,) * 5
 

@@ -1,4 +1,4 @@
-"""Times as ISO 8601."""
+"""Converting times to ISO 8601 and back."""
 
 import pytest
 from hypothesis import given

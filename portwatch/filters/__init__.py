@@ -1,4 +1,4 @@
-"""What a user asks to see, and the part of it that the kernel can evaluate."""
+"""Scopes, which select what a user sees, and the part of a scope that the kernel can evaluate."""
 
 from portwatch.filters.filter import Filter
 from portwatch.filters.kernel_filter import KernelFilter

@@ -11,28 +11,28 @@ from portwatch.model import Process, Socket
 
 ALL_PORTS = (1 << 65_536) - 1
 
-Unitable = TypeVar("Unitable", int, frozenset[str], frozenset[int], frozenset[CgroupFilter])
+Field = TypeVar("Field", int, frozenset[str], frozenset[int], frozenset[CgroupFilter])
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFilter:
-    """Which records reach user space. Over-approximates: it may pass too much, never too little.
+    """Selects the records that reach user space. It may pass too many records, but never too few.
 
-    None means unrestricted.
+    A field that is None passes everything.
     """
 
     watched_trees_only: bool = False
     ports: int | None = None
-    """One bit per port."""
+    """A bit mask with one bit per port."""
     protos: frozenset[str] | None = None
     namespaces: frozenset[int] | None = None
     excluded_namespaces: frozenset[int] = frozenset()
     """Used only while `namespaces` is None."""
     cgroups: frozenset[CgroupFilter] | None = None
-    """A record passes if at least one of these lets it pass."""
+    """A record must pass at least one of these filters."""
 
     def __or__(self, other: KernelFilter) -> KernelFilter:
-        """Return a filter that passes what either passes. Fields are united one by one, so it may pass more."""
+        """Return a filter that passes what either filter passes. It may pass more than that."""
         return KernelFilter(
             self.watched_trees_only and other.watched_trees_only,
             _union(self.ports, other.ports),
@@ -58,7 +58,7 @@ class KernelFilter:
 
     def passes_cgroups(self, members: Collection[HasCgroup]) -> bool:
         """Return True if some subscriber may want events of processes in these cgroups."""
-        return self.cgroups is None or any(one.may_pass(members) for one in self.cgroups)
+        return self.cgroups is None or any(cgroups.may_pass(members) for cgroups in self.cgroups)
 
     def _passes_namespace(self, inode: int | None) -> bool:
         if self.namespaces is None:
@@ -70,7 +70,7 @@ UNRESTRICTED = KernelFilter()
 
 
 def port_bits(ranges: Iterable[tuple[int, int]]) -> int:
-    """Return ranges of ports in the form of `KernelFilter.ports`."""
+    """Return the bit mask of all ports in the ranges, as `KernelFilter.ports` needs it."""
     bits = 0
     for first, last in ranges:
         below = (1 << max(first, 0)) - 1
@@ -78,5 +78,5 @@ def port_bits(ranges: Iterable[tuple[int, int]]) -> int:
     return bits & ALL_PORTS
 
 
-def _union(one: Unitable | None, other: Unitable | None) -> Unitable | None:
-    return None if one is None or other is None else one | other
+def _union(first: Field | None, second: Field | None) -> Field | None:
+    return None if first is None or second is None else first | second

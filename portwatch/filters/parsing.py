@@ -1,4 +1,4 @@
-"""Parsers for values of options, configuration and HTTP parameters. All raise ValueError."""
+"""Parsers for option values, configuration values and HTTP parameters. All of them raise ValueError."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ _SECOND = 1_000_000_000
 def parse_time(text: str, now: int) -> int:
     """Parse a point in time. Return nanoseconds since the epoch.
 
-    `10m` is that long before `now`, `14:30` the most recent such time of day; else ISO 8601. Times without
-    a zone are local.
+    `10m` means ten minutes before `now`. `14:30` means the most recent 14:30. Any other text must be ISO 8601.
+    Times without a zone are local.
     """
     if ago := _AGO.fullmatch(text):
         return now - int(ago[1]) * _UNITS[ago[2]] * _SECOND
@@ -54,7 +54,7 @@ def parse_time(text: str, now: int) -> int:
     from datetime import datetime  # 2 ms to import, needed only for dates
 
     fraction = _FRACTION.search(text)
-    # Python 3.10 parses neither Z nor nanoseconds, which the times of events have.
+    # The times of events have a Z and nanoseconds. Python 3.10 can parse neither of them.
     whole = _FRACTION.sub("", text, count=1).replace("Z", "+00:00")
     try:
         seconds = int(datetime.fromisoformat(whole).timestamp())
@@ -68,7 +68,7 @@ def parse_time(text: str, now: int) -> int:
 def _most_recent(hour: int, minute: int, now: int) -> int:
     today = time.localtime(now // _SECOND)
     for days in (0, 1):
-        day = today.tm_mday - days  # mktime takes day 0 for the last of the month before
+        day = today.tm_mday - days  # mktime takes day 0 for the last day of the previous month
         result = int(time.mktime((today.tm_year, today.tm_mon, day, hour, minute, 0, 0, 0, -1))) * _SECOND
         if result <= now:
             break

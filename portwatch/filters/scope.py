@@ -1,4 +1,4 @@
-"""What a user asks to see: ports, processes, containers, namespaces."""
+"""A scope selects what a user sees: by port, process, container, namespace and so on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROCESS_FIELDS = ("process", "cgroup", "container")
 
 
 class _Facts(NamedTuple):
-    """What a scope is compared with: the values of a socket and of the processes that opened or hold it."""
+    """The values of a socket, of its opener and of its holders, with which a scope is compared."""
 
     port: int | None
     proto: str | None
@@ -33,25 +33,25 @@ class _Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A filter for each field. All fields must match; one value of a field is enough.
+    """A filter for each field. An event passes the scope if it passes the filters of all fields.
 
-    An event is judged by the process that opened the port, so a close passes if its open did. An unknown value
-    matches neither `include` nor `exclude`.
+    A filter with several included values passes each of them. An unknown value matches neither `include` nor
+    `exclude`. An event is compared by the process that opened the port, so a close passes if its open did.
     """
 
     port: Filter[PortRange] = Filter()
     proto: Filter[str] = Filter()
     exposure: Filter[Exposure] = Filter()
     process: Filter[str] = Filter()
-    """Shell patterns: `nginx*`."""
+    """Shell patterns for the process name, such as `nginx*`."""
     cgroup: Filter[str] = Filter()
-    """Paths from the root, such as `/system.slice`: that cgroup and all below it."""
+    """Paths from the root, such as `/system.slice`. They match that cgroup and all cgroups below it."""
     container: Filter[str] = Filter()
-    """Ids, or prefixes of ids."""
+    """Container ids, or the first characters of them."""
     netns: Filter[int] = Filter()
     """Inodes of `/proc/PID/ns/net`."""
     _restricted: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    """Names of the fields that are not empty. Computed once, as every event is compared with them."""
+    """Names of the fields that have a filter. Computed once, because it is needed for every event."""
 
     def __post_init__(self) -> None:
         restricted = tuple(name for name in _MATCHES if getattr(self, name) != Filter())
@@ -59,7 +59,7 @@ class Scope:
 
     @property
     def kernel_filter(self) -> KernelFilter:
-        """The part that BPF programs can evaluate."""
+        """The part of this scope that BPF programs can evaluate."""
         included_ports = port_bits(self.port.include) if self.port.include else ALL_PORTS
         included_protos = frozenset(self.proto.include or PROTOCOLS)
         included_netns, excluded_netns = frozenset(self.netns.include), frozenset(self.netns.exclude)
@@ -73,7 +73,7 @@ class Scope:
         )
 
     def admits(self, event: Event) -> bool:
-        """Return True if the event passes. A gap always passes."""
+        """Return True if the event passes. An event of kind `gap` always passes."""
         if not self._restricted or event.kind == "gap":
             return True
         name, cgroup, container = _opener(event)
@@ -81,7 +81,7 @@ class Scope:
         return self._admits(facts, self._restricted)
 
     def admits_listener(self, listener: Listener) -> bool:
-        """Return True if the listener passes."""
+        """Return True if the listener passes. It is compared by its opener and all its holders."""
         if not self._restricted:
             return True
         socket = listener.socket
@@ -113,7 +113,8 @@ def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
         return (None, None, None) if event.kind == "close" else (event.process, event.cgroup, event.container)
     if opener.cgroup or opener.container:
         return opener.process, opener.cgroup, opener.container
-    # The JSON form of an event has no cgroup for the opener. That of the acting process is usually the same.
+    # An event that was read from JSON has no cgroup for the opener. The cgroup of the process that caused the
+    # event is usually the same.
     return opener.process, event.cgroup, event.container
 
 

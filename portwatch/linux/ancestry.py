@@ -1,4 +1,4 @@
-"""Command line and ancestors of a process, from /proc."""
+"""The command line and the ancestors of a process, read from /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from portwatch.model import Process
 
 
 class Ancestor(NamedTuple):
-    """A process or one of its ancestors, with its current name."""
+    """An entry of an ancestry: a process and its current name."""
 
     pid: int
     process: str
@@ -22,9 +22,9 @@ class ProcessDetails:
     """The command line and the ancestors of a process."""
 
     command: tuple[str, ...] | None
-    """The arguments, which a process can overwrite. None if it has ended or this user may not see them."""
+    """The arguments, which the process may have overwritten. None if they cannot be read."""
     ancestry: tuple[Ancestor, ...]
-    """From pid 1 down to the process itself. Starts further down if an ancestor cannot be read."""
+    """From pid 1 down to the process itself. Starts at a later process if an ancestor cannot be read."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -35,7 +35,10 @@ class ProcessDetails:
 
 
 def details_of(process: Process) -> ProcessDetails:
-    """Return the current details of a process. They are empty if it has ended, also if its pid was reused."""
+    """Return the current details of a process.
+
+    They are empty if the process has ended, even if another process now has its pid.
+    """
     upwards = [
         Ancestor(pid, comm.decode("utf-8", "backslashreplace"))
         for pid, comm, _ in procfs.ancestors_of(process.pid, process.start_time)
@@ -46,7 +49,7 @@ def details_of(process: Process) -> ProcessDetails:
 def listener_with_details(listener: Listener, *, commands: bool = True) -> dict[str, Any]:
     """Return the JSON form of a listener, with the details of its owner and of every holder.
 
-    Unless `commands` is set, `command` is null.
+    If `commands` is False, every `command` is null.
     """
 
     def details(process: Process) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def _command(process: Process) -> tuple[str, ...] | None:
             return None
     except procfs.UNREADABLE:
         return None
-    # A program that sets its own title pads what is left of its arguments with NULs or spaces.
+    # A program that overwrites its arguments with a title fills the unused rest of that memory with NULs or
+    # spaces.
     title = content.rstrip(b"\0 ")
     return tuple(part.decode("utf-8", "backslashreplace") for part in title.split(b"\0")) if title else ()

@@ -10,7 +10,7 @@ from portwatch.linux.kernel import RELEASE
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """A capability, and what portwatch needs it for."""
+    """A Linux capability, and what portwatch needs it for."""
 
     name: str
     bit: int
@@ -32,7 +32,7 @@ BPF = Capability("CAP_BPF", 39, "needed to load BPF programs")
 ALL = (BPF, PERFMON, NET_ADMIN, SYS_PTRACE, SYS_ADMIN, DAC_READ_SEARCH, IPC_LOCK, SYS_RESOURCE)
 
 _FOR_PROGRAMS = (BPF, PERFMON, NET_ADMIN)
-"""The capabilities to load and attach programs. CAP_SYS_ADMIN implies them."""
+"""The capabilities that are needed to load and attach BPF programs. CAP_SYS_ADMIN can replace each of them."""
 
 MEMLOCK_UNUSED_SINCE = (5, 11)
 """The first kernel that charges BPF memory to the cgroup instead of to RLIMIT_MEMLOCK."""
@@ -40,25 +40,25 @@ RAISE_MEMLOCK = "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity)"
 
 
 def effective() -> int:
-    """Return the effective capabilities of this process, one bit per capability."""
+    """Return the effective capabilities of this process as a bit mask."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
 def has(capability: Capability, capabilities: int) -> bool:
-    """Return True if the capability is in the set, or implied by CAP_SYS_ADMIN."""
-    is_implied = capability in _FOR_PROGRAMS and has(SYS_ADMIN, capabilities)
-    return bool(capabilities >> capability.bit & 1) or is_implied
+    """Return True if the bit mask contains the capability, or CAP_SYS_ADMIN where that can replace it."""
+    is_replaced = capability in _FOR_PROGRAMS and has(SYS_ADMIN, capabilities)
+    return bool(capabilities >> capability.bit & 1) or is_replaced
 
 
 def missing_for_programs() -> list[str]:
-    """Return the names of the capabilities that this process lacks to load and attach programs."""
+    """Return the names of the capabilities for BPF programs that this process lacks."""
     capabilities = effective()
-    return [one.name for one in _FOR_PROGRAMS if not has(one, capabilities)]
+    return [capability.name for capability in _FOR_PROGRAMS if not has(capability, capabilities)]
 
 
 def memlock() -> int | None:
-    """Return RLIMIT_MEMLOCK in bytes if it limits BPF and this process may not raise it, else None."""
+    """Return the RLIMIT_MEMLOCK that limits BPF, in bytes. None if it is unlimited or can be raised."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     is_unlimited = RELEASE >= MEMLOCK_UNUSED_SINCE or soft == resource.RLIM_INFINITY
     return None if is_unlimited or has(SYS_RESOURCE, effective()) else soft

@@ -1,4 +1,4 @@
-"""Lookup of cgroups, by id (as in records) and by path (as in options)."""
+"""Find cgroups by id (BPF records contain ids) and by path (options contain paths)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _INIT_NAMESPACE = 0xEFFFFFFB
 
 
 def path_of(cgroup_id: int) -> str | None:
-    """Return the path of a v2 cgroup from the true root. None if it is gone or this process may not look."""
+    """Return the path of a v2 cgroup, from the root of the hierarchy even in a private cgroup namespace.
+
+    None means that the cgroup was removed, or that this process may not look it up.
+    """
     try:
         return _path_of(cgroup_id)
     except (OSError, EngineUnavailable):
@@ -27,10 +30,11 @@ def path_of(cgroup_id: int) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _path_of(cgroup_id: int) -> str:
-    # Ids are not reused and cgroups do not move, so a path can be cached. Failures are raised, so not cached.
-    with _true_root() as root:
+    # A path can be cached, because ids are not reused and cgroups do not move. Failures are not cached, because
+    # lru_cache does not store exceptions.
+    with _hierarchy_root() as root:
         handle = _HANDLE.pack(8, _FILEID_KERNFS, cgroup_id)
-        # Fails if the cgroup is gone, without CAP_DAC_READ_SEARCH, and on kernels before 5.5.
+        # This fails if the cgroup was removed, if CAP_DAC_READ_SEARCH is missing, and on kernels before 5.5.
         cgroup = checked(LIBC.open_by_handle_at(root, handle, os.O_RDONLY | os.O_CLOEXEC))
         try:
             return _path_of_fd(cgroup).removeprefix(_path_of_fd(root)) or "/"
@@ -39,9 +43,10 @@ def _path_of(cgroup_id: int) -> str:
 
 
 def find(text: str) -> str:
-    """Return the path of an existing cgroup from the root. `text` may include the mount point.
+    """Return the path of an existing cgroup from the root of the hierarchy. `text` may include the mount point.
 
-    Raise PortwatchError if there is no such cgroup, or if it cannot be seen from here.
+    Raise PortwatchError if there is no such cgroup. Raise NotPermitted if it may be hidden by a
+    private cgroup namespace.
     """
     if not text:
         raise PortwatchError("the path of the cgroup is empty: try /system.slice")
@@ -59,22 +64,25 @@ def find(text: str) -> str:
         path_from_root = path_of(inode) if mount.kind == "cgroup2" else None
         if path_from_root or not is_namespaced():
             return path_from_root or path
-    if not containing and _is_below_true_root(path):
+    if not containing and _is_below_hierarchy_root(path):
         return path
     if is_namespaced():
         raise NotPermitted(
-            f"cgroup {text!r} cannot be seen from a private cgroup namespace: run the container in the host's "
-            "(docker run --cgroupns=host --pid=host --privileged)"
+            f"cgroup {text!r} cannot be seen from a private cgroup namespace: run the container in the "
+            "host's cgroup namespace (docker run --cgroupns=host --pid=host --privileged)"
         )
     raise PortwatchError(
         f"there is no cgroup {text!r}, or it was removed: systemd-cgls lists all cgroups, "
-        "/proc/PID/cgroup has that of a process"
+        "/proc/PID/cgroup shows the cgroup of a process"
     )
 
 
 @cache
 def is_namespaced() -> bool:
-    """Return True if this process is in a private cgroup namespace: paths in /proc start at its root."""
+    """Return True if this process is in a private cgroup namespace.
+
+    The cgroup paths that it reads from /proc are then relative to the root of that namespace.
+    """
     try:
         return os.stat("/proc/self/ns/cgroup").st_ino != _INIT_NAMESPACE
     except OSError:
@@ -83,24 +91,24 @@ def is_namespaced() -> bool:
 
 @cache
 def is_v2_only() -> bool:
-    """Return True if no v1 hierarchy is in use, so that a v2 path is all there is."""
+    """Return True if no v1 hierarchy is in use. A process then has one cgroup, whose path is a v2 path."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="backslashreplace") as file:
         return all(line.startswith("0::") for line in file)
 
 
-def _is_below_true_root(path: str) -> bool:
+def _is_below_hierarchy_root(path: str) -> bool:
     try:
-        with _true_root() as root:
+        with _hierarchy_root() as root:
             return os.path.isdir(f"/proc/self/fd/{root}{path}")
     except (OSError, EngineUnavailable):
         return False
 
 
 @contextmanager
-def _true_root() -> Iterator[int]:
+def _hierarchy_root() -> Iterator[int]:
     mount = mounts.open_cgroup_root()
     try:
-        # open_by_handle_at does not accept the descriptor of a detached mount itself.
+        # open_by_handle_at does not accept the descriptor of a detached mount. Open the mount's root.
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
     finally:
         os.close(mount)

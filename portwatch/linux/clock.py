@@ -15,8 +15,8 @@ _epoch = 0
 def monotonic_epoch() -> int:
     """Return the nanoseconds to add to CLOCK_MONOTONIC to get the time of day.
 
-    The value changes only if it is off by more than a millisecond: while the clock is slewed, events keep
-    their order.
+    The stored value is replaced only when a new measurement differs from it by more than a millisecond. Slewing
+    the clock therefore does not reorder events.
     """
     global _epoch  # noqa: PLW0603  # one epoch per process
     _, measured = min(_measure_epoch() for _ in range(3))
@@ -26,16 +26,16 @@ def monotonic_epoch() -> int:
 
 
 def _measure_epoch() -> tuple[int, int]:
-    """Return the possible error (the time between two readings of one clock), and the epoch."""
+    """Measure the epoch once. Return the maximum error of the measurement and the measured epoch."""
     before, now, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
     return after - before, now - (before + after) // 2
 
 
 @cache
 def boot_time() -> int:
-    """Return the time of boot in nanoseconds since the epoch, to the second.
+    """Return the boot time in nanoseconds since the epoch. It is accurate only to one second.
 
-    It is read once: start times identify processes and must not change when the clock is set.
+    It is read once, because start times identify processes and must not change when the clock is set.
     """
     with open("/proc/stat", "rb") as stat:
         for line in stat:
@@ -45,10 +45,13 @@ def boot_time() -> int:
 
 
 def process_start(ticks: int) -> int:
-    """Return a process's start time, given in clock ticks since boot (field 22 of /proc/PID/stat)."""
+    """Convert a process's start time to nanoseconds since the epoch.
+
+    `ticks` is the number of clock ticks since boot, field 22 of /proc/PID/stat.
+    """
     return boot_time() + ticks * TICK_NS
 
 
 def ticks(start_time: int) -> int:
-    """Return a start time in clock ticks since boot: the inverse of `process_start`."""
+    """Convert a start time back to clock ticks since boot. This is the inverse of `process_start`."""
     return (start_time - boot_time()) // TICK_NS

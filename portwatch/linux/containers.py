@@ -10,7 +10,7 @@ from portwatch.errors import PortwatchError
 from portwatch.linux import cgroups, procfs
 
 _CONTAINER = re.compile(
-    r"(?:[/:](?:docker|cri-containerd|crio|nerdctl|libpod|libpod-payload)[-:]"  # most often a systemd scope
+    r"(?:[/:](?:docker|cri-containerd|crio|nerdctl|libpod|libpod-payload)[-:]"  # usually a systemd scope
     r"|/(?:docker|libpod|default|k8s\.io|moby)/"
     r"|/kubepods[^/]*/(?:[^/]+/)*[^/]*pod[^/]+/)"
     r"([0-9a-f]{64})(?:\.scope)?(?=/|$)"
@@ -18,16 +18,16 @@ _CONTAINER = re.compile(
 _LEAF = re.compile(
     r"(?:(?:docker|cri-containerd|crio|nerdctl|libpod|libpod-payload)-)?([0-9a-f]{64})(?:\.scope)?"
 )
-"""Matches the last component of a path, for when the rest is unknown."""
+"""Matches the last component of a cgroup path. Used if the rest of the path is unknown."""
 _CTR = re.compile(r"^/default/([A-Za-z0-9][\w.-]*)")
-"""ctr uses the containerd namespace `default` unless told otherwise. Its container ids are free text."""
+"""ctr uses the containerd namespace `default` if no other is given. Its users choose the container ids."""
 _POD = re.compile(
     r"/[^/]*kubepods.*[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?=[/.:]|$)"
 )
 
 
 class CgroupInfo(NamedTuple):
-    """A cgroup's path, and the container and pod that it belongs to. None means unknown or none."""
+    """The path of a cgroup, and the ids of its container and its pod. None means unknown or none."""
 
     cgroup: str | None = None
     container: str | None = None
@@ -35,7 +35,7 @@ class CgroupInfo(NamedTuple):
 
 
 def from_cgroup_path(path: str) -> CgroupInfo:
-    """Return the container and pod that a path names: the innermost ones if they are nested."""
+    """Return the container and pod that a cgroup path names. If they are nested, return the innermost."""
     ids = _CONTAINER.findall(path) or _CTR.findall(path)
     pods = _POD.findall(path)
     return CgroupInfo(path, ids[-1] if ids else None, pods[-1].replace("_", "-") if pods else None)
@@ -45,7 +45,7 @@ def from_cgroup_path(path: str) -> CgroupInfo:
 def parse_proc_cgroup(content: str) -> CgroupInfo:
     """Return the cgroup, container and pod that the content of /proc/PID/cgroup names.
 
-    On a hybrid host the v2 path is often the root: the deepest v1 path is used instead.
+    On a hybrid host (cgroup v1 and v2) the v2 path is often the root. The deepest v1 path is then used instead.
     """
     lines = [line.split(":", 2) for line in content.splitlines()]
     infos = [from_cgroup_path(path) for _, _, path in lines]
@@ -64,15 +64,16 @@ def parse_proc_cgroup(content: str) -> CgroupInfo:
 def of_process(pid: int) -> CgroupInfo:
     """Return the cgroup, container and pod of a process. Raise the errors of procfs.UNREADABLE."""
     info = parse_proc_cgroup(procfs.read(pid, "cgroup").decode("utf-8", "backslashreplace"))
-    # In a private cgroup namespace, paths in /proc start at its root and mean nothing outside.
+    # In a private cgroup namespace, paths in /proc are relative to its root and mean nothing outside of it.
     return info._replace(cgroup=None) if cgroups.is_namespaced() else info
 
 
 @lru_cache(maxsize=4096)
 def of_recorded_process(pid: int, start_time: int, cgroup_id: int, leaf: str) -> CgroupInfo:
-    """Return what is known of the cgroup, container and pod of a record's process, which may have ended.
+    """Return what is known about the cgroup, container and pod of the process in a record. It may have ended.
 
-    `leaf` is the name of its cgroup, recorded by BPF: that of the v1 memory controller where it is in use.
+    `leaf` is the last component of the process's cgroup path, recorded by BPF. If the host uses the v1 memory
+    controller, `leaf` comes from the path in that controller's hierarchy.
     """
     info = _look_up(pid, start_time, cgroup_id)
     if info.container or (info.cgroup and info.cgroup.endswith(f"/{leaf}")):
@@ -91,13 +92,16 @@ def _look_up(pid: int, start_time: int, cgroup_id: int) -> CgroupInfo:
             if procfs.stat(pid)[2] == start_time:
                 return info
         except procfs.UNREADABLE:
-            pass  # it has ended: only the path by id is left
-    # On a hybrid host "/" is no answer: the process may be in a v1 cgroup.
+            pass  # the process has ended: use the path found by cgroup id
+    # On a hybrid host, the v2 path "/" says nothing, because the process may be in a v1 cgroup.
     return from_cgroup_path(path) if path and path != "/" else CgroupInfo()
 
 
 def find_container(prefix: str) -> str:
-    """Return the full id of the one running container whose id starts with `prefix`. Raise PortwatchError."""
+    """Return the full id of the running container whose id is `prefix`, or else starts with it.
+
+    Raise PortwatchError if no container matches, or if several do.
+    """
     running = set()
     for pid in procfs.pids():
         try:
@@ -114,7 +118,7 @@ def find_container(prefix: str) -> str:
             f"{prefix!r} matches several containers: {shown}{more}. Give more characters of the id"
         )
     if not matches:
-        hidden = "" if procfs.shows_kernel_pids() else " (of those that this /proc shows: see portwatch doctor)"
+        hidden = "" if procfs.shows_kernel_pids() else " in this /proc (it hides some: see portwatch doctor)"
         raise PortwatchError(
             f"no running container{hidden} has an id that starts with {prefix!r}. To get the id of a container "
             f"by its name, ask its runtime: docker inspect -f '{{{{.Id}}}}' {prefix or 'NAME'}"

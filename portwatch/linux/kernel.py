@@ -9,9 +9,9 @@ from pathlib import Path
 from portwatch.linux import mounts
 
 RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-"""Such as (6, 1). Only for differences that neither BTF nor a trial can show."""
+"""Major and minor version, such as (6, 1). For differences that neither BTF nor an attempt can reveal."""
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
-"""The kernel's BTF."""
+"""The file with the kernel's BTF (type information)."""
 
 CONFIDENTIALITY = "confidentiality"
 """The lockdown mode in which BPF programs may not read kernel memory."""

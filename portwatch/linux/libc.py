@@ -1,4 +1,4 @@
-"""C library and system calls that Python does not wrap, with errors raised as OSError."""
+"""C library functions and system calls that Python does not wrap. Their errors are raised as OSError."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def syscall(number: int, *arguments: object) -> int:
 
 
 def syscall_number(name: str, numbers: Mapping[str, int]) -> int:
-    """Return the number of a system call, given its number on each machine. Raise EngineUnavailable."""
+    """Return a system call's number on this machine, from its number by machine. Raise EngineUnavailable."""
     machine = os.uname().machine
     if machine not in numbers:
         raise EngineUnavailable(f"the number of the system call {name} on {machine} is not known")
@@ -35,6 +35,9 @@ def syscall_number(name: str, numbers: Mapping[str, int]) -> int:
 
 
 def bpf(command: int, attr: bytes) -> int:
-    """Make a BPF system call. The rest of `union bpf_attr` after `attr` is zero. Raise OSError if it fails."""
+    """Make a BPF system call and return its result. Raise OSError if it fails.
+
+    `attr` is the beginning of `union bpf_attr`. The rest is filled with zeros.
+    """
     buffer = ctypes.create_string_buffer(attr.ljust(_ATTR_SIZE, b"\0"), _ATTR_SIZE)
     return syscall(syscall_number("bpf", _BPF), command, buffer, _ATTR_SIZE)

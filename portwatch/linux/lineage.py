@@ -1,4 +1,4 @@
-"""Process identity and tree membership, as /proc shows them."""
+"""Identities of processes, and membership in process trees, read from /proc."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class Identity(NamedTuple):
 
 
 def root_at(pid: int) -> Identity:
-    """Return the identity of a tree's root. Raise WrongUse if no such process exists, or `pid` is a thread."""
+    """Return the identity of the root of a process tree.
+
+    Raise WrongUse if there is no process with this pid, or if `pid` is the id of a thread.
+    """
     try:
         leader = procfs.thread_group(pid)
         if leader != pid:
@@ -37,7 +40,7 @@ def identity_of(process: Process) -> Identity:
 
 
 def identity_at(pid: int) -> Identity | None:
-    """Return the identity of the process that has this pid now, or None."""
+    """Return the identity of the process that has this pid now. None if there is none or it cannot be read."""
     try:
         return Identity(pid, procfs.stat(pid)[2])
     except procfs.UNREADABLE:
@@ -51,7 +54,7 @@ def require_running(process: Identity) -> None:
 
 
 def has_ended(pid: int, start_ticks: int) -> bool:
-    """Return True if the process has ended, even while its parent has not yet waited for it."""
+    """Return True if the process has ended. A zombie has ended, even though /proc still shows it."""
     try:
         return clock.ticks(procfs.stat(pid)[2]) != start_ticks or procfs.is_zombie(pid)
     except procfs.UNREADABLE:
@@ -59,25 +62,28 @@ def has_ended(pid: int, start_ticks: int) -> bool:
 
 
 def with_ancestors(process: Identity) -> Iterator[Identity]:
-    """Yield the process, even if it has ended, then its ancestors, nearest first."""
+    """Yield the process itself, even if it has ended. Then yield its ancestors, nearest first."""
     yield process
     for pid, _, start_time in islice(procfs.ancestors_of(*process), 1, None):
         yield Identity(pid, start_time)
 
 
 class Lineage:
-    """Tree membership read from /proc on demand.
+    """Membership in process trees, read from /proc on demand.
 
-    Results are cached: they stay true after the ancestors that proved them have ended.
+    Results are cached. A process stays a member after the ancestors that connect it to the root have ended.
     """
 
     def __init__(self) -> None:
         self._members: dict[Identity, int] = {}
         self._non_members: dict[Identity, None] = {}
-        """A set in order of insertion. Beyond _NON_MEMBERS_MAX, the oldest are dropped."""
+        """A dict used as an ordered set. The oldest entries beyond _NON_MEMBERS_MAX are dropped."""
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Add a tree: a process and all its descendants. Raise PortwatchError if the process has ended."""
+        """Add a tree: the process `root` and all its descendants. `tree` is the bit that stands for the tree.
+
+        Raise PortwatchError if the root has ended.
+        """
         import psutil  # 31 ms to import, needed only for trees
 
         psutil.PROCFS_PATH = procfs.root()
@@ -91,7 +97,7 @@ class Lineage:
         self._non_members.clear()
 
     def forget_ended(self) -> None:
-        """Drop members that have ended. Descendants of theirs that were looked up stay members."""
+        """Drop members that have ended. Their descendants stay members if they were looked up before."""
         self._members = {
             process: trees for process, trees in self._members.items() if identity_at(process.pid) == process
         }
@@ -101,7 +107,7 @@ class Lineage:
         self._members = {process: trees & ~tree for process, trees in self._members.items() if trees & ~tree}
 
     def of(self, *processes: Process) -> int:
-        """Return the trees that the processes belong to, one bit per tree."""
+        """Return the trees that contain at least one of the processes, one bit per tree."""
         trees = 0
         if self._members:
             for process in processes:

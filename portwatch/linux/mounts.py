@@ -1,4 +1,4 @@
-"""Mounts, and access to kernel file systems whether they are mounted or not."""
+"""Read the list of mounts, and open kernel file systems even if they are not mounted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from portwatch.errors import EngineUnavailable
 from portwatch.linux import procfs
 from portwatch.linux.libc import syscall
 
-# The same on all architectures.
+# System call numbers, which are the same on all architectures.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSCONFIG_CMD_CREATE = 6
 _CLOEXEC = 1
 
 ROOT_INODE = 1
-"""The inode of the true cgroup v2 root. The root of a cgroup namespace has another."""
+"""The inode of the cgroup v2 root. The root that a private cgroup namespace shows has another inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Mount:
 
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
-"""How the kernel writes spaces, tabs, newlines and backslashes in a field."""
+"""An octal escape. The kernel escapes spaces, tabs, newlines and backslashes in this way."""
 
 
 def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
-    """Yield the mounts in a mountinfo, by default those of this process's mount namespace."""
+    """Yield the mounts in a mountinfo file. The default is the mount namespace of this process."""
     with open(mountinfo, "rb") as file:
         for line in file:
             fields = line.rstrip(b"\n").split(b" ")
@@ -50,7 +50,7 @@ def _unescaped(field: bytes) -> str:
 
 
 def detached_mount(kind: str) -> int:
-    """Mount a kernel file system detached: in no mount namespace. Return a descriptor. Raise OSError."""
+    """Mount a kernel file system outside of all mount namespaces. Return its descriptor. Raise OSError."""
     context = syscall(_FSOPEN, kind.encode(), _CLOEXEC)
     try:
         syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
@@ -60,7 +60,7 @@ def detached_mount(kind: str) -> int:
 
 
 def open_file_system(kind: str) -> int:
-    """Return a descriptor of a kernel file system's root, mounted or not. Raise OSError."""
+    """Return a descriptor of the root of a kernel file system, even if it is not mounted. Raise OSError."""
     for mount in mounts():
         if mount.kind == kind:
             return os.open(mount.point, os.O_RDONLY | os.O_DIRECTORY)
@@ -68,10 +68,10 @@ def open_file_system(kind: str) -> int:
 
 
 def open_cgroup_root() -> int:
-    """Return a descriptor of the true cgroup v2 root, above all containers. Raise EngineUnavailable.
+    """Return a descriptor of the cgroup v2 root, which contains all containers. Raise EngineUnavailable.
 
-    In a private cgroup namespace, the mounted root is the container's own cgroup. Programs would attach to it
-    without an error and miss every other container.
+    In a private cgroup namespace, the mounted root is the container's own cgroup. Attaching BPF programs to
+    it would succeed, but they would miss every other container.
     """
     has_cgroup2 = False
     for candidate in _cgroup_directories():
@@ -80,9 +80,9 @@ def open_cgroup_root() -> int:
             return candidate
         os.close(candidate)
     if not has_cgroup2:
-        raise EngineUnavailable("this kernel has no cgroup v2, which the programs attach to")
+        raise EngineUnavailable("this kernel has no cgroup v2, which BPF programs attach to")
     raise EngineUnavailable(
-        "this is a private cgroup namespace: programs attached here would not see other containers; "
+        "this is a private cgroup namespace: BPF programs attached here would not see other containers; "
         "run the container with the host's cgroup namespace (docker run --cgroupns=host), "
         "with the host's processes (--pid=host), or with the host's /sys/fs/cgroup mounted"
     )
@@ -92,7 +92,7 @@ def _cgroup_directories() -> Iterator[int]:
     mounted = [mount.point for mount in mounts() if mount.kind == "cgroup2"]
     host = f"{procfs.root()}/1/root/sys/fs/cgroup"
     for path in (*mounted, host, f"{host}/unified"):
-        with suppress(OSError):  # missing or not readable: try the next
+        with suppress(OSError):  # the path is missing or not readable: try the next
             yield os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     with suppress(OSError):
         yield detached_mount("cgroup2")

@@ -21,28 +21,28 @@ CLONE_NEWNET = 0x40000000
 _OWN_MOUNTINFO = "/proc/self/mountinfo"
 
 _IP_NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
-"""Where `ip netns` mounts namespaces. If a namespace has several names, these are preferred."""
+"""Where `ip netns` mounts namespaces. If a namespace has several names, the one from here is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace, and a path that leads to it."""
+    """A network namespace, and a path that opens it."""
 
     inode: int
     path: str
     net: str | None
-    """The /proc/PID/net of a process in it. None if no process is in it, only a mount keeps it."""
+    """The /proc/PID/net directory of a process in the namespace. None if the namespace has only a mount."""
     pid: int | None = None
-    """The process that `path` and `net` go through."""
+    """The process whose directory in /proc contains `path` and `net`."""
 
 
 def own() -> Namespace:
-    """Return the network namespace of this thread. Other threads may have entered others."""
+    """Return the network namespace of this thread. Other threads may be in other namespaces."""
     return Namespace(_own_inode(), "/proc/thread-self/ns/net", "/proc/thread-self/net")
 
 
 def all_namespaces() -> list[Namespace]:
-    """Return this thread's network namespace, and each that a visible process is in or a mount keeps."""
+    """Return the network namespaces of this thread and of all visible processes, and those with a mount."""
     own_namespace = own()
     namespaces = {own_namespace.inode: own_namespace}
     for pid in procfs.pids():
@@ -69,26 +69,42 @@ def named(name: str) -> int | None:
 
 
 class _Names:
-    """Names of namespaces by inode, read again when the mounts have changed.
+    """The names of namespaces by inode, read again when the mounts have changed.
 
-    The kernel is asked for changes when an unknown namespace is looked up, and otherwise once per interval:
-    asking for every socket would release the GIL each time.
+    Every lookup of an unknown namespace checks whether the mounts have changed. Lookups of known namespaces
+    check at most once per interval, because the check releases the GIL and there is a lookup for every socket.
     """
 
     _INTERVAL = 0.01
 
     def __init__(self) -> None:
+        self._mountinfo_fd: int | None = None
+        self._reset()
+
+    def forget(self) -> None:
+        """Start anew, in a forked child: a thread that held the lock may not exist any more.
+
+        The descriptor is shared with the parent, which would miss a change of the mounts that the child polls.
+        """
+        if self._mountinfo_fd is not None:
+            os.close(self._mountinfo_fd)
+        self._reset()
+
+    def _reset(self) -> None:
         self._names: dict[int, str | None] = {}
-        """Replaced as a whole by `_refresh`, so lookups need no lock. None is a namespace without a name."""
+        """None means that the namespace has no name.
+
+        `_refresh` replaces the whole dict and never changes it in place, so lookups need no lock.
+        """
         self._next_refresh = 0.0
         self._lock = threading.Lock()
-        """Held while refreshing. Guards `_mountinfo_path` and `_mountinfo_fd`."""
+        """Held during a refresh. Guards `_mountinfo_path` and `_mountinfo_fd`."""
         self._mountinfo_path = ""
-        self._mountinfo_fd: int | None = None
+        self._mountinfo_fd = None
 
     def of(self, inode: int) -> str | None:
         if inode not in self._names or time.monotonic() >= self._next_refresh:
-            with suppress(OSError):  # a namespace without its name is better than none
+            with suppress(OSError):  # it is better to report no name than to fail
                 self._refresh()
         return self._names.setdefault(inode, None)
 
@@ -121,16 +137,17 @@ class _Names:
 
 
 _names = _Names()
+os.register_at_fork(after_in_child=_names.forget)
 
 
 def _mountinfo_path() -> str:
-    """Return the mountinfo that names namespaces: the host's if its procfs is in use, else our own."""
+    """Return the path of the mountinfo to read names from: the host's if its procfs is in use, else our own."""
     host = f"{procfs.root()}/1/mountinfo"
     return host if procfs.root() != procfs.OWN_ROOT and os.access(host, os.R_OK) else _OWN_MOUNTINFO
 
 
 def _mounted() -> Iterator[tuple[int, Mount]]:
-    """Yield the inode and the mount of each mounted namespace. Its mount point is a path for this process."""
+    """Yield the inode and the mount of each mounted namespace. This process can open the mount point."""
     path = _mountinfo_path()
     for mount in mounts(path):
         if mount.kind == "nsfs" and mount.root.startswith("net:["):
@@ -140,7 +157,7 @@ def _mounted() -> Iterator[tuple[int, Mount]]:
 
 @contextmanager
 def entered(namespace: Namespace) -> Iterator[None]:
-    """Put this thread into a network namespace for the duration of the block. Raise OSError."""
+    """Switch this thread to a network namespace for the duration of the block. Raise OSError if it cannot."""
     if namespace.inode == _own_inode():
         yield  # setns needs CAP_SYS_ADMIN even for the current namespace
         return
@@ -160,12 +177,12 @@ def entered(namespace: Namespace) -> Iterator[None]:
 
 
 def _open(namespace: Namespace) -> int:
-    """Return a descriptor of a namespace. If its path is stale, look for another process or mount."""
+    """Return a descriptor of a namespace. If its path no longer opens it, look for another path."""
     for candidate in chain((namespace,), _alternatives(namespace)):
         try:
             fd = os.open(candidate.path, os.O_RDONLY | os.O_CLOEXEC)
         except procfs.GONE:
-            continue  # the process that the path went through has ended
+            continue  # the process whose directory contains the path has ended
         if os.fstat(fd).st_ino == namespace.inode:
             return fd
         os.close(fd)
@@ -173,7 +190,7 @@ def _open(namespace: Namespace) -> int:
 
 
 def _alternatives(namespace: Namespace) -> Iterator[Namespace]:
-    """Yield what else leads to a namespace. Lazy: the search reads all of /proc."""
+    """Yield the same namespace with other paths. Lazy, because the search reads all of /proc."""
     for candidate in all_namespaces():
         if candidate.inode == namespace.inode:
             yield candidate

@@ -1,6 +1,6 @@
-"""Other processes, as a procfs shows them: /proc, or the host's procfs mounted into a container.
+"""Read other processes from a procfs: /proc, or the host's procfs if it is mounted into a container.
 
-psutil is not used here: its import takes 31 ms, where the engine is ready in 150 ms.
+psutil is not used here, because its import takes 31 ms and an engine is ready in 150 ms.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.linux import clock
 
 GONE = (FileNotFoundError, ProcessLookupError)
-"""Errors that mean that the process has ended: open fails with ENOENT, a read after it with ESRCH."""
+"""Errors that mean that the process has ended.
+
+To open a file of such a process fails with ENOENT. To read a file that was opened before fails with ESRCH.
+"""
 UNREADABLE = (*GONE, PermissionError)
 """Errors that mean that the process has ended, or that this user may not see it."""
 
 OWN_ROOT = "/proc"
-"""The procfs of this process's own pid namespace. `root()` may be that of the host."""
+"""The procfs of this process's own pid namespace. `root()` may return another one, such as the host's."""
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _INIT_PID_NAMESPACE = 0xEFFFFFFC
@@ -31,10 +34,10 @@ _root = OWN_ROOT
 
 
 def use(path: str) -> None:
-    """Read other processes from the procfs at `path`, from now on.
+    """From now on, read other processes from the procfs at `path`.
 
-    Raise PortwatchError if it is not a procfs, or if it is that of a pid namespace other than our own and the
-    initial one.
+    Raise PortwatchError if it is not a procfs, or if it shows another pid namespace than our own or the initial
+    one.
     """
     global _root  # noqa: PLW0603  # one procfs per process, set before anything reads it
     path = os.path.abspath(path)
@@ -63,7 +66,7 @@ def root() -> str:
 
 
 def shows_kernel_pids() -> bool:
-    """Return True if the procfs in use shows the pids that the kernel, and so BPF, uses."""
+    """Return True if the procfs in use shows the kernel's pids, which are also the pids that BPF reports."""
     return _has_kernel_pids(_root)
 
 
@@ -83,7 +86,8 @@ def _has_kernel_pids(path: str) -> bool:
 def _has_own_pids(path: str) -> bool:
     """Return True if the procfs at `path` is that of this process's own pid namespace."""
     try:
-        # NSpid has a pid for each namespace, from that of the procfs down to that of the process.
+        # NSpid has one pid per pid namespace, from that of the procfs down to that of the process. If it has a
+        # single pid, both are the same namespace.
         with open(f"{path}/self/status", "rb") as status:
             return any(line.startswith(b"NSpid:") and len(line.split()) == 2 for line in status)
     except UNREADABLE:
@@ -104,7 +108,7 @@ def read(pid: int, name: str) -> bytes:
 def stat(pid: int) -> tuple[bytes, int, int]:
     """Return the comm, the parent's pid and the start time of a process."""
     content = read(pid, "stat")
-    # The comm is in parentheses and may hold any byte, parentheses too.
+    # The comm is in parentheses and may contain any byte, even parentheses.
     comm = content[content.index(b"(") + 1 : content.rindex(b")")]
     fields = _fields(content)
     return comm, int(fields[1]), clock.process_start(int(fields[19]))
@@ -117,24 +121,27 @@ def is_zombie(pid: int) -> bool:
 
 
 def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the pid, comm and start time of a process, then of each ancestor, as far up as can be read."""
+    """Yield the pid, comm and start time of a process, then of each ancestor, nearest first.
+
+    Yield nothing if the process has another start time. Stop at the first ancestor that cannot be read.
+    """
     child_start = None
     try:
         while pid:
             comm, parent, start = stat(pid)
-            # A parent may end during this loop and its pid be reused: a process that is younger than
-            # its child is not the parent.
+            # A parent may end during this loop, and another process may get its pid. That process is younger
+            # than the child, so it is not the parent.
             is_reused = start != start_time if child_start is None else start > child_start
             if is_reused:
                 return
             yield pid, comm, start
             pid, child_start = parent, start
     except UNREADABLE:
-        return  # the ancestors above stay unknown
+        return  # all further ancestors are unknown
 
 
 def own_start(pid: int | str = "self") -> int:
-    """Return the start time of this process, or of a pid in its own pid namespace."""
+    """Return the start time of this process, or of the process with a pid in our own pid namespace."""
     with open(f"{OWN_ROOT}/{pid}/stat", "rb") as file:
         return clock.process_start(int(_fields(file.read())[19]))
 
@@ -151,13 +158,13 @@ def uid_and_ns_pid(pid: int) -> tuple[int | None, int | None]:
 
 
 def socket_inodes(pid: int, most: int | None = None) -> Iterator[int]:
-    """Yield the socket inode of each descriptor that is a socket. Look at `most` descriptors at most."""
+    """Yield the inode for each descriptor that is a socket. Examine at most `most` descriptors."""
     with os.scandir(f"{_root}/{pid}/fd") as fds:
         for fd in islice(fds, most):
             try:
                 match = _SOCKET.match(os.readlink(fd.path))
             except GONE:
-                continue  # closed meanwhile
+                continue  # the descriptor was closed meanwhile
             if match:
                 yield int(match[1])
 
@@ -176,16 +183,19 @@ def thread_group(pid: int) -> int:
 
 
 def shows_signal_pids(*, kernels: bool) -> bool:
-    """Return True if this process can signal by the kernel's pids, or by those of the procfs in use."""
+    """Return True if kill(2), called by this process, uses the same pids as the source of the pids.
+
+    That source is the kernel if `kernels` is set, else the procfs in use.
+    """
     return _has_own_pids(OWN_ROOT) and _has_kernel_pids(OWN_ROOT) if kernels else _has_own_pids(_root)
 
 
 def require_kernel_pids() -> None:
-    """Raise PortwatchError if the procfs in use shows other pids than the kernel uses."""
+    """Raise PortwatchError unless the procfs in use shows the kernel's pids."""
     if not shows_kernel_pids():
         raise PortwatchError(
             "process trees cannot be watched from a private pid namespace, where pids differ from those that "
-            "BPF reports: use the host's (docker run --pid=host; in Kubernetes hostPID: true)"
+            "BPF reports: use the host's pid namespace (docker run --pid=host; in Kubernetes hostPID: true)"
         )
 
 

@@ -1,1 +1,1 @@
-"""Questions about one port: look it up, wait for it, signal its holders."""
+"""Look up a port, wait for a port, and signal the processes that hold a port."""

@@ -17,13 +17,14 @@ from portwatch.model import Process
 
 @dataclass(frozen=True, slots=True)
 class Forwarder:
-    """The target of a port whose holder only forwards, as far as it is known."""
+    """A process that holds a port only to forward its traffic. What is unknown of the target is None."""
 
     advice: str
     """What to do instead of ending the forwarder."""
     target: str | None = None
-    """Address and port."""
+    """The address and port to which traffic is forwarded."""
     container: str | None = None
+    """The id of the container that the target is in."""
     listeners: tuple[Process, ...] = ()
     """The processes that listen on the target."""
 
@@ -31,9 +32,9 @@ class Forwarder:
 def forwarder_of(
     process: Process, command: tuple[str, ...] | None, listeners: Iterable[Listener]
 ) -> Forwarder | None:
-    """Return what a process forwards to; None if it is not a known forwarder.
+    """Return advice on a forwarder and its target. Return None if the process is not a known forwarder.
 
-    The target is looked for among `listeners`, which should be those of the whole machine.
+    The target is searched for in `listeners`, so pass the listeners of the whole machine.
     """
     program = PurePath(command[0]).name if command else process.process
     describe = _FORWARDERS.get(program) or _FORWARDERS.get(process.process)
@@ -47,13 +48,13 @@ def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarde
         return Forwarder("docker ps shows the containers and their ports, docker stop NAME stops one")
     target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     proto = options.get("-proto", "tcp")
-    candidates = [one for one in listeners if (one.socket.port, one.socket.proto) == (int(port), proto)]
-    namespace = _namespace_of(address, {one.socket.netns for one in candidates})
+    candidates = [listener for listener in listeners if (listener.port, listener.proto) == (int(port), proto)]
+    namespace = _namespace_of(address, {listener.netns for listener in candidates})
     holders = tuple(
         holder
-        for one in candidates
-        if namespace and one.socket.netns == namespace.inode
-        for holder in one.holders
+        for listener in candidates
+        if namespace and listener.netns == namespace.inode
+        for holder in listener.holders
     )
     container = next((holder.container for holder in holders if holder.container), None)
     if not container and namespace and namespace.pid:
@@ -67,17 +68,19 @@ def _docker(command: tuple[str, ...], listeners: Iterable[Listener]) -> Forwarde
 
 
 def _namespace_of(address: str, listening: Set[int | None]) -> netns.Namespace | None:
-    """Return the network namespace with an address.
+    """Return the network namespace that has an address, or None if no single namespace can be determined.
 
-    Several may have it, as Docker within Docker uses the same addresses again: then return the only one of them
-    in `listening`, the namespaces with a matching listener. Return None if that leaves it open.
+    Several namespaces may have the same address, because Docker in Docker uses the same addresses again. In
+    that case, consider only those in `listening`, which are the namespaces with a listener on the target port.
     """
     own = netns.own().inode
     namespaces = [
-        one for one in netns.all_namespaces() if one.inode != own and one.pid and _has_address(one.pid, address)
+        namespace
+        for namespace in netns.all_namespaces()
+        if namespace.inode != own and namespace.pid and _has_address(namespace.pid, address)
     ]
     if len(namespaces) > 1:
-        namespaces = [one for one in namespaces if one.inode in listening]
+        namespaces = [namespace for namespace in namespaces if namespace.inode in listening]
     return namespaces[0] if len(namespaces) == 1 else None
 
 
@@ -85,11 +88,11 @@ def _has_address(pid: int, address: str) -> bool:
     try:
         return address in _addresses_of(pid)
     except OSError:
-        return False  # it has ended, or this user may not look
+        return False  # the process has ended, or this user may not read its files
 
 
 def _addresses_of(pid: int) -> set[str]:
-    """Return the addresses in a process's network namespace, read without entering it."""
+    """Return the addresses of a process's network namespace, without entering that namespace."""
     addresses, leaf = set(), ""
     for line in procfs.read(pid, "net/fib_trie").decode("ascii", "replace").splitlines():
         if "|-- " in line:
@@ -128,6 +131,6 @@ _FORWARDERS = {
     "pasta.avx2": _PODMAN,
     "kubectl": _advise("ending it closes the tunnel and stops nothing in the cluster"),
     "ssh": _advise("ending it ends the whole SSH connection and stops nothing on the other side"),
-    "socat": _advise("its command line shows the target, which goes on without it"),
+    "socat": _advise("its command line shows the target, which keeps running without it"),
 }
-"""By the name of the program."""
+"""Functions that describe a forwarder, by the name of its program."""

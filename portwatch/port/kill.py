@@ -1,4 +1,4 @@
-"""Signal the holders of a port: exactly the processes that the user was shown, or none."""
+"""Signal the holders of a port: all the processes that the user was shown, or none."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from portwatch.watch.watcher import PortWatcher
 
 
 def require_signal_pids(engine: str) -> None:
-    """Raise PortwatchError if an engine's pids are not those that kill(2) takes here."""
+    """Raise PortwatchError if kill(2) in this process does not use the pids that the engine reports."""
     if not procfs.shows_signal_pids(kernels=engine != "poll"):
         raise PortwatchError(
-            "portwatch runs in a private pid namespace, where signals go by other pids than those it found: "
-            "no process was signalled; run it in the host's (docker run --pid=host, hostPID: true), or for the "
-            "processes of this namespace alone (--engine poll, without --procfs)"
+            "portwatch runs in a private pid namespace, where kill(2) uses other pids than those it found: "
+            "no process was signalled; run portwatch in the host's pid namespace (docker run --pid=host, "
+            "hostPID: true), or use --engine poll without --procfs to signal only processes of this namespace"
         )
 
 
 def why_not_signalled(process: Process) -> str | None:
-    """Return why a process must never be signalled; None if it may be."""
+    """Return the reason why a process must never be signalled. None if it may be signalled."""
     if process.pid == os.getpid():
         return "it is portwatch itself, which inherited the port"
     if process.pid == 1 and procfs.shows_kernel_pids():
@@ -40,10 +40,10 @@ def why_not_signalled(process: Process) -> str | None:
 def signal_holders(
     query: PortQuery, shown: tuple[Process, ...], number: signal.Signals, watcher: PortWatcher
 ) -> None:
-    """Send a signal to these processes.
+    """Send a signal to all processes in `shown`, or to none of them.
 
-    Raise PortwatchError, and signal none, if one of them has ended or has let go of the port, or if this user
-    may not signal it.
+    Send none and raise PortwatchError if one of them has ended, no longer holds the port, or may not be
+    signalled by this user.
     """
     with _pidfds_of(shown) as pidfds:
         holders = holders_of(query.select(watcher.listeners()))
@@ -53,13 +53,13 @@ def signal_holders(
         for process, pidfd in pidfds:
             _require_permission(process, pidfd)
         for _, pidfd in pidfds:
-            with suppress(ProcessLookupError):  # it has just ended by itself
+            with suppress(ProcessLookupError):  # the process has just ended by itself
                 signal.pidfd_send_signal(pidfd, number)
 
 
 @contextmanager
 def _pidfds_of(processes: tuple[Process, ...]) -> Iterator[list[tuple[Process, int]]]:
-    """Open a pidfd of each process: a signal through it cannot reach a later process with the same pid."""
+    """Open a pidfd for each process. A signal through a pidfd never reaches a later process with that pid."""
     with ExitStack() as stack:
         pidfds = []
         for process in processes:
@@ -78,12 +78,13 @@ def _pidfd_of(process: Process) -> int:
         if error.errno != ENOSYS:
             raise
         raise PortwatchError(
-            "this kernel has no pidfds (5.3 and later do), so a signal could reach a later process of this "
-            f"pid: no process was signalled; to take that risk: kill {process.pid}"
+            "this kernel has no pidfds (Linux 5.3 and later have them), so a signal could reach a later "
+            f"process with the same pid: no process was signalled; to take that risk: kill {process.pid}"
         ) from None
     try:
-        # Checked after the open: a process that has the pid now, with this start time, had it then too. The
-        # watcher's listing does not prove that, as it is a moment old. Signals go by the pids of our own /proc.
+        # Check the start time after opening the pidfd. If it is the expected one now, the same process had the
+        # pid when the pidfd was opened. The watcher's listing cannot prove that, because it is older. Use our
+        # own /proc, because pidfd_open(2) uses its pids.
         is_same = procfs.own_start(process.pid) == process.start_time
     except procfs.UNREADABLE:
         is_same = False
@@ -100,13 +101,13 @@ def _require_permission(process: Process, pidfd: int) -> None:
         return
     except PermissionError:
         raise NotPermitted(
-            f"{process.process} ({process.pid}) belongs to another user, so signalling it takes CAP_KILL: "
+            f"{process.process} ({process.pid}) belongs to another user, so signalling it requires CAP_KILL: "
             "no process was signalled; run this as root (sudo portwatch kill)"
         ) from None
 
 
 def _changed_error(process: Process) -> PortwatchError:
     return PortwatchError(
-        f"{process.process} ({process.pid}) has ended or let go of the port since it was shown: "
-        "no process was signalled; see who holds it now (portwatch who)"
+        f"{process.process} ({process.pid}) has ended or no longer holds the port: "
+        "no process was signalled; to see who holds it now, run portwatch who"
     )

@@ -1,4 +1,4 @@
-"""Look up one port: its listeners, or what else keeps it from being bound."""
+"""Look up one port: its listeners, or the processes that prevent a bind to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from portwatch.watch.trees import tree_predicate
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port number, and the protocols to look at."""
+    """A port number, and the protocols to search."""
 
     number: int
     protos: tuple[str, ...]
@@ -30,18 +30,18 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class PortQuery:
-    """Selects sockets: those on a port that pass a scope and a filter by process tree."""
+    """Selects the sockets on one port that pass a scope and a filter by process tree."""
 
     port: Port
     scope: Scope
     pids: Filter[int] = field(default_factory=Filter)
-    """The roots of process trees."""
+    """Pids of the roots of process trees."""
 
     @property
     def socket_scope(self) -> Scope:
-        """The part of the query that is about the socket alone.
+        """The part of the query that depends only on the socket, not on its processes.
 
-        It passes all events of a socket or none, whichever processes hold the socket over time.
+        It passes either all events of a socket or none, because the processes of a socket can change.
         """
         return Scope(
             port=Filter(((self.port.number, self.port.number),)),
@@ -51,13 +51,15 @@ class PortQuery:
         )
 
     def admits(self, event: Event) -> bool:
-        """Return True if an event passes, process trees aside."""
+        """Return True if an event passes everything except `pids`, which is not checked."""
         return self.socket_scope.admits(event) and self.scope.admits(event)
 
     def select(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-        """Return the listeners that pass, process trees aside."""
+        """Return the listeners that pass everything except `pids`, which is not checked."""
         scopes = (self.socket_scope, self.scope)
-        return tuple(one for one in listeners if all(scope.admits_listener(one) for scope in scopes))
+        return tuple(
+            listener for listener in listeners if all(scope.admits_listener(listener) for scope in scopes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +71,40 @@ class LookupResult:
     listeners: tuple[Listener, ...]
     """The listeners that match the query."""
     matching_holders: tuple[Process, ...]
-    """The holders of `listeners` that match the query themselves. A socket may have others too."""
+    """The processes that hold `listeners` and match the process filters of the query."""
     all_listeners: tuple[Listener, ...]
-    """The listeners of all ports: a forwarder's target is among them."""
+    """The listeners on all ports, needed to find the target if a holder only forwards connections."""
     blockers: tuple[Holder, ...] = ()
-    """If there are no listeners: processes that keep the port from being bound."""
+    """If `listeners` is empty, the processes that prevent a bind to the port."""
 
 
 def look_up(query: PortQuery, engine: str, options: Options) -> LookupResult:
-    """Return the state of a port. Raise EngineUnavailable, and PortwatchError if a root in `pids` has ended."""
+    """Return the state of a port.
+
+    Raise EngineUnavailable if no engine works, or PortwatchError if a process in `query.pids` has ended.
+    """
     with listing(engine, options) as (choice, all_listeners):
         passes_trees = tree_predicate(query.pids, choice.engine.name)
-        listeners = tuple(one for one in query.select(all_listeners) if passes_trees(*one.holders))
+        listeners = tuple(
+            listener for listener in query.select(all_listeners) if passes_trees(*listener.holders)
+        )
         matching_holders = tuple(
-            one for one in holders_of(listeners) if passes_trees(one) and query.scope.admits_process(one)
+            holder
+            for holder in holders_of(listeners)
+            if passes_trees(holder) and query.scope.admits_process(holder)
         )
         blockers = () if listeners else _blockers_of(query, choice.engine)
         return LookupResult(choice, listeners, matching_holders, tuple(all_listeners), blockers)
 
 
 def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
-    """Return the processes that hold these listeners, each once, the oldest first."""
-    holders = {(holder.pid, holder.start_time): holder for one in listeners for holder in one.holders}
+    """Return the processes that hold these listeners, each only once, the oldest first."""
+    holders = {(holder.pid, holder.start_time): holder for listener in listeners for holder in listener.holders}
     return tuple(sorted(holders.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))
 
 
 def _blockers_of(query: PortQuery, engine: Engine) -> tuple[Holder, ...]:
-    # A dual-stack socket on every address conflicts with any other socket on the port.
+    # A dual-stack socket on the wildcard address conflicts with every other socket on the port.
     candidates = [
         Socket(None, None, namespace, proto, "ipv6", WILDCARDS["ipv6"], query.port.number, v6only=False)
         for namespace in query.scope.netns.include or (netns.own().inode,)

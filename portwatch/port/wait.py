@@ -1,4 +1,4 @@
-"""Wait until a port is open, or until it is closed. Events end the wait: there is no polling."""
+"""Wait until a port is open, or until it is closed. Events end the wait, so nothing is polled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SocketKey = tuple[object, ...]
 
 
 def watch_port(query: PortQuery, engine: str, options: Options) -> PortWatcher:
-    """Return a watcher for the sockets of a query, not yet started.
+    """Return a watcher for the sockets of a query. The caller must start the watcher.
 
-    Raise PortwatchError if a root has ended.
+    Raise PortwatchError if the root of a process tree has ended.
     """
     watcher = PortWatcher(
         scope=query.socket_scope,
@@ -32,12 +32,12 @@ def watch_port(query: PortQuery, engine: str, options: Options) -> PortWatcher:
 
 
 class PortWait:
-    """Follows which sockets of a query are open, by a watcher's events."""
+    """Tracks which sockets of a query are open, with the events of a watcher."""
 
     def __init__(self, query: PortQuery, watcher: PortWatcher, shown: Iterable[Listener] = ()) -> None:
-        """`watcher` is from `watch_port` for the same query, is started, and has no other reader.
+        """`watcher` must come from `watch_port` with the same query, be started, and have no other reader.
 
-        The sockets in `shown` count even if they no longer match the query because other processes hold them.
+        The sockets in `shown` are tracked even if they no longer match the query because their holders changed.
         """
         self._query = query
         self._shown = {listener.socket.inode for listener in shown} - {None}
@@ -45,11 +45,11 @@ class PortWait:
         self._open: set[SocketKey] = set()
 
     def until_open(self, timeout: float | None) -> bool:
-        """Wait until a socket is open. Return False if none is after `timeout` seconds."""
+        """Wait until a socket is open. Return False if no socket is open after `timeout` seconds."""
         return self._wait(lambda: bool(self._open), timeout) or bool(self._open_now())
 
     def until_gone(self, timeout: float | None) -> bool:
-        """Wait until no socket is open. Return False if one still is after `timeout` seconds."""
+        """Wait until no socket is open. Return False if a socket is still open after `timeout` seconds."""
         return not self._open_now() or self._wait(lambda: not self._open, timeout) or not self._open_now()
 
     def remaining(self) -> tuple[Listener, ...]:
@@ -63,22 +63,22 @@ class PortWait:
     def _wait(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_done():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self._note(self._watcher.get(left))
+                self._apply(self._watcher.get(remaining))
             except TimeoutError:
                 return False
         return True
 
     def _open_now(self) -> set[SocketKey]:
-        """Return what is open, after a check against the kernel."""
-        self._watcher.listeners()  # makes the watcher check, and queue events for what it had missed
+        """Compare with the kernel, then return the sockets that are open."""
+        self._watcher.listeners()  # compares with the kernel, and queues events for changes that were missed
         self._wait(lambda: False, 0)
         return self._open
 
-    def _note(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         key = (event.cookie, event.inode, event.netns, event.proto, event.address, event.port)
         if event.kind == "close":
-            self._open.discard(key)  # any process may close it: the open decided that it counts
+            self._open.discard(key)  # no filter: any process may close a socket that was counted as open
         elif event.kind == "open" and (event.inode in self._shown or self._query.admits(event)):
             self._open.add(key)

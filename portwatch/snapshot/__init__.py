@@ -1,1 +1,1 @@
-"""What is open now, and which processes hold it."""
+"""Find the sockets that are open now, and the processes that hold them."""

@@ -1,4 +1,4 @@
-"""Completion of an engine's snapshot with the kernel's own list of sockets."""
+"""Complete an engine's snapshot with the sockets that only the kernel's own list has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from portwatch.snapshot.owners import holders_of
 def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[OpenSocket]:
     """Return every open socket with its holders, including sockets that the snapshot did not see.
 
-    `take` takes the snapshot, `read_listed` reads the kernel's list. A socket counts as missed if it is listed
-    both before and after the snapshot: one that opens or closes meanwhile is reported by a record.
+    `take` takes the snapshot. `read_listed` reads the kernel's list. A socket counts as missed if it is listed
+    both before and after the snapshot. If a socket opens or closes in between, a record reports that.
 
-    A missed socket belongs to the kernel, is in flight between two processes (SCM_RIGHTS), or is held by a
-    process outside of this pid namespace. BPF iterators do not visit such processes, the host's procfs shows
-    them.
+    The snapshot misses a socket in three cases: the kernel itself owns the socket, the socket is in transit
+    between two processes (SCM_RIGHTS), or its holder is outside this pid namespace. BPF iterators do not visit
+    such a holder, but the host's procfs shows it.
     """
     before = read_listed()
     snapshot = take()

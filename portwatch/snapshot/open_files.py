@@ -1,4 +1,4 @@
-"""The snapshot of a BPF iterator over the open files of all processes: one row per socket descriptor."""
+"""Snapshots from a BPF iterator that visits all open files and outputs one row per socket descriptor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _READ_BYTES = 1 << 20
 
 
 def read_pass(fd: int) -> list[RawRecord]:
-    """Run an iterator by reading its descriptor `fd`, close it, and return the rows."""
+    """Read all rows of an iterator from its descriptor `fd`, and close `fd`."""
     rows: list[RawRecord] = []
     with open(fd, "rb", buffering=0) as file:
-        # None means EAGAIN: the kernel pauses an iterator after a million files without output.
+        # read() returns None for EAGAIN. The kernel pauses an iterator after a million files without output.
         while (content := file.read(_READ_BYTES)) != b"":
             rows += map(RawRecord._make, LAYOUT.iter_unpack(content or b""))
     return rows
@@ -32,7 +32,7 @@ def read_pass(fd: int) -> list[RawRecord]:
 def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
     """Return the open sockets among the rows, each with all its holders.
 
-    `ephemeral` includes UDP sockets whose port the kernel chose.
+    If `ephemeral` is set, they include UDP sockets whose port the kernel chose.
     """
     sockets: dict[int, Socket] = {}
     holders: dict[int, dict[Process, None]] = {}
@@ -54,7 +54,11 @@ def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
 
 
 def _is_open(raw: RawRecord, ephemeral: bool) -> bool:
-    """Return True if the socket is a TCP listener, or a UDP socket that accepts from any peer."""
+    """Return True if the socket counts as an open port.
+
+    A TCP socket must listen. A UDP socket must be unconnected if the program chose its port. A UDP socket whose
+    port the kernel chose counts if `ephemeral` is set.
+    """
     if PROTOCOL_NAMES[raw.protocol] == "tcp":
         return raw.state == TCP_LISTEN
     return raw.state != TCP_ESTABLISHED if raw.flags & PORT_CHOSEN else ephemeral

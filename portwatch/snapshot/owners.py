@@ -1,4 +1,4 @@
-"""Holders of sockets, from /proc/PID/fd of all processes."""
+"""Find the holders of sockets in /proc/PID/fd of all processes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def process(pid: int) -> Process | None:
 
 
 def holders_of(inodes: Container[int]) -> dict[int, tuple[Process, ...]]:
-    """Return the holders of each of these sockets. Sockets without a visible holder are left out."""
+    """Return the holders of each socket, by inode. Sockets without a visible holder are left out."""
     holders: dict[int, list[Process]] = {}
     for pid in procfs.pids():
         try:
             held_inodes = {inode for inode in procfs.socket_inodes(pid) if inode in inodes}
         except procfs.UNREADABLE:
-            continue  # it has ended, or this user may not see its files
+            continue  # the process has ended, or this user may not see its files
         if held_inodes and (holder := process(pid)):
             for inode in held_inodes:
                 holders.setdefault(inode, []).append(holder)

@@ -1,4 +1,4 @@
-"""Holders of a port that another socket was refused."""
+"""Find the processes that use a port after the kernel refused it to another socket."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ UNKNOWN_HOLDER = (Holder(None, None, None, "unknown"),)
 def port_users(refused: Socket, rows: Iterable[RawRecord]) -> tuple[Holder, ...]:
     """Return the processes among `rows` whose sockets block the address of `refused`.
 
-    Only those with the most relevant `why` are returned: if a process listens, the connections that it
-    accepted on the same port do not matter.
+    Only the holders with the most relevant `why` are returned. For example, if a process listens on the port,
+    the connections that it has accepted there are left out.
     """
     holders: dict[Why, dict[Holder, None]] = {}
     for raw in rows:
@@ -43,13 +43,16 @@ def port_users(refused: Socket, rows: Iterable[RawRecord]) -> tuple[Holder, ...]
 
 
 def listed_port_users(refused: Socket) -> tuple[Holder, ...]:
-    """Return the same from sock_diag alone, which before LISTS_BOUND_SINCE does not list every socket."""
+    """Return the same as `port_users`, but found with sock_diag and /proc instead of a BPF iterator.
+
+    On kernels before LISTS_BOUND_SINCE, sockets that are bound but do not listen are not found.
+    """
     for why, states in _SOCK_DIAG_STATES.items():
         inodes = {socket.inode for socket in sock_diag.blockers_of(refused, states) if socket.inode}
         holders = holders_of(inodes - {refused.inode})
         processes = dict.fromkeys(chain.from_iterable(holders.values()))
         if processes:
-            return tuple(Holder(one.pid, one.process, one.container, why) for one in processes)
+            return tuple(Holder(holder.pid, holder.process, holder.container, why) for holder in processes)
     return _without_process(refused)
 
 

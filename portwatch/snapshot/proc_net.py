@@ -1,4 +1,4 @@
-"""Parser of the kernel's list of sockets: /proc/net/{tcp,tcp6,udp,udp6}."""
+"""Read the kernel's list of sockets from /proc/net/{tcp,tcp6,udp,udp6}."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def open_rows(lines: Iterator[str], netns: int, proto: str, family: str, state: str) -> Iterator[Socket]:
-    """Yield the sockets in `state`. Stop at the first TCP row in another: the kernel lists listeners first."""
+    """Yield the sockets in `state`.
+
+    For TCP, stop at the first row in another state, because the kernel lists listeners first.
+    """
     next(lines, None)  # the header
     for line in lines:
         fields = line.split()
@@ -55,19 +58,19 @@ def read_namespace(namespace: Namespace) -> list[Socket]:
                 with open(f"{folder}/{name}", encoding="ascii", buffering=1 << 16) as lines:
                     sockets += open_rows(lines, namespace.inode, name.removesuffix("6"), family, state)
             except FileNotFoundError:
-                if family == "ipv4":  # a kernel without IPv6 has no files for it
+                if family == "ipv4":  # a kernel without IPv6 has no tcp6 and udp6
                     raise
     return sockets
 
 
 def read_all() -> list[Socket]:
-    """Return the same for all visible network namespaces."""
+    """Return the TCP listeners and unconnected UDP sockets of all visible network namespaces."""
     sockets: list[Socket] = []
     for namespace in all_namespaces():
         try:
             sockets += read_namespace(namespace)
         except OSError:
-            # The process has ended or this user may not read the namespace. The list only completes a
-            # snapshot, which finds sockets by their descriptors.
+            # The process has ended, or this user may not read the namespace. It can be left out, because this
+            # list only completes a snapshot that was made from descriptors.
             continue
     return sockets

@@ -1,6 +1,6 @@
-"""A sock_diag(7) client: sockets with cookies and backlogs, but without their holders.
+"""A sock_diag(7) client. It returns sockets with their cookies and backlogs, but without their holders.
 
-pyroute2's DiagSocket takes 0.69 s for 5,000 listeners and 0.28 s to import; this takes 0.03 s.
+For 5,000 listeners this takes 0.03 s. pyroute2's DiagSocket takes 0.69 s, and another 0.28 s to import.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _ERRNO = Struct("=i")
 
 @dataclass(frozen=True, slots=True)
 class DiagRow:
-    """A socket, and the index of the device that it is bound to, or 0."""
+    """A socket, and the index of the network device that it is bound to. 0 means no device."""
 
     socket: Socket
     ifindex: int
 
 
 def dump(netns: int, family: int, protocol: int, states: int, port: int | None = None) -> Iterator[DiagRow]:
-    """Yield sockets of this thread's network namespace, whose inode is `netns`. Raise OSError.
+    """Yield the sockets of this thread's network namespace that are in one of `states`. Raise OSError.
 
-    `states` has one bit per TCP state.
+    `netns` is the inode of that namespace. `states` has one bit per TCP state. Without `port`, all ports match.
     """
     bytecode = b"" if port is None else _port_filter(port)
     # The kernel adds INET_DIAG_ULP_INFO, which identifies MPTCP, only if INET_DIAG_INFO is requested.
@@ -87,7 +87,7 @@ def blockers_of(refused: Socket, states: int) -> list[Socket]:
     protocol = IPPROTO_TCP if refused.proto == "tcp" else IPPROTO_UDP
     for namespace in all_namespaces():
         if namespace.inode == refused.netns:
-            # If the namespace cannot be entered, the holder is unknown.
+            # If the namespace cannot be entered, the blockers stay unknown.
             with suppress(OSError), entered(namespace):
                 return [
                     row.socket
@@ -99,9 +99,9 @@ def blockers_of(refused: Socket, states: int) -> list[Socket]:
 
 
 def _port_filter(port: int) -> bytes:
-    """Return the bytecode attribute of a request for sockets on this local port."""
-    # An operation is (code, jump if true, jump if false), followed by its operand, the port. A jump to the end
-    # of the program accepts the socket, a jump beyond it rejects it.
+    """Return the request attribute that restricts a dump to sockets with this local port."""
+    # An operation is (code, jump if true, jump if false). The operand that follows it is the port. A jump to
+    # the end of the program accepts the socket. A jump beyond the end rejects the socket.
     program = (
         _OPERATION.pack(_BC_S_GE, 8, 20)
         + _OPERATION.pack(0, 0, port)
@@ -147,4 +147,4 @@ def _with_device(row: DiagRow) -> Socket:
     try:
         return replace(row.socket, device=sockets.if_indextoname(row.ifindex))
     except OSError:
-        return row.socket  # the device was removed meanwhile
+        return row.socket  # the device has been removed

@@ -1,4 +1,4 @@
-"""The kernel filter passes everything that a scope admits, and is exact where it can be."""
+"""A kernel filter passes everything that its scope admits. For most fields it passes nothing else."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ def passes(kernel_filter, socket, trees=0, processes=()):
 
 
 @given(RANGES, st.integers(0, 65_535))
-def test_port_bits_are_the_ports_of_the_ranges(ranges, port):
+def test_port_bits_has_a_bit_for_every_port_in_the_ranges(ranges, port):
     assert port_bits(ranges) >> port & 1 == any(first <= port <= last for first, last in ranges)
 
 
@@ -67,7 +67,7 @@ def test_exactly_the_protocols_and_namespaces_of_the_scope_pass(protos, no_proto
             )
 
 
-def test_fields_that_only_user_space_can_evaluate_do_not_restrict_it():
+def test_fields_that_the_kernel_cannot_evaluate_do_not_restrict_a_kernel_filter():
     assert Scope(process=Filter(("nginx",)), exposure=Filter(("all",))).kernel_filter == UNRESTRICTED
 
 
@@ -82,7 +82,7 @@ CGROUP_FILTERS = st.builds(CgroupFilter, st.builds(Filter, PATHS, PATHS), st.bui
 
 
 @given(CGROUP_FILTERS, CGROUP_INFOS)
-def test_exactly_the_cgroups_of_the_scope_pass_for_a_single_process(cgroup_filter, cgroup_info):
+def test_a_single_process_passes_exactly_if_the_scope_admits_it(cgroup_filter, cgroup_info):
     scope = Scope(cgroup=cgroup_filter.cgroup, container=cgroup_filter.container)
     member = process(cgroup_info)
     assert passes(scope.kernel_filter, socket(), 0, [member]) == scope.admits_process(member)
@@ -96,7 +96,7 @@ def test_every_listener_that_the_scope_admits_passes(cgroup_filter, cgroup_infos
         assert passes(scope.kernel_filter, candidate.socket, 0, candidate.holders)
 
 
-def test_a_socket_passes_unless_all_its_processes_are_excluded():
+def test_a_socket_is_excluded_only_if_all_its_processes_are():
     kernel_filter = Scope(cgroup=Filter((), ("/a",))).kernel_filter
     excluded, other = process(CgroupInfo("/a")), process(CgroupInfo("/b"))
     assert not passes(kernel_filter, socket(), 0, [excluded, excluded])

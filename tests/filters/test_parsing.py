@@ -1,4 +1,4 @@
-"""Parsers for values of options, configuration and HTTP parameters."""
+"""Parsers for option values, configuration values and HTTP parameters."""
 
 import time
 
@@ -26,7 +26,7 @@ def local(*fields):
 @pytest.mark.parametrize(
     ("text", "bounds"), [("80", (80, 80)), ("8000-8999", (8000, 8999)), ("1-65535", (1, 65_535))]
 )
-def test_port_range_has_both_bounds(text, bounds):
+def test_port_range_returns_the_first_and_the_last_port(text, bounds):
     assert port_range(text) == bounds
 
 
@@ -41,7 +41,7 @@ def test_port_range_has_both_bounds(text, bounds):
         ("90-80", "is reversed"),
     ],
 )
-def test_port_range_says_why_a_text_is_wrong(text, reason):
+def test_port_range_says_why_a_text_is_invalid(text, reason):
     with pytest.raises(ValueError, match=reason):
         port_range(text)
 
@@ -56,36 +56,36 @@ def test_one_of_accepts_only_the_allowed_values():
 @pytest.mark.parametrize(
     ("text", "seconds"), [("0s", 0), ("30s", 30), ("10m", 600), ("2h", 7200), ("3d", 259_200)]
 )
-def test_moment_with_a_unit_is_that_long_ago(text, seconds):
+def test_parse_time_subtracts_a_duration_from_now(text, seconds):
     assert parse_time(text, NOW) == NOW - seconds * SECOND
 
 
 @pytest.mark.usefixtures("_zone")
 @pytest.mark.parametrize(("hour", "minute"), [(0, 0), (5, 18), (5, 19), (23, 59)])
-def test_moment_with_a_time_of_day_is_the_most_recent_one_in_local_time(hour, minute):
+def test_parse_time_reads_a_time_of_day_as_the_most_recent_one_in_local_time(hour, minute):
     result = parse_time(f"{hour}:{minute:02}", NOW)
     assert time.localtime(result // SECOND)[3:6] == (hour, minute, 0)
     assert NOW - 86_400 * SECOND < result <= NOW
 
 
 @pytest.mark.usefixtures("_zone")
-def test_moment_without_a_zone_is_local_time():
+def test_parse_time_reads_a_time_without_a_zone_as_local_time():
     assert parse_time("2026-11-21", NOW) == local(2026, 11, 21)
     assert parse_time("2026-11-21T03:57:02", NOW) == local(2026, 11, 21, 3, 57, 2)
 
 
 @pytest.mark.usefixtures("_zone")
-def test_moment_with_a_zone_keeps_nanoseconds():
+def test_parse_time_accepts_a_zone_and_keeps_nanoseconds():
     assert parse_time("2026-11-21T05:18:26.586493133Z", NOW) == NOW
     assert parse_time("2026-11-21T06:18:26.5+01:00", NOW) == NOW // SECOND * SECOND + 500_000_000
 
 
-def test_moment_accepts_any_year():
+def test_parse_time_accepts_any_year():
     assert parse_time("9999-12-31T23:59:59Z", NOW) == 253_402_300_799 * SECOND
     assert parse_time("0001-01-02T00:00:00Z", NOW) < 0
 
 
 @pytest.mark.parametrize("text", ["soon", "", "25:00", "10", "2026-13-01"])
-def test_moment_says_which_forms_it_accepts(text):
+def test_parse_time_lists_the_accepted_forms_if_a_text_is_invalid(text):
     with pytest.raises(ValueError, match=f"'{text}' is not a time: try 10m"):
         parse_time(text, NOW)

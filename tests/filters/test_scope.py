@@ -61,13 +61,13 @@ SCOPES = [
 
 
 @pytest.mark.parametrize(("scope", "admitted"), SCOPES)
-def test_one_value_of_a_field_is_enough_and_excluded_values_are_out(scope, admitted):
+def test_an_event_passes_a_field_if_any_included_value_and_no_excluded_value_matches(scope, admitted):
     assert scope.admits(EVENT) is admitted
     listener = Listener("event", 1, socket(1, 8080), 1, NGINX, (NGINX,), "core")
     assert scope.admits_listener(listener) is admitted
 
 
-def test_all_fields_must_match():
+def test_an_event_passes_only_if_all_fields_match():
     for (first, first_admits), (second, second_admits) in product(SCOPES, SCOPES):
         first_fields, second_fields = _restricted(first), _restricted(second)
         if first_fields.keys().isdisjoint(second_fields):
@@ -84,7 +84,7 @@ PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=3).map(lambda names
 
 
 @given(PATHS, st.lists(PATHS), st.lists(PATHS))
-def test_a_cgroup_matches_with_all_below_it(cgroup, included, excluded):
+def test_a_cgroup_path_matches_that_cgroup_and_all_below_it(cgroup, included, excluded):
     def is_in(path):
         parts = [part for part in path.split("/") if part]
         return [part for part in cgroup.split("/") if part][: len(parts)] == parts
@@ -121,24 +121,24 @@ def test_a_gap_always_passes():
 )
 @pytest.mark.parametrize("opener", [NGINX, WORKER])
 @pytest.mark.parametrize("closer", [NGINX, WORKER, None])
-def test_a_close_passes_if_its_open_did_regardless_of_who_closes(scope, opener, closer):
+def test_a_close_passes_exactly_if_its_open_passed_whichever_process_closes(scope, opener, closer):
     opened = event("open", actor=opener, opener=opener)
     closed = event("close", actor=closer, opener=opener)
     assert scope.admits(opened) is scope.admits(closed)
 
 
-def test_a_close_without_a_known_opener_has_no_process():
+def test_a_close_whose_opener_is_unknown_matches_no_process():
     closed = event("close", actor=NGINX, opener=None)
     assert not Scope(process=Filter(("nginx",))).admits(closed)
     assert Scope(process=Filter((), ("nginx",))).admits(closed)
 
 
-def test_a_close_read_from_json_is_judged_by_the_cgroup_of_the_closing_process():
+def test_a_close_read_from_json_is_compared_by_the_cgroup_of_the_closing_process():
     closed = event("close", actor=NGINX, opener=NGINX)
     assert Scope(container=Filter((CONTAINER,))).admits(Event.from_dict(closed.as_dict()))
 
 
-def test_a_listener_matches_by_its_opener_and_by_every_holder():
+def test_a_listener_matches_if_its_opener_or_any_holder_matches():
     elsewhere = replace(PROCESS, pid=11, cgroup="/user.slice")
     listener = Listener("event", 1, socket(1, 8080), 1, NGINX, (elsewhere,), "core")
     for path in ("/user.slice", "/system.slice"):

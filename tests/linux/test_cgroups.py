@@ -1,4 +1,4 @@
-"""Lookup of cgroups by id and by path, with real cgroups if this user may make them."""
+"""Finding cgroups by id and by path. Tests with real cgroups are skipped if this user may not create them."""
 
 import os
 from errno import EMFILE
@@ -44,7 +44,7 @@ def test_find_accepts_a_path_with_or_without_the_mount_point(hybrid, text, path)
     assert cgroups.find(text.format(hybrid)) == path
 
 
-def test_find_uses_the_innermost_mount_point(hybrid, monkeypatch):
+def test_find_interprets_a_path_relative_to_the_innermost_mount_point(hybrid, monkeypatch):
     (hybrid / "unified/net_cls/below").mkdir(parents=True)
     mounted = [Mount("/", str(hybrid / "unified"), V2), Mount("/", str(hybrid / "unified/net_cls"), V1)]
     monkeypatch.setattr(mounts, "mounts", lambda: iter(mounted))
@@ -59,14 +59,14 @@ def test_find_raises_if_there_is_no_such_cgroup(hybrid, text):
         cgroups.find(text.format(hybrid))
 
 
-def test_find_does_not_take_an_empty_path_for_the_root():
+def test_find_raises_for_an_empty_path_instead_of_returning_the_root():
     with pytest.raises(PortwatchError, match="the path of the cgroup is empty"):
         cgroups.find("")
 
 
 @pytest.mark.parametrize("text", ["/system.slice", "/nosuch"])
 @pytest.mark.usefixtures("hybrid")
-def test_find_does_not_guess_in_a_private_cgroup_namespace(monkeypatch, text):
+def test_find_raises_not_permitted_in_a_private_cgroup_namespace(monkeypatch, text):
     monkeypatch.setattr(cgroups, "is_namespaced", lambda: True)
     with pytest.raises(NotPermitted, match="--cgroupns=host"):
         cgroups.find(text)
@@ -74,20 +74,20 @@ def test_find_does_not_guess_in_a_private_cgroup_namespace(monkeypatch, text):
 
 @pytest.fixture
 def real_cgroup():
-    """A cgroup of the kernel's with one child, `below`."""
+    """The path of a cgroup that the kernel really has. It has one child, `below`."""
     mount = next((mount.point for mount in mounts.mounts() if mount.kind == V2), None)
     path = Path(mount or "/nosuch") / f"portwatch-test-{os.getpid()}"
     try:
         (path / "below").mkdir(parents=True)
     except OSError:
-        pytest.skip("this user may not make cgroups")
+        pytest.skip("this user may not create cgroups")
     yield path
     for directory in (path / "below", path):
         if directory.exists():
             directory.rmdir()
 
 
-def test_path_of_returns_the_path_from_the_root(real_cgroup):
+def test_path_of_and_find_return_the_path_from_the_root_of_the_hierarchy(real_cgroup):
     assert cgroups.path_of(real_cgroup.stat().st_ino) == f"/{real_cgroup.name}"
     assert cgroups.path_of((real_cgroup / "below").stat().st_ino) == f"/{real_cgroup.name}/below"
     assert cgroups.path_of(mounts.ROOT_INODE) == "/"
@@ -95,13 +95,13 @@ def test_path_of_returns_the_path_from_the_root(real_cgroup):
         assert cgroups.find(text) == f"/{real_cgroup.name}/below"
 
 
-def test_path_of_works_where_cgroups_are_not_mounted(real_cgroup, monkeypatch):
+def test_path_of_works_if_the_cgroup_file_system_is_not_mounted(real_cgroup, monkeypatch):
     monkeypatch.setattr(mounts, "_cgroup_directories", lambda: iter([mounts.detached_mount(V2)]))
     cgroups._path_of.cache_clear()
     assert cgroups.path_of((real_cgroup / "below").stat().st_ino) == f"/{real_cgroup.name}/below"
 
 
-def test_find_sees_cgroups_outside_of_a_private_namespace_if_the_true_root_is_reachable(
+def test_find_finds_cgroups_outside_a_private_namespace_if_the_hierarchy_root_is_reachable(
     real_cgroup, monkeypatch
 ):
     inner = Mount("/", str(real_cgroup / "below"), V2)
@@ -118,7 +118,7 @@ def test_find_sees_cgroups_outside_of_a_private_namespace_if_the_true_root_is_re
         cgroups.find(f"{inner.point}/{real_cgroup.name}")
 
 
-def test_a_removed_cgroup_is_not_found(real_cgroup):
+def test_a_removed_cgroup_is_found_neither_by_id_nor_by_path(real_cgroup):
     inode = (real_cgroup / "below").stat().st_ino
     (real_cgroup / "below").rmdir()
     assert cgroups.path_of(inode) is None

@@ -9,7 +9,10 @@ from portwatch.linux import clock
 
 @pytest.fixture
 def clocks(monkeypatch):
-    """Clocks that a test sets. Each interruption passes between the readings of the two clocks."""
+    """Replace both clocks by values that a test sets.
+
+    CLOCK_MONOTONIC advances by one of the interruptions at each reading of the time of day.
+    """
     values = {"monotonic": 1_000, "interruptions": [0, 0, 0], "epoch": 5_000_000_000_000}
 
     def time_ns():
@@ -22,18 +25,18 @@ def clocks(monkeypatch):
     return values
 
 
-def test_epoch_comes_from_the_reading_with_the_shortest_interruption(clocks):
+def test_epoch_comes_from_the_measurement_with_the_shortest_interruption(clocks):
     clocks["interruptions"] = [50_000_000, 0, 70_000_000]
     assert clock.monotonic_epoch() == 5_000_000_000_000
 
 
-def test_epoch_stays_the_same_while_the_clock_is_slewed(clocks):
+def test_epoch_stays_the_same_if_the_clock_changes_by_less_than_a_millisecond(clocks):
     first = clock.monotonic_epoch()
     clocks["epoch"] -= 900_000
     assert clock.monotonic_epoch() == first
 
 
-def test_epoch_follows_a_clock_that_is_set(clocks):
+def test_epoch_changes_if_the_clock_is_set(clocks):
     first = clock.monotonic_epoch()
     clocks["epoch"] += 3_600_000_000_000
     assert clock.monotonic_epoch() == first + 3_600_000_000_000

@@ -1,4 +1,4 @@
-"""Containers and pods from cgroup paths, as each runtime, driver and cgroup version writes them."""
+"""Containers and pods from the cgroup paths of different runtimes, cgroup drivers and cgroup versions."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ STATIC = "a1b2c3d4" * 4
         ),
     ],
 )
-def test_container_is_the_innermost_that_the_path_names(path):
+def test_the_container_of_a_path_is_the_innermost_one_that_it_names(path):
     assert from_cgroup_path(path) == CgroupInfo(path, ID, None)
 
 
@@ -78,17 +78,17 @@ def test_container_is_the_innermost_that_the_path_names(path):
         ),
     ],
 )
-def test_pod_uid_has_the_form_that_kubernetes_prints(path, uid):
+def test_the_pod_uid_has_hyphens_as_kubernetes_prints_it(path, uid):
     assert from_cgroup_path(path) == CgroupInfo(path, ID, uid)
 
 
-def test_the_cgroup_of_a_pod_is_not_a_container():
+def test_the_cgroup_of_a_whole_pod_has_a_pod_but_no_container():
     assert from_cgroup_path(f"/kubepods/besteffort/pod{UID}") == CgroupInfo(
         f"/kubepods/besteffort/pod{UID}", None, UID
     )
 
 
-def test_containers_of_ctr_can_have_any_id():
+def test_a_container_id_of_ctr_can_be_any_text():
     assert from_cgroup_path("/default/web-1").container == "web-1"
     assert from_cgroup_path("/default").container is None
     assert from_cgroup_path("/system.slice/default/web").container is None
@@ -108,17 +108,17 @@ def test_containers_of_ctr_can_have_any_id():
         f"/system.slice/pod{UID}.service",
     ],
 )
-def test_cgroups_that_only_look_like_containers_are_not_taken_for_one(path):
+def test_a_cgroup_that_only_resembles_that_of_a_container_has_no_container(path):
     assert from_cgroup_path(path) == CgroupInfo(path, None, None)
 
 
-def test_proc_cgroup_has_one_line_on_v2():
+def test_parse_proc_cgroup_accepts_the_single_line_of_cgroup_v2():
     assert parse_proc_cgroup(f"0::/system.slice/docker-{ID}.scope\n") == CgroupInfo(
         f"/system.slice/docker-{ID}.scope", ID
     )
 
 
-def test_proc_cgroup_has_a_line_per_hierarchy_on_v1():
+def test_parse_proc_cgroup_accepts_a_line_for_each_v1_hierarchy():
     lines = "".join(
         f"{number}:{name}:/docker/{ID}\n" for number, name in enumerate(("memory", "cpu,cpuacct"), 1)
     )
@@ -144,25 +144,27 @@ def _clear_cache():
     of_recorded_process.cache_clear()
 
 
-def test_a_later_process_of_the_same_pid_is_not_taken_for_the_recorded_one():
+def test_nothing_is_known_of_a_recorded_process_if_another_process_has_its_pid():
     start = procfs.own_start()
     assert of_recorded_process(os.getpid(), start, 0, "").cgroup is not None
     assert of_recorded_process(os.getpid(), start - 10_000_000, 0, "") == CgroupInfo()
 
 
-def test_a_pid_is_not_looked_up_in_a_procfs_of_another_pid_namespace(monkeypatch):
+def test_a_recorded_process_is_not_looked_up_in_a_procfs_that_does_not_show_kernel_pids(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     assert of_recorded_process(os.getpid(), procfs.own_start(), 0, "") == CgroupInfo()
 
 
-def test_on_v2_the_cgroup_id_is_enough_for_a_process_that_has_ended(monkeypatch):
+def test_on_v2_the_container_of_a_process_that_has_ended_is_found_by_cgroup_id(monkeypatch):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
     assert of_recorded_process(-1, 0, 1, "") == CgroupInfo("/")
 
 
-def test_on_a_hybrid_host_the_v2_root_is_no_answer_for_a_process_that_has_ended(monkeypatch):
+def test_on_a_hybrid_host_the_cgroup_of_a_process_that_has_ended_is_unknown_if_v2_has_only_the_root(
+    monkeypatch,
+):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
@@ -170,7 +172,7 @@ def test_on_a_hybrid_host_the_v2_root_is_no_answer_for_a_process_that_has_ended(
 
 
 @pytest.mark.parametrize("leaf", [ID, f"docker-{ID}.scope", f"cri-containerd-{ID}.scope", f"crio-{ID}.scope"])
-def test_on_a_hybrid_host_the_leaf_names_the_container_of_a_process_that_has_ended(monkeypatch, leaf):
+def test_on_a_hybrid_host_the_container_of_a_process_that_has_ended_is_found_by_the_leaf(monkeypatch, leaf):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: "/system.slice/containerd.service", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 1, leaf) == CgroupInfo(None, ID)
@@ -193,7 +195,7 @@ def test_in_a_private_cgroup_namespace_the_path_is_unknown_but_the_container_is_
 
 @pytest.fixture
 def running_ids(monkeypatch):
-    """The container id of each running pid. Pid 7 is listed too, and has ended."""
+    """Replace all processes by pids with these container ids. Pid 7 is listed too, but has ended."""
     ids = {1: None, 2: ID, 3: ID, 4: f"{ID[:20]}{OTHER[:44]}", 5: "web", 6: "web2"}
     monkeypatch.setattr(procfs, "pids", lambda: [*ids, 7])
 
@@ -207,7 +209,7 @@ def running_ids(monkeypatch):
 
 
 @pytest.mark.usefixtures("running_ids")
-def test_find_container_accepts_the_start_of_an_id():
+def test_find_container_accepts_the_first_characters_of_an_id_and_prefers_an_exact_match():
     assert find_container(ID[:21]) == find_container(ID) == ID
     assert find_container("web") == "web"
     assert find_container("web2") == "web2"
@@ -228,9 +230,9 @@ def test_find_container_says_how_to_get_an_id_if_none_matches(text):
 
 
 @pytest.mark.usefixtures("running_ids")
-def test_find_container_mentions_that_proc_may_hide_containers(monkeypatch):
+def test_find_container_says_that_proc_hides_containers_if_it_does_not_show_kernel_pids(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
-    with pytest.raises(PortwatchError, match=r"no running container \(of those that this /proc shows"):
+    with pytest.raises(PortwatchError, match=r"no running container in this /proc \(it hides some"):
         find_container("nosuch")
 
 

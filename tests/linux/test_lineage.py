@@ -1,4 +1,4 @@
-"""Membership in process trees by /proc, and the roots of trees."""
+"""Membership in process trees, read from /proc, and the roots of trees."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from portwatch.linux.lineage import Identity, Lineage, root_at
 from portwatch.linux.procfs import stat
 
 
-def test_forget_ended_keeps_living_members(family):
+def test_forget_ended_drops_members_that_have_ended_and_keeps_all_others(family):
     child, grandchild = family
     lineage = Lineage()
     lineage.watch(identity(child.pid), 1)
@@ -26,11 +26,11 @@ def test_forget_ended_keeps_living_members(family):
     assert lineage._members == {identity(grandchild): 1}
 
 
-def test_a_process_that_is_born_after_watch_is_a_member():
+def test_a_child_that_starts_after_watch_is_a_member():
     lineage = Lineage()
     lineage.watch(identity(os.getpid()), 1)
-    with sleeping() as newborn:
-        assert lineage.of(process(newborn.pid)) == 1
+    with sleeping() as started:
+        assert lineage.of(process(started.pid)) == 1
 
 
 def test_a_member_stays_a_member_after_its_parent_has_ended(family):
@@ -38,11 +38,11 @@ def test_a_member_stays_a_member_after_its_parent_has_ended(family):
     lineage = Lineage()
     lineage.watch(identity(child.pid), 1)
     end(child)
-    assert stat(grandchild)[1] != child.pid, "it has another parent now"
+    assert stat(grandchild)[1] != child.pid, "the kernel must have given the grandchild another parent"
     assert lineage.of(process(grandchild)) == 1
 
 
-def test_a_parent_that_is_younger_than_its_child_has_a_reused_pid(family, monkeypatch):
+def test_a_process_is_not_a_member_through_a_parent_that_is_younger_than_itself(family, monkeypatch):
     child, grandchild = family
     reused = Identity(child.pid, identity(grandchild).start_time + 10_000_000)
     monkeypatch.setattr(
@@ -66,7 +66,7 @@ def test_root_at_refuses_a_thread_and_names_its_process():
     done = threading.Event()
     thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), done.wait()))
     thread.start()
-    wait_until(lambda: tids, "the thread")
+    wait_until(lambda: tids, "the thread to start")
     with pytest.raises(PortwatchError, match=f"{tids[0]} is a thread of process {os.getpid()}"):
         root_at(tids[0])
     done.set()

@@ -1,4 +1,4 @@
-"""Parsing of mountinfo, and finding the cgroup v2 root."""
+"""Reading mountinfo, and opening the cgroup v2 root."""
 
 import os
 
@@ -24,7 +24,7 @@ def test_octal_escapes_are_decoded_and_all_other_characters_kept(tmp_path):
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["no cgroup v2", "private cgroup namespace"])
-def test_if_the_cgroup_root_cannot_be_reached_the_error_says_why(exists, monkeypatch, tmp_path):
+def test_open_cgroup_root_says_why_it_cannot_open_the_root(exists, monkeypatch, tmp_path):
     directories = [tmp_path] if exists else []
     monkeypatch.setattr(
         mounts_module, "_cgroup_directories", lambda: (os.open(path, os.O_RDONLY) for path in directories)

@@ -1,4 +1,4 @@
-"""Names of network namespaces."""
+"""The names of network namespaces."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from portwatch.linux.mounts import Mount
 
 @pytest.fixture
 def mounted(monkeypatch):
-    """A list of mounted namespaces to fill in. Every check finds the mounts changed."""
+    """Replace the mounted namespaces by a list that the test fills in. Every check reports changed mounts."""
     namespaces = []
     monkeypatch.setattr(netns, "_mounted", lambda: iter(namespaces))
     monkeypatch.setattr(netns._Names, "_have_mounts_changed", lambda _: True)
@@ -16,7 +16,7 @@ def mounted(monkeypatch):
 
 
 @pytest.fixture
-def names(mounted):  # noqa: ARG001  # the names are read from it
+def names(mounted):  # noqa: ARG001  # _Names reads its list
     return netns._Names()
 
 
@@ -31,7 +31,7 @@ def test_a_name_is_the_last_component_of_the_mount_point(mounted, names):
 
 
 @pytest.mark.parametrize("folder", ["/run/netns", "/var/run/netns", "/host/proc/1/root/run/netns"])
-def test_the_name_given_by_ip_netns_is_preferred(mounted, names, folder):
+def test_of_several_names_the_one_from_ip_netns_is_used(mounted, names, folder):
     mounted += [mount(7, "/run/docker/netns/x"), mount(7, f"{folder}/blue"), mount(7, "/mnt/y")]
     assert names.of(7) == "blue"
 
@@ -44,7 +44,7 @@ def test_a_name_is_none_if_mountinfo_is_not_readable(names, monkeypatch):
     assert names.of(7) is None
 
 
-def test_an_unknown_namespace_is_looked_up_at_once(mounted, names):
+def test_an_unknown_namespace_is_looked_up_before_the_interval_has_passed(mounted, names):
     names._next_refresh = float("inf")
     mounted.append(mount(7, "/run/netns/blue"))
     assert names.of(7) == "blue"

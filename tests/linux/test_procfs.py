@@ -1,4 +1,4 @@
-"""Choice of the procfs for other processes. One whose pids name other processes is refused."""
+"""Choosing the procfs that other processes are read from, and reading it."""
 
 import os
 import subprocess
@@ -19,8 +19,8 @@ def _restore_root():
 
 
 @pytest.fixture
-def foreign(tmp_path):
-    """The procfs of a pid namespace that this process is not in."""
+def foreign_procfs(tmp_path):
+    """The path of a procfs of a pid namespace that this process is not in."""
     mount = 'mount -t proc proc "$0" && echo mounted && read end'
     process = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", mount, tmp_path],
@@ -33,7 +33,7 @@ def foreign(tmp_path):
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_use_accepts_proc():
+def test_use_accepts_the_proc_directory():
     procfs.use("/proc/")
     assert procfs.root() == "/proc"
     assert os.getpid() in procfs.pids()
@@ -46,18 +46,18 @@ def test_stat_of_this_process_has_its_parent_and_start_time():
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/etc", "/proc/self", "/proc/stat", ""])
-def test_use_refuses_other_directories_and_says_what_to_mount(path):
+def test_use_refuses_a_path_that_is_not_a_procfs_and_says_what_to_mount(path):
     with pytest.raises(PortwatchError, match=r"is not a procfs: .*-v /proc:/host/proc:ro"):
         procfs.use(path)
     assert procfs.root() == "/proc"
 
 
 @needs_root
-def test_use_refuses_the_procfs_of_another_pid_namespace(foreign):
+def test_use_and_the_command_line_refuse_the_procfs_of_another_pid_namespace(foreign_procfs):
     with pytest.raises(PortwatchError, match="another pid namespace"):
-        procfs.use(str(foreign))
+        procfs.use(str(foreign_procfs))
     command = [sys.executable, "-m", "portwatch", "list"]
-    for arguments in ([*command, "--procfs", foreign], ["env", f"HOST_PROC={foreign}", *command]):
+    for arguments in ([*command, "--procfs", foreign_procfs], ["env", f"HOST_PROC={foreign_procfs}", *command]):
         result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert result.returncode == 2
         assert "another pid namespace, where pids name other processes" in result.stderr
@@ -69,9 +69,9 @@ def test_use_refuses_the_procfs_of_another_pid_namespace(foreign):
     [(["--mount-proc"], False), ([], True)],
     ids=["its own procfs", "the procfs of the outer namespace"],
 )
-def test_in_a_pid_namespace_shows_kernel_pids_depends_on_the_procfs(options, has_kernel_pids):
+def test_in_a_pid_namespace_only_the_procfs_of_the_outer_namespace_shows_kernel_pids(options, has_kernel_pids):
     script = "from portwatch.linux import procfs; print(procfs.shows_kernel_pids(), procfs.own_start() > 0)"
     command = ["unshare", "--pid", "--fork", "--kill-child", *options, sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    # If the tests run in a container, there may be no procfs that shows the kernel's pids.
+    # If the tests run in a container, even the outer procfs may not show the kernel's pids.
     assert result.stdout == f"{has_kernel_pids and procfs.shows_kernel_pids()} True\n"

@@ -1,4 +1,4 @@
-"""Signals reach exactly the processes that were shown, or none."""
+"""Signals reach all the processes that were shown, or none."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def child():
 
 
 class StubWatcher:
-    """A watcher that lists these processes as the holders of the port."""
+    """A watcher that lists one socket on the port, with these processes as its holders."""
 
     def __init__(self, *holders):
         self.holders = holders
@@ -40,7 +40,7 @@ def process_of(child):
     return Process(child.pid, stat(child.pid)[2], "child", 0)
 
 
-def test_a_shown_process_that_still_holds_the_port_is_signalled(child):
+def test_a_process_that_was_shown_and_still_holds_the_port_is_signalled(child):
     shown = process_of(child)
     kill.signal_holders(QUERY, (shown,), signal.SIGTERM, StubWatcher(shown))
     assert child.wait() == -signal.SIGTERM
@@ -53,7 +53,7 @@ def test_a_later_process_with_the_same_pid_is_not_signalled_even_if_the_listing_
     assert child.poll() is None
 
 
-def test_no_process_is_signalled_if_one_of_them_has_ended(child):
+def test_no_process_is_signalled_if_one_of_those_shown_has_ended(child):
     shown = process_of(child)
     ended = Process(2**22 + 1, 1, "ended", 0)  # above the highest possible pid
     with pytest.raises(PortwatchError, match="ended"):
@@ -61,7 +61,7 @@ def test_no_process_is_signalled_if_one_of_them_has_ended(child):
     assert child.poll() is None
 
 
-def test_pidfds_are_closed_on_errors(child):
+def test_signal_holders_closes_its_pidfds_if_it_raises(child):
     shown = process_of(child)
     before = os.listdir("/proc/self/fd")
     for start_time in (1, shown.start_time):
@@ -75,7 +75,7 @@ def test_pidfds_are_closed_on_errors(child):
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_init_process_of_the_machine_is_never_signalled(monkeypatch):
+def test_pid_1_is_never_signalled_unless_it_belongs_to_a_private_pid_namespace(monkeypatch):
     monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: True)
     assert "systemctl list-sockets" in kill.why_not_signalled(Process(1, 1, "systemd", 0))
     monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: False)

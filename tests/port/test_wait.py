@@ -1,4 +1,4 @@
-"""Waiting for a port, on a fake engine."""
+"""Waiting for a port, with a fake engine."""
 
 import threading
 
@@ -15,7 +15,7 @@ OTHER = Process(11, 2_000_000_000, "other", 0)
 
 
 @pytest.fixture
-def wait_for_port(engine):  # noqa: ARG001  # the watchers find it by the name "fake"
+def wait_for_port(engine):  # noqa: ARG001  # the watchers find the engine by its name, "fake"
     """Return a function that starts a watcher for port 8080 and returns a PortWait."""
     watchers = []
 
@@ -32,7 +32,7 @@ def wait_for_port(engine):  # noqa: ARG001  # the watchers find it by the name "
 
 
 def in_the_background(wait):
-    """Call `wait` without a timeout in a thread. Return the thread, and a function that returns its results."""
+    """Call `wait(None)` in a thread. Return the thread, and a function that joins it and returns [result]."""
     results = []
     thread = threading.Thread(target=lambda: results.append(wait(None)), daemon=True)
     thread.start()
@@ -44,31 +44,31 @@ def in_the_background(wait):
     return thread, join
 
 
-def test_until_open_returns_at_once_if_the_port_is_open(engine, wait_for_port):
+def test_until_open_returns_at_once_if_the_port_is_already_open(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
     assert wait_for_port().until_open(None)
 
 
-def test_the_kernel_is_checked_once_more_after_the_timeout(engine, wait_for_port):
+def test_until_open_finds_a_port_that_opened_without_an_event_after_the_timeout(engine, wait_for_port):
     waiting = wait_for_port()
     assert not waiting.until_open(0)
     engine.open_sockets = [open_socket(1, 8080)]
     assert waiting.until_open(0)
 
 
-def test_an_open_of_another_port_does_not_count(engine, wait_for_port):
+def test_until_open_does_not_return_when_another_port_opens(engine, wait_for_port):
     engine.push(opening(1, 8081))
     engine.open_sockets = [open_socket(1, 8081)]
     assert not wait_for_port().until_open(0.05)
 
 
-def test_an_open_ends_the_wait(engine, wait_for_port):
+def test_until_open_returns_when_the_port_opens(engine, wait_for_port):
     _, join = in_the_background(wait_for_port().until_open)
     engine.push(opening(1, 8080))
     assert join() == [True]
 
 
-def test_until_gone_waits_for_every_socket_of_the_port(engine, wait_for_port):
+def test_until_gone_waits_until_every_socket_of_the_port_is_closed(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080), open_socket(2, 8080)]
     waiting = wait_for_port()
     assert not waiting.until_gone(0)
@@ -82,7 +82,7 @@ def test_until_gone_waits_for_every_socket_of_the_port(engine, wait_for_port):
     assert join() == [True]
 
 
-def test_a_close_counts_if_the_open_did_whichever_process_closes(engine, wait_for_port):
+def test_a_close_of_a_matching_socket_counts_even_if_an_excluded_process_closes_it(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
     waiting = wait_for_port(Scope(process=Filter(exclude=("other",))))
     assert not waiting.until_gone(0)
@@ -91,7 +91,7 @@ def test_a_close_counts_if_the_open_did_whichever_process_closes(engine, wait_fo
     assert waiting.until_gone(0)
 
 
-def test_a_close_that_was_lost_ends_the_wait_after_the_repair(engine, wait_for_port):
+def test_until_gone_returns_even_if_the_record_of_the_close_was_lost(engine, wait_for_port):
     engine.open_sockets = [open_socket(1, 8080)]
     _, join = in_the_background(wait_for_port().until_gone)
     engine.open_sockets = []
@@ -99,7 +99,7 @@ def test_a_close_that_was_lost_ends_the_wait_after_the_repair(engine, wait_for_p
     assert join() == [True]
 
 
-def test_an_engine_that_fails_ends_the_wait_with_its_error(engine, wait_for_port):
+def test_a_wait_raises_the_error_of_an_engine_that_fails(engine, wait_for_port):
     waiting = wait_for_port()
     engine.fail(OSError("the ring is gone"))
     with pytest.raises(PortwatchError, match="the ring is gone"):

@@ -1,4 +1,4 @@
-"""Completion of a snapshot with the kernel's list of sockets."""
+"""Completing a snapshot with the kernel's list of sockets."""
 
 from dataclasses import replace
 
@@ -13,17 +13,20 @@ def listed(number):
 
 
 def checked(open_sockets, *listings, not_open=()):
-    """Cross-check a snapshot of open sockets. Each reading of the kernel's list returns the next listing."""
+    """Cross-check a snapshot of `open_sockets`. Each read of the kernel's list returns the next of `listings`.
+
+    The snapshot has also seen the sockets `not_open`, but does not report them as open.
+    """
     pending = iter(listings)
-    seen = {one.socket.inode for one in open_sockets} | {socket.inode for socket in not_open}
+    seen = {found.socket.inode for found in open_sockets} | {socket.inode for socket in not_open}
     return cross_checked(lambda: Snapshot(tuple(open_sockets), seen), lambda: next(pending))
 
 
-def test_a_socket_that_is_also_in_the_snapshot_is_returned_once():
+def test_a_socket_that_is_in_the_snapshot_and_in_the_list_is_returned_once():
     assert checked([open_socket(1)], [listed(1)]) == [open_socket(1)]
 
 
-def test_a_socket_listed_before_and_after_the_snapshot_is_returned_without_holders():
+def test_a_socket_that_only_the_list_has_is_returned_without_holders():
     (missed,) = checked([], [listed(1)], [listed(1)])
     assert (missed.socket.port, missed.holders) == (8080, ())
 
@@ -32,9 +35,9 @@ def test_a_socket_that_closed_during_the_snapshot_is_left_out():
     assert checked([], [listed(1)], []) == []
 
 
-def test_a_socket_that_opened_during_the_snapshot_is_left_to_its_record():
+def test_a_socket_that_opened_during_the_snapshot_is_left_out():
     assert checked([], [], [listed(1)]) == []
 
 
-def test_a_socket_that_the_snapshot_found_not_open_is_left_out():
+def test_a_listed_socket_that_the_snapshot_saw_as_not_open_is_left_out():
     assert checked([], [listed(1)], [listed(1)], not_open=[socket(1)]) == []
