@@ -10,7 +10,7 @@ _POLL = ["--engine", "poll", "--interval", "0.05", "--netns", "self"]
 
 
 def run(*arguments, prefix=(), command=PORTWATCH, **options):
-    """Run portwatch to its end. Fail if it prints a traceback."""
+    """Run portwatch until it exits, and return the result. Fail if it prints a traceback."""
     result = subprocess.run(
         [*prefix, *command, *arguments],
         stdout=options.pop("stdout", subprocess.PIPE),
@@ -25,13 +25,14 @@ def run(*arguments, prefix=(), command=PORTWATCH, **options):
 
 
 def one_line(stderr):
-    """Return the only line of a command's stderr."""
+    """Return the only line of a command's stderr. Fail if there are more."""
     [line] = stderr.splitlines()
     assert line.startswith("portwatch: ")
     return line
 
 
 def start_tail(port, prefix=(), **options):
+    """Start `portwatch tail` on one port, with the poll engine."""
     return subprocess.Popen(
         [*prefix, *PORTWATCH, "tail", *_POLL, "--port", str(port)],
         stdin=subprocess.DEVNULL,
@@ -43,6 +44,6 @@ def start_tail(port, prefix=(), **options):
 
 
 def ends_cleanly(tail):
-    """Wait for a tail's end. Return True if it exits with 0 and prints no error."""
+    """Wait until tail exits. Return True if it exits with 0 and prints no error."""
     _, errors = tail.communicate(timeout=PATIENCE)
     return (tail.returncode, errors) == (0, "")

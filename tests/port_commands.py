@@ -14,16 +14,17 @@ def poll_often(command):
 
 
 def run(command, actor, *arguments):
+    """Run a command as a process, without a terminal."""
     arguments = (*poll_often(command), "--netns", actor.namespace, *arguments)
     return commands.run(command, *arguments, stdin=subprocess.DEVNULL)
 
 
 def invoke(command, actor, *arguments):
-    """Run a command in this process, so that a test can patch it."""
+    """Run a command in the test process, so that the test can patch portwatch."""
     arguments = (command, *poll_often(command), "--netns", actor.namespace, *arguments)
     return CliRunner().invoke(portwatch, arguments, prog_name="portwatch")
 
 
 def reap_in_the_background(actor):
-    """Have the kernel reap the actor's children, so that a killed child does not stay a zombie."""
+    """Let the kernel reap the actor's children, so that a killed child does not stay a zombie."""
     actor.do("import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)")

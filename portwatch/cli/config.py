@@ -1,4 +1,4 @@
-"""Options from a TOML file, under the same names as on the command line."""
+"""Read the options of a command from a TOML file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COMMAND_LINE_ONLY = ("config", "check", "help")
 
 
 def read_defaults(path: Path, command: click.Command) -> dict[str, Any]:
-    """Return the options in a file, for click's `default_map`. Raise click.UsageError.
+    """Return the options in a file as a `default_map` for click. Raise click.UsageError if the file is invalid.
 
-    An option has the name that it has on the command line, without the dashes. An option that can be repeated
-    takes a list.
+    Options have the same names as on the command line, without the leading dashes. An option that can be
+    repeated takes a list.
     """
     content = _read_toml(path)
     options = {
@@ -49,7 +49,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"{path} is not UTF-8: see byte {error.start}") from None
+        raise click.UsageError(f"{path} is not valid UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise click.UsageError(f"{path} is not valid TOML: {error}") from None
     except RecursionError:
@@ -58,7 +58,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _checked_value(path: Path, name: str, value: Any, option: click.Option) -> Any:
-    """Return the value as click takes it: True or False for a flag, else text or a list of texts."""
+    """Return the value as click expects it: a bool for a flag, otherwise a string or a list of strings."""
     if option.is_flag:
         if not isinstance(value, bool):
             raise click.UsageError(f"{path}: {name} must be true or false, not {value!r}")

@@ -19,16 +19,20 @@ from portwatch.errors import PortwatchError
 COMMANDS = ("tail", "list", "who", "wait", "kill", "serve", "history", "doctor")
 DEFAULT_COMMAND = "tail"
 FOLLOWERS = ("tail",)
-"""Commands that run until a signal ends them, which is success."""
+"""Commands that run until a signal ends them, and then exit with 0."""
 
 
 class _Commands(click.Group):
-    """Imports a command's module only when it is used. Without a command, runs the default command."""
+    """A group that imports the module of a command only when the command is used, and has a default command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002  # click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(f"portwatch.cli.commands.{cmd_name}").command
@@ -51,14 +55,14 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="portwatch")
 def portwatch() -> None:
-    """Report every listening port as it opens and closes, and by which process.
+    """Report every listening port as it opens and closes, and the process responsible.
 
     The default command is tail. Example: portwatch --port 8000-8999
     """
 
 
 def main() -> None:
-    """Run a command. Print an error as one line on stderr, and exit with its code."""
+    """Run a command. If it fails, print the error as one line on stderr and exit with the error's code."""
     end_on_signals(as_success=False)
     if sys.stdout is None:
         _fail("standard output is closed: redirect it to a file or to /dev/null", WRONG_USE)
@@ -70,7 +74,7 @@ def main() -> None:
     except PortwatchError as error:
         _fail(str(error), exit_code(error))
     except OSError as error:
-        # Python flushes stdout at exit, and must not fail on the broken one again.
+        # Python flushes stdout at exit. Point it at /dev/null so that this flush does not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(str(error), FAILED)
 

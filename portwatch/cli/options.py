@@ -28,10 +28,10 @@ _NS_GET_NSTYPE = 0xB703
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds. Refuses "nan", which passes every range check."""
+    """A number of seconds. "nan" is rejected, because it would pass every range check."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number."""
+        """Return the number of seconds."""
         if str(value).strip().lower().lstrip("+-") == "nan":
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return super().convert(value, param, ctx)
@@ -109,12 +109,12 @@ NETNS = _List("NETNS", _namespace)
 
 @dataclass(frozen=True, slots=True)
 class _ScopeOption:
-    """An option that restricts what is shown, and its `--not-` form."""
+    """A filter option and its `--not-` form."""
 
     type: click.ParamType
     help: str
     not_type: click.ParamType | None = None
-    """The type of the `--not-` form, where it differs."""
+    """The type of the `--not-` form. None means `type`."""
     metavar: str | None = None
 
     def declare(self, name: str) -> Iterator[Callable[[F], F]]:
@@ -136,11 +136,13 @@ class _ScopeOption:
 _SCOPE_OPTIONS = {
     "port": _ScopeOption(PORTS, "Ports and ranges: 80,8000-8999."),
     "proto": _ScopeOption(PROTOS, "tcp, udp."),
-    "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all."),
+    "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all (0.0.0.0, ::)."),
     "process": _ScopeOption(GLOBS, "Process names: 'nginx*'."),
-    "cgroup": _ScopeOption(CGROUPS, "A cgroup and below: /system.slice."),
-    "container": _ScopeOption(CONTAINERS, "Start of a container ID."),
-    "netns": _ScopeOption(NETNS, "self, all, a path or a name.", _List("NETNS", _excluded_namespace)),
+    "cgroup": _ScopeOption(CGROUPS, "A cgroup and all below: /system.slice."),
+    "container": _ScopeOption(CONTAINERS, "A container ID, or the start of one."),
+    "netns": _ScopeOption(
+        NETNS, "self, all, a path, or an ip netns name.", _List("NETNS", _excluded_namespace)
+    ),
 }
 _PID_OPTION = _ScopeOption(click.INT, "A process and its descendants.", metavar="PID")
 
@@ -159,10 +161,10 @@ procfs_option = click.option(
     "--procfs",
     metavar="PATH",
     envvar="HOST_PROC",
-    is_eager=True,  # the values of other options are looked up in it
+    is_eager=True,  # parsed first, because other options look up their values in it
     expose_value=False,
     callback=_use_procfs,
-    help="Procfs of the host, in a container.",
+    help="In a container: where the host's /proc is mounted.",
     cls=SectionOption,
     section=ENGINE,
 )
@@ -173,7 +175,7 @@ engine_option = click.option(
     type=click.Choice(["auto", *ENGINES]),
     default="auto",
     metavar="ENGINE",
-    help=f"{', '.join(ENGINES)}.  [auto: the first that works]",
+    help=f"{', '.join(ENGINES)}.  [default: the first that works]",
     cls=SectionOption,
     section=ENGINE,
 )
@@ -188,22 +190,23 @@ interval_option = click.option(
     "--interval",
     type=Seconds(min=0.01, max=86_400),
     default=1.0,
+    show_default=True,
     metavar="SECONDS",
-    help="Pause between polls.  [1]",
+    help="Time between two polls.",
     cls=SectionOption,
     section=ENGINE,
 )
 no_failures_option = click.option(
     "--no-failures",
     is_flag=True,
-    help="Do not trace binds and listens that fail.",
+    help="Do not trace failed binds and listens.",
     cls=SectionOption,
     section=ENGINE,
 )
 
 
 def scope_options(*, omitted: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Return a decorator that adds the scope options and `--pid`, except those in `omitted`."""
+    """Return a decorator that adds the scope options, `--pid` and `--procfs`, except those in `omitted`."""
     options = [
         option
         for name, scope_option in {"pid": _PID_OPTION, **_SCOPE_OPTIONS}.items()
@@ -214,7 +217,7 @@ def scope_options(*, omitted: tuple[str, ...] = ()) -> Callable[[F], F]:
 
 
 def add_options(function: F, *options: Callable[[F], F]) -> F:
-    """Add options to a command in this order."""
+    """Add options to a command. The help shows them in this order."""
     for option in reversed(options):
         function = option(function)
     return function
@@ -240,14 +243,17 @@ def _to_stderr(message: str) -> None:
 
 
 def report_fallback(choice: Choice, report: Callable[[str], object] = _to_stderr) -> None:
-    """Report which better engines cannot run, and why, if there are any."""
+    """If an engine preferred to the chosen one cannot run, report which and why."""
     if choice.refusals:
-        refusals = "; ".join(f"{name} cannot run here: {error}" for name, error in choice.refusals.items())
-        report(f"{refusals}; using {choice.engine.name} instead")
+        refusals = "; ".join(f"{name} cannot run here ({error})" for name, error in choice.refusals.items())
+        report(f"using the engine {choice.engine.name}: {refusals}")
 
 
 def report_unseen_failures(choice: Choice) -> None:
-    """Report that this machine lets the engine see no failures. Not for poll, which never sees any."""
+    """Report that the engine cannot see failures on this machine, if so.
+
+    Nothing is reported for the poll engine, because it cannot see failures on any machine.
+    """
     if choice.engine.name != "poll" and choice.engine.info.has_limit(FAILURES.name):
         _to_stderr(
             "failed binds and listens are not reported, because tracefs or perf events are not available "

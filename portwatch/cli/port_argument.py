@@ -1,4 +1,4 @@
-"""The PORT argument of who, wait and kill, and the query that these commands make of their options."""
+"""The PORT argument of who, wait and kill, and the query made from their arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PortType(click.ParamType):
         self._needs_proto = needs_proto
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the Port."""
+        """Return the value as a Port."""
         if isinstance(value, Port):
             return value
         proto, slash, number = value.rpartition("/")

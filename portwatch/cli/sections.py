@@ -1,4 +1,4 @@
-"""Help in sections: every option is shown, under the heading that it belongs to."""
+"""Help texts in sections. Each option is shown under the heading of its section."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Any
 
 import click
 
-FILTERS = "Filters (repeat an option, or separate values by commas)"
+FILTERS = "Filters (repeat an option for several values; all but --pid also take a,b)"
 ENGINE = "Engine"
 JOURNAL = "Journal"
 METRICS = "Metrics"
 
 _COLUMN_MAX = 40
-"""Characters of the widest first column: `--exposure, --not-exposure EXPOSURE` and its indent."""
+"""Maximum width of the first column. `--exposure, --not-exposure EXPOSURE` fits."""
 
 
 class SectionOption(click.Option):
     """An option in a section of the help."""
 
     def __init__(self, *args: Any, section: str, exclude: str | None = None, **kwargs: Any) -> None:
-        """`exclude` is the name of the option that excludes the same values: both are shown in one row."""
+        """Set `exclude` to the name of the `--not-` form: the help shows both options in one row."""
         super().__init__(*args, **kwargs)
         self.section = section
         self._exclude = exclude
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the row of the help."""
+        """Return the row of this option in the help."""
         record = super().get_help_record(ctx)
         if record is None or self._exclude is None:
             return record
@@ -34,20 +34,20 @@ class SectionOption(click.Option):
 
 
 class ExcludeOption(click.Option):
-    """A `--not-` option. It has no row of its own: it is shown with the option whose values it excludes."""
+    """A `--not-` option. It has no row of its own, because the row of the plain option shows both."""
 
-    def get_help_record(self, ctx: click.Context) -> None:  # click's signature
+    def get_help_record(self, ctx: click.Context) -> None:
         """Return no row."""
 
 
 class SectionedCommand(click.Command):
-    """A command whose help has its own options first, then those of each section."""
+    """A command whose help shows the options without a section first, then section after section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sections."""
+        """Write the options to the help. Arguments have no row: the text above the options describes them."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 section = param.section if isinstance(param, SectionOption) else "Options"
                 sections.setdefault(section, []).append(record)
         for heading, records in sections.items():

@@ -9,11 +9,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals(*, as_success: bool) -> None:
-    """End silently on each of these signals: with exit code 0 if `as_success`, else killed by the signal.
+    """Let SIGINT, SIGTERM and SIGHUP end this process silently.
 
-    No handler raises an exception: ctypes prints and drops one that is raised while libbpf calls back into
-    Python. No cleanup is needed, because the kernel detaches the BPF programs when our descriptors close.
+    If `as_success` is true, the process exits with 0. Otherwise the signal kills it.
+
+    The handlers raise no exception: if a signal arrives while libbpf calls back into Python, ctypes would print
+    the exception and drop it. No cleanup is needed, because the kernel detaches the BPF programs when our
+    descriptors close.
     """
     for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # ignored by nohup, or by a shell for background jobs
+        if (
+            signal.getsignal(number) != signal.SIG_IGN
+        ):  # nohup ignores signals, and so do shells for background jobs
             signal.signal(number, (lambda *_: os._exit(0)) if as_success else signal.SIG_DFL)

@@ -7,7 +7,7 @@ from portwatch.cli.main import portwatch
 
 @pytest.fixture
 def check(tmp_path):
-    """Return a function that runs serve --check on a file with some content."""
+    """Return a function that runs `serve --check` with a configuration file of the given content."""
 
     def run(content, *arguments):
         path = tmp_path / "portwatch.toml"
@@ -52,7 +52,7 @@ EVERY_OPTION = {
 }
 
 
-def test_a_file_can_set_every_option(check):
+def test_a_configuration_file_can_set_every_option(check):
     options = {name.lstrip("-") for param in serve.params for name in param.opts}
     assert set(EVERY_OPTION) == options - {"config", "check", "help"}
     result = check("\n".join(f"{name} = {value}" for name, value in EVERY_OPTION.items()))
@@ -60,11 +60,11 @@ def test_a_file_can_set_every_option(check):
     assert result.stdout.endswith("portwatch.toml is valid\n")
 
 
-def test_a_number_is_accepted_for_a_text(check):
+def test_a_number_is_accepted_where_text_is_expected(check):
     assert check("port = 8080").exit_code == 0
 
 
-def test_the_command_line_overrides_the_file(check):
+def test_the_command_line_overrides_the_configuration_file(check):
     assert check('engine = "magic"').exit_code == 2
     assert check('engine = "magic"', "--engine", "poll").exit_code == 0
 
@@ -99,16 +99,16 @@ def test_the_command_line_overrides_the_file(check):
         ("journal-age = 1e11", "is not in the range"),
         ('journal-size = "1M"', "'1M' is too small: the minimum is 8M"),
         (f'journal-size = "{"9" * 5000}"', "is not a size"),
-        (b"\xff", "is not UTF-8: see byte 0"),
+        (b"\xff", "is not valid UTF-8 at byte 0"),
     ],
 )
-def test_an_error_in_a_file_exits_with_2_and_says_what_is_wrong(check, content, message):
+def test_serve_exits_with_2_and_says_what_is_wrong_in_the_configuration_file(check, content, message):
     result = check(content)
     assert result.exit_code == 2
     assert message in result.stderr
 
 
-def test_a_missing_file_exits_with_2_and_is_named():
+def test_serve_exits_with_2_and_names_the_configuration_file_if_it_is_missing():
     result = CliRunner().invoke(portwatch, ["serve", "--check", "--config", "/nosuch/file"])
     assert result.exit_code == 2
     assert "/nosuch/file cannot be read: No such file or directory" in result.stderr

@@ -1,4 +1,4 @@
-"""portwatch history: text and JSON from a journal."""
+"""The command `portwatch history`: it prints the events of a journal as text or JSON."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def events(path):
-    """Three events in a journal: 90 minutes ago, 60 minutes ago, and now."""
+    """The three events in a journal. They happened 90 minutes ago, 60 minutes ago, and now."""
     now = time.time_ns()
     written = [
         event(1, now - 90 * MINUTE, 80, "nginx"),
@@ -51,11 +51,11 @@ def ports(*arguments):
     return [json.loads(line)["port"] for line in result.stdout.splitlines()]
 
 
-def test_json_output_is_the_events_as_they_were_written(path, events):
+def test_json_output_has_the_events_exactly_as_they_were_written(path, events):
     assert history("--journal", path, "--json").stdout.splitlines() == [event.to_json() for event in events]
 
 
-def test_text_output_is_the_lines_of_tail_with_the_date(path, events):
+def test_text_output_has_the_lines_of_tail_with_a_date(path, events):
     lines = history("--journal", path).stdout.splitlines()
     day = time.strftime("%Y-%m-%d", time.localtime(events[0].time // 1_000_000_000))
     assert lines[0].startswith(f"{day} ")
@@ -125,7 +125,7 @@ def test_a_damaged_event_is_reported_in_one_line(path):
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
-def test_it_exits_with_0_when_the_reader_closes_the_pipe(path, form):
+def test_history_exits_with_0_when_the_reader_closes_the_pipe(path, form):
     journals.write_journal(path, *(event(seq, time.time_ns(), 80, "nginx") for seq in range(1, 5001)))
     with subprocess.Popen(
         [*PORTWATCH, "history", "--journal", path, *form],

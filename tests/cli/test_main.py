@@ -25,7 +25,7 @@ from portwatch.model import Holder, Process, Socket
 
 LISTENER_FIELDS = {*EVENT_FIELDS} - {"seq", "kind"} | {"opened", "holders"}
 EVIL = "\x1b]0;owned\x07\nroot"
-POLL = ["--engine", "poll", "--interval", "0.05"]  # needs no privileges
+POLL = ["--engine", "poll", "--interval", "0.05"]  # this engine needs no privileges
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def port():
 
 @pytest.fixture
 def tid():
-    """The thread ID of a thread of this process that is not its leader."""
+    """The ID of a thread of this process that is not the main thread."""
     ending = threading.Event()
     thread = threading.Thread(target=ending.wait)
     thread.start()
@@ -68,7 +68,7 @@ def test_help_shows_every_option(name):
     assert options <= words
 
 
-def test_help_shows_the_summary_of_every_command_whole():
+def test_help_shows_the_summary_of_every_command_without_cutting_it():
     lines = invoke("--help").stdout.partition("Commands:\n")[2].splitlines()
     assert not [line for line in lines if line.endswith("...")]
     commands = {name: portwatch.get_command(click.Context(portwatch), name) for name in COMMANDS}
@@ -143,19 +143,19 @@ def test_a_pid_without_a_process_is_a_usage_error(command, option):
 
 @pytest.mark.parametrize("option", ["--pid", "--not-pid"])
 @pytest.mark.parametrize("command", ["tail", "list"])
-def test_a_thread_id_is_a_usage_error_that_names_the_process(command, option, tid):
+def test_pid_with_a_thread_id_exits_with_2_and_names_the_process(command, option, tid):
     result = run(command, "--engine", "poll", option, str(tid))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"portwatch: {tid} is a thread of process {os.getpid()}: use {os.getpid()}\n"
 
 
-def test_hooks_with_an_engine_that_has_no_choice_of_hooks_are_a_usage_error():
+def test_hooks_with_an_engine_other_than_core_exits_with_2():
     result = run("tail", "--engine", "poll", "--hooks", "stable")
     assert (result.returncode, result.stdout) == (2, "")
     assert "only the core engine lets you choose its hooks" in result.stderr
 
 
-def test_a_namespace_without_permission_to_open_it_exits_with_3(monkeypatch):
+def test_netns_exits_with_3_if_the_user_may_not_open_the_namespace(monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -267,7 +267,7 @@ def test_control_characters_in_names_are_escaped():
     assert [line.count(r"\x1b]0;owned\x07\nroot") for line in lines] == [2, 1, 2, 0, 3]
 
 
-def test_a_line_names_the_container_or_else_a_foreign_namespace():
+def test_a_line_names_the_container_or_without_one_the_foreign_namespace():
     here = os.stat("/proc/self/ns/net").st_ino
     elsewhere = Event(1, 0, "open", "event", "tcp", "ipv4", "0.0.0.0", 80, pid=1, netns=1, netns_name="blue")
     assert "namespace blue" in text.event_line(elsewhere)
@@ -344,7 +344,7 @@ def test_json_with_control_characters_stays_on_one_line():
 
 
 @pytest.mark.parametrize("name", ["9", "kill", "SIGKILL"])
-def test_a_signal_is_given_by_number_or_by_name(port, name):
+def test_kill_accepts_the_number_or_the_name_of_a_signal(port, name):
     result = run("kill", f"tcp/{port}", *POLL, "--dry-run", "--signal", name)
     assert (result.returncode, result.stderr) == (0, "")
 

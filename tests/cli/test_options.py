@@ -54,7 +54,7 @@ def scope(*arguments, **environment):
         ("--container 4f,5a --not-container 5", Scope(container=Filter(("4f" * 32, "5a" * 32), ("5a" * 32,)))),
     ],
 )
-def test_values_of_one_option_are_alternatives_and_not_excludes(arguments, expected):
+def test_scope_options_become_a_scope_with_includes_and_excludes(arguments, expected):
     assert scope(*arguments.split()) == expected
 
 

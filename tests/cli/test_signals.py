@@ -1,4 +1,4 @@
-"""How commands end on signals."""
+"""How SIGINT, SIGTERM and SIGHUP end commands."""
 
 import signal
 import socket
@@ -12,7 +12,7 @@ from privileges import needs_core
 
 @pytest.fixture(autouse=True)
 def _default_handlers():
-    """Restore the default handlers: tests that run in the background or under nohup inherit ignored signals."""
+    """Handle signals by default. Tests that run in the background or under nohup inherit ignored signals."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
@@ -22,7 +22,7 @@ def _default_handlers():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_signal_ends_a_tail_cleanly(number, times, listening_port):
+def test_tail_exits_with_0_and_without_an_error_on_a_signal(number, times, listening_port):
     with start_tail(listening_port) as tail:
         assert str(listening_port) in tail.stdout.readline()
         for _ in range(times):
@@ -30,7 +30,7 @@ def test_a_signal_ends_a_tail_cleanly(number, times, listening_port):
         assert ends_cleanly(tail)
 
 
-def test_a_signal_that_nohup_ignores_stays_ignored(listening_port):
+def test_tail_under_nohup_keeps_ignoring_sighup(listening_port):
     with start_tail(listening_port, prefix=["nohup"]) as tail:
         tail.stdout.readline()
         tail.send_signal(signal.SIGHUP)
@@ -49,7 +49,7 @@ MOMENTS = {
 
 
 def interrupted(command, patch, engine):
-    """Return a command that sends itself SIGINT at a moment that `patch` chooses."""
+    """Return the arguments of a process that runs a portwatch command, and gets SIGINT when `patch` says so."""
     program = f"""
         import os, signal, sys
         from portwatch.cli import main as cli
@@ -72,21 +72,18 @@ def interrupted(command, patch, engine):
 
 
 @pytest.mark.parametrize("patch", MOMENTS.values(), ids=MOMENTS)
-def test_a_signal_during_startup_ends_a_tail_cleanly(patch):
+def test_tail_exits_with_0_and_without_an_error_on_a_signal_during_startup(patch):
     result = run(command=interrupted("tail", patch, "poll"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
 @needs_core
-def test_a_signal_during_a_callback_of_libbpf_ends_a_tail_cleanly():
-    patch = (
-        "make = libbpf._PrintFunction; "
-        "libbpf._PrintFunction = lambda keep: make(lambda *args: (interrupt(), keep(*args))[1])"
-    )
+def test_tail_exits_with_0_and_without_an_error_on_a_signal_during_a_callback_from_libbpf():
+    patch = "keep = libbpf._keep_warning; libbpf._keep_warning = lambda *args: (interrupt(), keep(*args))"
     result = run(command=interrupted("tail", patch, "core"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_a_signal_ends_a_list_silently_and_without_success():
+def test_a_signal_ends_the_list_command_silently_with_a_failure_status():
     result = run(command=interrupted("list", BEFORE_THE_COMMAND, "poll"))
     assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")

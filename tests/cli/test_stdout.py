@@ -1,4 +1,4 @@
-"""What commands do if their output goes away, cannot be written, or cannot be encoded."""
+"""What commands do if their output is closed, cannot be written, or cannot be encoded."""
 
 import os
 import pty
@@ -32,7 +32,7 @@ def test_a_process_name_that_stdout_cannot_encode_is_escaped():
         listener.stdin.close()
 
 
-def test_a_closed_pipe_ends_a_tail_even_if_there_is_nothing_to_write(listening_port):
+def test_tail_exits_when_its_pipe_is_closed_even_if_there_is_nothing_to_write(listening_port):
     with start_tail(listening_port) as tail:
         tail.stdout.readline()
         tail.stdout.close()
@@ -40,7 +40,7 @@ def test_a_closed_pipe_ends_a_tail_even_if_there_is_nothing_to_write(listening_p
         assert ends_cleanly(tail)
 
 
-def test_a_terminal_that_closes_ends_a_tail(listening_port):
+def test_tail_exits_when_its_terminal_closes(listening_port):
     controller, terminal = pty.openpty()
     with start_tail(listening_port, stdout=terminal, env={**os.environ, "TERM": "xterm"}) as tail:
         os.close(terminal)
@@ -51,7 +51,7 @@ def test_a_terminal_that_closes_ends_a_tail(listening_port):
 
 
 @pytest.mark.parametrize("command", ["tail", "list", "doctor"])
-def test_a_full_disk_is_an_error(command, listening_port):
+def test_a_full_disk_exits_with_1_and_is_reported_in_one_line(command, listening_port):
     options = (
         [] if command == "doctor" else ["--engine", "poll", "--netns", "self", "--port", str(listening_port)]
     )
@@ -62,7 +62,7 @@ def test_a_full_disk_is_an_error(command, listening_port):
 
 
 @pytest.mark.parametrize("command", ["tail", "list", "doctor"])
-def test_a_closed_stdout_is_an_error(command):
+def test_a_closed_stdout_exits_with_2_and_is_reported_in_one_line(command):
     result = run(command, prefix=["sh", "-c", 'exec "$@" >&-', "sh"])
     assert result.returncode == 2
     assert "standard output is closed" in one_line(result.stderr)

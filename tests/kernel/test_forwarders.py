@@ -1,4 +1,4 @@
-"""Processes that hold a port and forward it, such as docker-proxy."""
+"""Processes that hold a port only to forward its connections, such as docker-proxy."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def forwarder_to(address, port=80):
     return forwarder_of(Process(1, 1, "docker-proxy", 0), command, list_listeners())
 
 
-def test_the_target_is_in_the_only_namespace_that_has_the_address_and_a_listener(make_actor):
+def test_the_target_is_found_if_only_one_namespace_has_its_address_and_a_listener(make_actor):
     first, second = make_actor(), make_actor()
     for actor in (first, second):
         actor.do("ip('addr', 'add', '172.30.99.4/32', 'dev', 'lo')")
@@ -64,11 +64,11 @@ def test_the_target_can_have_an_ipv6_address(make_actor):
         ("pasta", "podman stop"),
     ],
 )
-def test_rootless_forwarders_are_recognized(name, advice):
+def test_rootless_forwarders_are_recognized_by_name(name, advice):
     assert advice in forwarder_of(Process(1, 1, name, 0), None, []).advice
 
 
-def test_the_container_of_a_docker_proxy_is_named(make_actor):
+def test_the_container_behind_a_docker_proxy_is_named(make_actor):
     inside = make_actor()
     inside.do("ip('addr', 'add', '172.30.99.3/32', 'dev', 'lo'); s = listener('172.30.99.3', 80)")
     holder = Process(inside.pid, inside.start_time, inside.process, 0, container="ab" * 32)

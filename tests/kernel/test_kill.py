@@ -1,4 +1,4 @@
-"""portwatch kill on real sockets."""
+"""The command `portwatch kill` on real sockets."""
 
 import errno
 import os
@@ -78,7 +78,7 @@ def test_kill_asks_for_confirmation_on_a_terminal(actor, answer, code):
     assert is_alive(child) == bool(code)
 
 
-def test_a_process_that_ignores_the_signal_is_named_with_a_hint_at_sigkill(actor, engine, monkeypatch):
+def test_a_process_that_ignores_the_signal_is_named_and_sigkill_is_suggested(actor, engine, monkeypatch):
     reap_in_the_background(actor)
     monkeypatch.setattr(kill, "_TIMEOUT", 0.2)
     actor.do("signal.signal(signal.SIGTERM, signal.SIG_IGN); s = listener(port=8080)")
@@ -94,7 +94,7 @@ def test_a_process_that_ignores_the_signal_is_named_with_a_hint_at_sigkill(actor
 
 
 def during_the_question(monkeypatch, action):
-    """Run an action while kill asks for confirmation, then confirm."""
+    """Replace the question for confirmation: run an action, then confirm."""
 
     def confirm(*_):
         action()
@@ -114,7 +114,7 @@ def test_nothing_is_signalled_if_another_process_took_over_the_port(actor, make_
     during_the_question(monkeypatch, change_hands)
     result = invoke("kill", actor, "8080", *engine)
     assert result.exit_code == 1
-    assert f"{actor.process} ({actor.pid}) has ended or let go of the port" in str(result.exception)
+    assert f"{actor.process} ({actor.pid}) has ended or no longer holds the port" in str(result.exception)
     assert "no process was signalled" in str(result.exception)
     assert is_alive(actor.pid)
     assert is_alive(successor.pid)
@@ -159,13 +159,13 @@ def test_a_skipped_process_that_still_holds_the_port_is_named(actor, monkeypatch
     monkeypatch.setattr(kill, "why_not_signalled", lambda process: "kept" if process.pid == actor.pid else None)
     result = invoke("kill", actor, "8080", "--yes")
     assert result.exit_code == 1
-    message = f"still held after 0.2 s, by {actor.process} ({actor.pid}); not signalled (see above)"
+    message = f"still held after 0.2 s, by {actor.process} ({actor.pid}), which was not signalled (see above)"
     assert message in str(result.exception)
     assert f"{actor.process} ({actor.pid}) is not signalled: kept" in result.stderr
     assert not is_alive(actor.do("child"))
 
 
-def test_a_later_process_with_the_same_pid_is_not_signalled(actor, monkeypatch):
+def test_another_process_that_reuses_the_pid_is_not_signalled(actor, monkeypatch):
     actor.do("s = listener(port=8080)")
     shown = Process(actor.pid, actor.start_time - 10_000_000, actor.process, 0)
     monkeypatch.setattr(kill, "_targets", lambda *_: (shown,))
@@ -186,7 +186,7 @@ def test_a_missing_permission_to_signal_is_reported(actor, monkeypatch):
     monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
     result = invoke("kill", actor, "8080", "--yes")
     assert type(result.exception).__name__ == "NotPermitted"
-    assert "takes CAP_KILL" in str(result.exception)
+    assert "requires CAP_KILL" in str(result.exception)
     assert numbers == [0]
 
 
@@ -206,7 +206,7 @@ sys.exit(killed.returncode)
 """
 
 
-def test_in_a_pid_namespace_only_poll_can_kill(actor, engine):
+def test_kill_in_a_private_pid_namespace_works_only_with_the_poll_engine(actor, engine):
     command = [*PORTWATCH, "kill", *poll_often("kill"), "8080", "--yes", *engine]
     inside = ["nsenter", f"--net={actor.namespace}", "unshare", "--pid", "--fork", "--mount"]
     inside += [sys.executable, "-c", IN_A_PID_NAMESPACE]
@@ -216,11 +216,11 @@ def test_in_a_pid_namespace_only_poll_can_kill(actor, engine):
         assert result.stdout.splitlines()[-1] == "port 8080 is free"
     else:
         assert result.returncode == 1
-        assert "signals go by other pids" in result.stderr
+        assert "kill(2) uses other pids" in result.stderr
         assert "docker run --pid=host" in result.stderr
 
 
-def test_invisible_holders_exit_with_3_and_name_the_capability(actor):
+def test_kill_exits_with_3_and_names_the_missing_capability_if_it_cannot_see_the_holders(actor):
     actor.do("s = listener(port=8080)")
     unprivileged = [
         "nsenter",
@@ -267,8 +267,10 @@ def test_a_holder_outside_the_scope_is_not_signalled(actor, engine, scope):
     assert result.returncode == 1
     assert f"sent SIGTERM to worker ({child})\n" in result.stdout
     reason, error = result.stderr.splitlines()
-    assert f"{actor.process} ({actor.pid}) is not signalled: the options do not select it" in reason
-    assert f"still held after 5 s, by {actor.process} ({actor.pid}); not signalled (see above)" in error
+    assert f"{actor.process} ({actor.pid}) is not signalled: the options do not select this process" in reason
+    assert (
+        f"still held after 5 s, by {actor.process} ({actor.pid}), which was not signalled (see above)" in error
+    )
     assert is_alive(actor.pid)
     assert not is_alive(child)
 
@@ -283,18 +285,21 @@ def test_a_holder_must_match_every_option_to_be_signalled(actor):
     assert is_alive(child)
 
 
-def test_listeners_outside_the_scope_are_named_in_the_result(actor, make_actor, engine):
+def test_kill_names_the_processes_outside_the_scope_that_still_hold_the_port(actor, make_actor, engine):
     reap_in_the_background(actor)
     other = make_actor(actor.namespace)
     other.do("s = listener('127.0.0.2', 8080)")
     actor.do("s = listener(port=8080); child = fork(lambda: None); s.close()")
     result = run("kill", actor, "8080", "--yes", "--pid", str(actor.do("child")), *engine)
     assert result.returncode == 0
-    assert result.stdout.splitlines()[-1] == f"port 8080 is free except for {other.process} ({other.pid})"
+    free = (
+        f"port 8080 is free in the selected scope, but still held outside it, by {other.process} ({other.pid})"
+    )
+    assert result.stdout.splitlines()[-1] == free
     assert is_alive(other.pid)
 
 
-def test_a_port_that_closes_just_after_the_timeout_is_free(actor, monkeypatch):
+def test_a_port_that_closes_just_after_the_timeout_is_reported_as_free(actor, monkeypatch):
     monkeypatch.setattr(kill, "_TIMEOUT", 0.0)
     actor.do("signal.signal(signal.SIGTERM, signal.SIG_IGN); s = listener(port=8080)")
     until_gone = kill.PortWait.until_gone
@@ -309,7 +314,7 @@ def test_a_port_that_closes_just_after_the_timeout_is_free(actor, monkeypatch):
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "port 8080 is free")
 
 
-def test_a_descriptor_in_transit_is_reported_as_no_process(actor, monkeypatch):
+def test_a_port_whose_descriptor_is_in_transit_is_reported_as_held_by_no_visible_process(actor, monkeypatch):
     reap_in_the_background(actor)
     monkeypatch.setattr(kill, "_TIMEOUT", 0.2)
     actor.do("a, b = socket.socketpair(socket.AF_UNIX); s = listener(port=8080); child = fork(lambda: None)")
@@ -325,7 +330,7 @@ def test_kill_on_a_closed_port_exits_with_1(actor, make_actor):
     elsewhere.do("s = listener(port=8080)")
     result = run("kill", actor, "8080", "--yes")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("portwatch: nothing listens on port 8080; a listener outside the ")
+    assert result.stderr.startswith("portwatch: nothing listens on port 8080 in the selected scope, but ")
     assert is_alive(elsewhere.pid)
 
 

@@ -1,4 +1,4 @@
-"""portwatch tail and list on real sockets."""
+"""The commands `portwatch tail` and `portwatch list` on real sockets."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def engine_that_sees_failures(request):
 
 @contextmanager
 def tail(actor, *arguments):
-    """Run tail on an actor's network namespace, and yield a function that reads its next line."""
+    """Run tail for an actor's network namespace, and yield a function that reads the next line of output."""
     with subprocess.Popen(
         [*PORTWATCH, "tail", *poll_often("tail"), "--netns", actor.namespace, *arguments],
         stdout=subprocess.PIPE,
@@ -57,7 +57,7 @@ def actors(make_actor):
     return actors
 
 
-def test_pid_reports_one_tree_only(actors, engine):
+def test_tail_with_a_pid_reports_only_ports_of_that_tree(actors, engine):
     root, other, _ = actors
     with tail(root, "--json", "--pid", str(root.pid), *engine) as read:
         assert read_ports(read, 1) == [8000]
@@ -66,7 +66,7 @@ def test_pid_reports_one_tree_only(actors, engine):
         assert read_ports(read, 1) == [8081]
 
 
-def test_several_pids_report_several_trees(actors, engine):
+def test_tail_with_several_pids_reports_ports_of_all_their_trees(actors, engine):
     first, second, third = actors
     with tail(first, "--json", "--pid", str(first.pid), "--pid", str(second.pid), *engine) as read:
         assert sorted(read_ports(read, 2)) == [8000, 8001]
@@ -77,7 +77,7 @@ def test_several_pids_report_several_trees(actors, engine):
         assert read_ports(read, 1) == [8082]
 
 
-def test_not_pid_reports_everything_outside_the_trees(actors, engine):
+def test_tail_with_not_pid_reports_only_ports_outside_the_trees(actors, engine):
     first, second, third = actors
     with tail(first, "--json", "--not-pid", str(first.pid), "--not-pid", str(second.pid), *engine) as read:
         assert read_ports(read, 1) == [8002]
@@ -87,7 +87,7 @@ def test_not_pid_reports_everything_outside_the_trees(actors, engine):
         assert read_ports(read, 1) == [8082]
 
 
-def test_list_includes_and_excludes_trees(actors, engine):
+def test_list_with_pid_and_not_pid_includes_and_excludes_trees(actors, engine):
     first, second, _ = (str(actor.pid) for actor in actors)
     actors[0].do("child = fork(lambda: globals().update(t=listener(port=8080)))")
     assert listed_ports(actors[0], "--pid", first, *engine) == {8000, 8080}
@@ -96,7 +96,7 @@ def test_list_includes_and_excludes_trees(actors, engine):
     assert listed_ports(actors[0], "--pid", first, "--pid", second, "--not-pid", first, *engine) == {8001}
 
 
-def test_list_listeners_returns_what_a_tree_holds(actor, make_actor, engine):
+def test_list_listeners_returns_the_ports_that_a_tree_holds(actor, make_actor, engine):
     other = make_actor(actor.namespace)
     actor.do("s = listener(port=8080); child = fork(lambda: globals().update(t=listener(port=8081)))")
     other.do("s = listener(port=8082)")

@@ -1,4 +1,4 @@
-"""portwatch wait on real sockets."""
+"""The command `portwatch wait` on real sockets."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from support import ENGINE_NAMES, PATIENCE
 
 
 class Waiter:
-    """A running portwatch wait."""
+    """A process that runs `portwatch wait`."""
 
     def __init__(self, actor, *arguments):
         self.process = subprocess.Popen(
@@ -22,7 +22,7 @@ class Waiter:
         return self.process.poll() is not None
 
     def exit_code(self):
-        """Wait for the exit code."""
+        """Wait until the process exits, and return its exit code."""
         self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
@@ -51,13 +51,14 @@ def test_wait_returns_when_the_port_opens(actor, engine, make_waiter, socket):
     actor.do("other = listener(port=8081)")
     waiter = make_waiter(actor, "8080", *engine)
     sentinel = make_waiter(actor, "8081", *engine)
-    assert sentinel.exit_code() == 0  # by now the waiter has started too, or will find the port in its snapshot
+    # When the sentinel exits, the waiter has started too. If not, it will find the port in its snapshot.
+    assert sentinel.exit_code() == 0
     assert not waiter.has_exited()
     actor.do(f"s = {socket}")
     assert waiter.exit_code() == 0
 
 
-def test_a_protocol_restricts_wait_to_its_own_sockets(actor, make_waiter):
+def test_wait_with_a_protocol_waits_only_for_sockets_of_that_protocol(actor, make_waiter):
     actor.do("u = bound(port=8080)")
     assert make_waiter(actor, "tcp/8080", "--timeout", "0").exit_code() == 124
     assert make_waiter(actor, "udp/8080", "--timeout", "0").exit_code() == 0

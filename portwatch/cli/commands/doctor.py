@@ -1,4 +1,4 @@
-"""portwatch doctor."""
+"""The command `portwatch doctor`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _INDENT = " " * (_NAME_WIDTH + _STATE_WIDTH)
 
 
 @click.command("doctor", cls=SectionedCommand, short_help="Check which engines work here, and their limits.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @engine_option
 @procfs_option
 def command(as_json: bool, engine: str) -> None:
     """Check which engines work on this machine, which one is used and why, and what
     it cannot see.
 
-    Attach every engine for a moment, or only the one that --engine names. Exit
-    with 1 if none works.
+    To test an engine, doctor loads it briefly. It tests every engine, or only the
+    one given by --engine. It exits with 1 if none of them works.
 
     Example: sudo portwatch doctor
     """
     report = examine(engine)
     if as_json:
-        from json import dumps  # 7 ms to import
+        from json import dumps  # imported here because it takes 7 ms
 
         click.echo(dumps(report.as_dict()))
     else:

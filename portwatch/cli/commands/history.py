@@ -1,4 +1,4 @@
-"""portwatch history."""
+"""The command `portwatch history`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,16 @@ class _TimeType(click.ParamType):
     metavar="PATH",
     help="The file given to `portwatch serve --journal`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON event per line.")
-@click.option("--since", type=_TimeType(), help="10m, 2h, 3d, 14:30 or 2026-11-21T03:57:02Z.")
-@click.option("--port", "ports", type=PORTS, multiple=True, help="Ports and ranges: 80,8000-8999.")
-@click.option("--process", "names", type=GLOBS, multiple=True, help="Process names: 'nginx*'.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+@click.option(
+    "--since",
+    type=_TimeType(),
+    help="Leave out events before this time: 10m, 2h or 3d ago, 14:30, or 2026-11-21T03:57:02Z.",
+)
+@click.option("--port", "ports", type=PORTS, multiple=True, help="Only these ports and ranges: 80,8000-8999.")
+@click.option(
+    "--process", "names", type=GLOBS, multiple=True, help="Only processes with these names: 'nginx*'."
+)
 def command(
     journal: Path,
     as_json: bool,
@@ -49,7 +55,9 @@ def command(
 
     Example: portwatch history --journal /var/lib/portwatch/journal --since 2h
     """
-    from portwatch.outputs.journal import Reader  # imports sqlite3, which a usage error does not need
+    from portwatch.outputs.journal import (
+        Reader,
+    )  # imported here, because it imports sqlite3, which a usage error does not need
 
     reader = Reader(journal)
     lines = reader.events(

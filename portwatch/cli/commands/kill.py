@@ -1,4 +1,4 @@
-"""portwatch kill."""
+"""The command `portwatch kill`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from portwatch.port.lookup import LookupResult, Port, PortQuery, holders_of, loo
 from portwatch.port.wait import PortWait, watch_port
 
 _TIMEOUT = 5.0
-"""Seconds that the signalled processes have to release the port."""
+"""How many seconds the signalled processes have to release the port."""
 _NO_PROCESS = "no visible process"
 
 
@@ -48,7 +48,9 @@ class _SignalType(click.ParamType):
 
 @click.command("kill", cls=SectionedCommand, short_help="Signal the processes that hold a port.")
 @click.option("--dry-run", is_flag=True, help="Print the targets without signalling them.")
-@click.option("--signal", "number", type=_SignalType(), default="TERM", help="Send this instead of TERM.")
+@click.option(
+    "--signal", "number", type=_SignalType(), default="TERM", help="The signal to send.  [default: TERM]"
+)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @port_options
 @interval_option
@@ -62,13 +64,15 @@ def command(
     interval: float,
     **scope: Any,
 ) -> None:
-    """Show the processes that hold a port, ask, then signal them. PORT is 8080,
-    tcp/8080 or udp/53, in this network namespace unless --netns, --pid or
-    --container is given.
+    """Show the processes that hold a port, ask for confirmation, then signal them.
+
+    PORT has the form 8080, tcp/8080 or udp/53. Only this network namespace is
+    searched, unless --netns, --pid or --container is given.
 
     Example: portwatch kill 8080 --signal KILL
     """
-    # --cgroup does not widen the search: containers have cgroups below the host's /system.slice, too.
+    # With --cgroup alone, other namespaces are not searched: the cgroups of containers can be below
+    # /system.slice, and `kill --cgroup /system.slice` must not signal their processes.
     query = pop_query(port, scope, own_netns=not (scope["pid"] or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
     result = look_up(query, engine, options)
@@ -111,17 +115,18 @@ def _targets(port: Port, result: LookupResult) -> tuple[Process, ...]:
 def _no_holder_error(port: Port, result: LookupResult) -> PortwatchError:
     if result.choice.engine.info.has_limit(OTHER_OWNERS.name):
         return NotPermitted(
-            f"the processes that hold {port} are not visible, because CAP_SYS_PTRACE is missing: run it as "
-            "root (sudo portwatch kill)"
+            f"the processes that hold {port} are not visible, because CAP_SYS_PTRACE is missing: run portwatch "
+            "as root (sudo portwatch kill)"
         )
     return PortwatchError(
-        f"no process holds {port}: the kernel itself listens (VXLAN, WireGuard, NFS), and no signal stops that"
+        f"no process holds {port}: the kernel itself listens (VXLAN, WireGuard, NFS), so there is nothing to "
+        "signal"
     )
 
 
 def _why_skipped(holder: Process, port: Port, result: LookupResult) -> str | None:
     if holder not in result.matching_holders:
-        return f"the options do not select it, and {port} stays open as long as it holds the socket"
+        return f"the options do not select this process; {port} stays open as long as it holds the socket"
     return why_not_signalled(holder)
 
 
@@ -141,16 +146,19 @@ def _not_free_message(
     """Return why the port is still open, and what to try."""
     if remaining and not _overlap(remaining, holders_of(result.listeners)):
         ancestry = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
-        return f"{port} is held again, by {format_processes(remaining)}: stop its supervisor ({ancestry})"
+        return (
+            f"{port} is held again, by {format_processes(remaining)}: stop the supervisor that starts it "
+            f"({ancestry})"
+        )
     if not remaining:
-        hint = f"a descriptor may be in transit between processes (run portwatch who {port.number} again)"
+        hint = f"; a descriptor may be in transit between processes: run portwatch who {port.number}"
     elif not _overlap(remaining, signalled):
-        hint = "not signalled (see above)"
+        hint = ", which was not signalled (see above)"
     elif number is signal.SIGKILL:
-        hint = "a process that survives SIGKILL is blocked in the kernel, for example by a disk that hangs"
+        hint = "; a process that survives SIGKILL is blocked in the kernel, for example by a disk that hangs"
     else:
-        hint = f"if it ignores {number.name}, try --signal KILL"
-    return f"{port} is still held after {_TIMEOUT:g} s, by {format_processes(remaining) or _NO_PROCESS}; {hint}"
+        hint = f"; if it ignores {number.name}, try --signal KILL"
+    return f"{port} is still held after {_TIMEOUT:g} s, by {format_processes(remaining) or _NO_PROCESS}{hint}"
 
 
 def _overlap(processes: Iterable[Process], others: tuple[Process, ...]) -> bool:
@@ -158,11 +166,12 @@ def _overlap(processes: Iterable[Process], others: tuple[Process, ...]) -> bool:
 
 
 def _free_message(port: Port, query: PortQuery, result: LookupResult) -> str:
-    others = [
+    outside_scope = [
         listener
         for listener in result.all_listeners
         if query.socket_scope.admits_listener(listener) and listener not in result.listeners
     ]
-    if not others:
+    if not outside_scope:
         return f"{port} is free"
-    return f"{port} is free except for {format_processes(holders_of(others)) or _NO_PROCESS}"
+    holders = format_processes(holders_of(outside_scope)) or _NO_PROCESS
+    return f"{port} is free in the selected scope, but still held outside it, by {holders}"

@@ -1,4 +1,4 @@
-"""portwatch list."""
+"""The command `portwatch list`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from portwatch.watch.trees import held_by_trees
 
 
 @click.command("list", cls=SectionedCommand, short_help="Print open ports and the processes that hold them.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
-@click.option("--no-failures", is_flag=True, expose_value=False, help="No effect: for the options of tail.")
+@click.option("--json", "as_json", is_flag=True, help="Print each listener as one line of JSON.")
+@click.option(
+    "--no-failures",
+    is_flag=True,
+    expose_value=False,
+    help="Ignored. Accepted so that the options of tail work here too.",
+)
 @scope_options()
 @engine_option
 @ephemeral_option
@@ -40,7 +45,7 @@ def command(as_json: bool, engine: str, ephemeral: bool, **scope: Any) -> None:
     if as_json:
         lines = [listener.to_json() for listener in listeners]
     else:
-        from portwatch.cli.render.text import listener_table  # not needed for --json
+        from portwatch.cli.render.text import listener_table  # imported here: --json does not need it
 
         lines = listener_table(listeners, terminal_width())
     for line in lines:

@@ -1,4 +1,4 @@
-"""portwatch serve."""
+"""The command `portwatch serve`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _NOT_SETTINGS = ("check", "log_format", "config")
 _FIXED_OPTIONS = {"log_format": "log", "procfs": "procfs"}
 """Parameters that a reload must not change, with the names of their options."""
 _LOG_CLOSE_TIMEOUT = 0.3
-"""Seconds that the reader of stdout has to take the last events."""
+"""How many seconds to wait at exit until the reader of stdout has taken the last events."""
 
 
 class _ServeCommand(SectionedCommand):
-    """Keeps its arguments, which a reload parses again."""
+    """Keeps its arguments, because a reload parses them again."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = tuple(args)
@@ -91,9 +91,9 @@ class _SizeType(click.ParamType):
 
 
 def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    """Make the options in a file the defaults of the command.
+    """Use the options in a file as defaults of the command.
 
-    In a reload, `ctx.obj` has the defaults with which the daemon started.
+    During a reload, `ctx.obj` holds the defaults that the daemon started with. Otherwise it is None.
     """
     if path is not None:
         try:
@@ -116,7 +116,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=_AddressType(),
     multiple=True,
     default=(str(DEFAULT_ADDRESS),),
-    help="Listen here, or on unix:PATH.  [127.0.0.1:9935]",
+    help="HOST:PORT or unix:PATH.  [default: 127.0.0.1:9935]",
 )
 @click.option(
     "--journal",
@@ -130,7 +130,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=Seconds(min=1, max=_CENTURY),
     default=_MONTH,
     metavar="SECONDS",
-    help="Delete older events.  [30 days]",
+    help="Delete events older than this.  [default: 30 days]",
     cls=SectionOption,
     section=JOURNAL,
 )
@@ -138,7 +138,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--journal-size",
     type=_SizeType(),
     default="256M",
-    help="Delete the oldest events above it.  [256M]",
+    help="Delete the oldest events when the file is larger.  [default: 256M]",
     cls=SectionOption,
     section=JOURNAL,
 )
@@ -146,7 +146,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--expect",
     type=PortType(needs_proto=True),
     multiple=True,
-    help="Export a metric that is 0 while it is closed.",
+    help="Export a metric that is 0 while this port is closed.",
 )
 @click.option(
     "--config",
@@ -161,16 +161,22 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "log_format",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="Format of events and messages.",
+    help="Format of the events on stdout and the log on stderr.",
 )
-@click.option("--host", "hosts", multiple=True, metavar="NAME", help="Accept this name in the Host header.")
 @click.option(
-    "--metrics-pid", is_flag=True, help="Add the label pid to port series.", cls=SectionOption, section=METRICS
+    "--host", "hosts", multiple=True, metavar="NAME", help="Accept HTTP requests to this host name, too."
+)
+@click.option(
+    "--metrics-pid",
+    is_flag=True,
+    help="Add the label pid to the series of each port.",
+    cls=SectionOption,
+    section=METRICS,
 )
 @click.option(
     "--metrics-ephemeral",
     is_flag=True,
-    help="Do not fold ephemeral ports into one.",
+    help="Give every ephemeral port its own series.",
     cls=SectionOption,
     section=METRICS,
 )
@@ -178,8 +184,9 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--metrics-max-series",
     type=click.IntRange(min=1),
     default=10_000,
+    show_default=True,
     metavar="N",
-    help="Limit the port series of a scrape.  [10000]",
+    help="Limit port series to N.",
     cls=SectionOption,
     section=METRICS,
 )
@@ -211,13 +218,13 @@ def command(ctx: click.Context, /, check: bool, log_format: str, config: Path | 
 
 
 def _run(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
-    from portwatch.server.daemon import Daemon  # 250 ms, which --check and --help do not need
+    from portwatch.server.daemon import Daemon  # imported here: it takes 250 ms, and --check does not need it
 
     event_log = EventLog(sys.stdout, Event.to_json if as_json else event_line)
     daemon = Daemon(
         settings,
         event_log,
-        load_settings=partial(_settings_again, ctx),
+        load_settings=partial(_reload_settings, ctx),
         on_engine=partial(report_fallback, report=log.warning),
     )
     try:
@@ -225,15 +232,15 @@ def _run(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
     finally:
         event_log.close(_LOG_CLOSE_TIMEOUT)
     if daemon.is_opening_engine:
-        os._exit(0)  # clang may be running in a thread, which would crash while the interpreter shuts down
+        os._exit(0)  # a thread may be running clang, and would crash while the interpreter shuts down
 
 
-def _settings_again(ctx: click.Context) -> Settings:
-    """Return the settings from the same arguments, and the files as they are now. Raise PortwatchError."""
+def _reload_settings(ctx: click.Context) -> Settings:
+    """Parse the arguments and read the configuration file again. Raise PortwatchError if they are invalid."""
     try:
-        with ctx.command.make_context("serve", list(ctx.meta[_ARGUMENTS]), obj=ctx.default_map) as again:
+        with ctx.command.make_context("serve", list(ctx.meta[_ARGUMENTS]), obj=ctx.default_map) as reloaded:
             return _settings(
-                **{name: value for name, value in again.params.items() if name not in _NOT_SETTINGS}
+                **{name: value for name, value in reloaded.params.items() if name not in _NOT_SETTINGS}
             )
     except click.UsageError as error:
         raise PortwatchError(error.format_message()) from None

@@ -1,4 +1,4 @@
-"""portwatch tail."""
+"""The command `portwatch tail`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from portwatch.watch.watcher import PortWatcher
 
 
 @click.command("tail", cls=SectionedCommand, short_help="Print open ports, then every change as it happens.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON event per line.")
-@click.option("--no-snapshot", is_flag=True, help="Print changes only, not the ports already open.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+@click.option("--no-snapshot", is_flag=True, help="Print only changes, not the ports that are already open.")
 @scope_options()
 @engine_option
 @ephemeral_option
@@ -39,8 +39,8 @@ from portwatch.watch.watcher import PortWatcher
     "--hooks",
     type=click.Choice(["auto", *HOOK_SETS]),
     default="auto",
-    metavar="SET",
-    help=f"{', '.join(HOOK_SETS)}: for core only.  [auto: the best]",
+    metavar="HOOKS",
+    help=f"Kernel hooks of core: {', '.join(HOOK_SETS)}.  [default: first that works]",
     cls=SectionOption,
     section=ENGINE,
 )
@@ -71,7 +71,7 @@ def command(
     )
     for pid in pids.include:
         watcher.add_pid(pid)
-    _exit_with_the_reader()
+    _exit_when_the_reader_goes()
     with watcher:
         report_fallback(watcher.choice)
         if not no_failures:
@@ -80,8 +80,8 @@ def command(
             write_line(event.to_json() if as_json else styled_event_line(event))
 
 
-def _exit_with_the_reader() -> None:
-    """Start a thread that exits when the reader of stdout has gone, even if no event is written."""
+def _exit_when_the_reader_goes() -> None:
+    """Start a thread that ends this process when the reader of stdout has gone, even if no event is written."""
 
     def wait() -> None:
         poller = select.poll()

@@ -1,4 +1,4 @@
-"""portwatch wait."""
+"""The command `portwatch wait`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ _YEAR = 366 * 86_400
 
 
 @click.command("wait", cls=SectionedCommand, short_help="Wait until a port opens, or closes.")
-@click.option("--gone", is_flag=True, help="Wait until nothing listens any more.")
-@click.option("--timeout", type=Seconds(min=0, max=_YEAR), metavar="SECONDS", help="Then exit with 124.")
+@click.option("--gone", is_flag=True, help="Wait until no process listens on the port.")
+@click.option(
+    "--timeout",
+    type=Seconds(min=0, max=_YEAR),
+    metavar="SECONDS",
+    help="Give up after this time and exit with 124.",
+)
 @port_options
 @interval_option
 def command(
@@ -34,8 +39,8 @@ def command(
 ) -> None:
     """Wait until a process listens on a port, then exit with 0.
 
-    PORT is 8080, tcp/8080 or udp/53, in this network namespace unless --netns,
-    --pid, --cgroup or --container is given.
+    PORT has the form 8080, tcp/8080 or udp/53. Only this network namespace is
+    searched, unless --netns, --pid, --cgroup or --container is given.
 
     Example: portwatch wait 5432 --timeout 30 && ./migrate
     """
@@ -48,7 +53,7 @@ def command(
     is_over = waiting.until_gone(timeout) if gone else waiting.until_open(timeout)
     if not is_over:
         state = f"{port} is still open" if gone else f"nothing listens on {port} yet"
-        click.echo(f"portwatch: timed out: {state} (portwatch who {port.number} shows more)", err=True)
+        click.echo(f"portwatch: timed out: {state} (portwatch who {port.number} shows its state)", err=True)
     # Exit without detaching: the kernel removes the programs when our descriptors close. The caller sees the
     # exit after 2 ms; detaching program by program takes 17 ms.
     os._exit(0 if is_over else TIMED_OUT)

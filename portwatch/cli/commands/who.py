@@ -1,4 +1,4 @@
-"""portwatch who."""
+"""The command `portwatch who`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from portwatch.port.lookup import Port, look_up
 
 
 @click.command("who", cls=SectionedCommand, short_help="Print everything known about a port and its processes.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON listener per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print each listener as one line of JSON.")
 @port_options
 def command(
     port: Port,
@@ -31,8 +31,9 @@ def command(
 ) -> None:
     """Print everything known about a port and the processes that hold it.
 
-    PORT is 8080, tcp/8080 or udp/53, in any network namespace. If nothing
-    listens on it, print what else uses it, and exit with 1.
+    PORT has the form 8080, tcp/8080 or udp/53. All network namespaces are
+    searched. If nothing listens on PORT, who prints what else uses it, and exits
+    with 1.
 
     Example: portwatch who udp/53
     """
@@ -40,7 +41,7 @@ def command(
     result = look_up(query, engine, Options(ephemeral=ephemeral))
     report_fallback(result.choice)
     if not result.listeners:
-        # With --json, "nothing listens" is no line at all on stdout.
+        # With --json, stdout has only JSON, so the message goes to stderr.
         click.echo(port_details.no_listener_message(port, result), err=as_json)
         sys.exit(FAILED)
     for line in _json_lines(result.listeners) if as_json else port_details.detail_lines(result):
@@ -48,7 +49,7 @@ def command(
 
 
 def _json_lines(listeners: tuple[Listener, ...]) -> Iterator[str]:
-    from json import dumps  # 7 ms to import
+    from json import dumps  # imported here because it takes 7 ms
 
     for listener in listeners:
         yield dumps(listener_with_details(listener), separators=(",", ":"))

@@ -1,1 +1,1 @@
-"""Events, listeners and ports as text for people."""
+"""Formatting of events, listeners and ports for people to read."""

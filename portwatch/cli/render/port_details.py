@@ -1,4 +1,4 @@
-"""One port as text: every detail for `who`, a summary for `kill`."""
+"""Format one port as text: every detail for `who`, a summary for `kill`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LABEL_WIDTH = 12
 
 
 def detail_lines(result: LookupResult) -> Iterator[str]:
-    """Yield everything known about each listener, with a blank line between listeners."""
+    """Yield the lines that say everything known about each listener, with a blank line between listeners."""
     for number, listener in enumerate(result.listeners):
         if number:
             yield ""
@@ -43,7 +43,7 @@ def detail_lines(result: LookupResult) -> Iterator[str]:
 
 
 def summary_lines(result: LookupResult) -> Iterator[str]:
-    """Yield each listener, and below it its holders."""
+    """Yield one line for each listener. The lines of its holders follow it."""
     for listener in result.listeners:
         yield heading(listener)
         for holder in listener.holders:
@@ -64,13 +64,11 @@ def heading(listener: Listener) -> str:
 
 
 def no_listener_message(port: Port, result: LookupResult) -> str:
-    """Return that nothing listens on a port, and what else uses the port."""
-    parts = [f"nothing listens on {port}"]
-    if result.blockers:
-        parts.append(format_holders(result.blockers))
+    """Return the message that nothing listens on a port. It includes what else uses the port."""
+    message = f"nothing listens on {port}"
     if any(one.port == port.number and one.proto in port.protos for one in result.all_listeners):
-        parts.append("a listener outside the selected scope exists (try --netns all, or fewer options)")
-    return "; ".join(parts)
+        message += " in the selected scope, but something does outside it (try --netns all, or fewer options)"
+    return "; ".join([message, format_holders(result.blockers)] if result.blockers else [message])
 
 
 def _holder_rows(holder: Process, result: LookupResult) -> Iterator[str]:
@@ -95,7 +93,7 @@ def _holder_facts(holder: Process, details: ProcessDetails) -> dict[str, str | N
 
 
 def _forwarder_line(forwarder: Forwarder) -> str:
-    """Return where a forwarder leads, and what to do instead of killing it."""
+    """Return the target of a forwarder, and what to do instead of killing the forwarder."""
     parts = ["only forwards" + (f" to {printable(forwarder.target)}" if forwarder.target else "")]
     if forwarder.container:
         parts.append(f"container {forwarder.container[:12]}")

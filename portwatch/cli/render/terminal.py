@@ -1,4 +1,4 @@
-"""Output to a terminal or a pipe: lines that are flushed at once, colors, width."""
+"""Output to a terminal or a pipe: flushed lines, colors, and the width of the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from portwatch.event import Event
 
 _READER_GONE = (errno.EPIPE, errno.EIO)
-"""A write fails with EPIPE on a pipe without a reader, with EIO on a terminal that hung up."""
+"""Errors of a write without a reader: EPIPE on a pipe, EIO on a terminal that hung up."""
 _COLORS = {
     "open": "green",
     "close": "red",
@@ -35,7 +35,7 @@ def write_line(line: str) -> None:
 
 def styled_event_line(event: Event, *, dated: bool = False) -> str:
     """Return an event as a line that fits the terminal, in color if the terminal has colors."""
-    from portwatch.cli.render.text import event_line  # not needed for --json
+    from portwatch.cli.render.text import event_line  # imported here: --json does not need it
 
     line = event_line(event, dated=dated, width=terminal_width())
     if use_color():

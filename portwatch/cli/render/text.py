@@ -1,4 +1,4 @@
-"""Events and listeners as text without colors: the lines of `tail`, the table of `list`."""
+"""Format events and listeners as text without colors: the lines of `tail`, the table of `list`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import repeat
+from pwd import getpwuid
 
 from portwatch.event import Event, Listener
 from portwatch.linux import netns
@@ -30,11 +31,11 @@ _KIND_WIDTH = 13
 _ADDRESS_WIDTH = 28
 _NARROW_ADDRESS_WIDTH = 19
 _PROCESS_WIDTH = 40
-"""The table drops columns until this many characters of the last one fit."""
+"""The table drops other columns until this many characters of the process column fit."""
 _WIDE = 100
-"""The fewest columns of a terminal that get milliseconds and the wide address column."""
+"""On a terminal with fewer columns, a line has no milliseconds and a narrow address column."""
 _DROP_ORDER = ("exposure", "reconcile", "sockets", "user", "errno", "opener", "namespace", "container")
-"""The parts that a line drops, in this order, until it fits the terminal."""
+"""A line drops these parts, in this order, until it fits the terminal."""
 _HOLDER_ACTIONS = {
     "listening": "is listening",
     "bound": "is bound to it",
@@ -50,8 +51,6 @@ def printable(text: str) -> str:
 @lru_cache(maxsize=256)
 def user_name(uid: int) -> str:
     """Return the name of a user, or the number if the user has no name."""
-    from pwd import getpwuid  # resolving a name may load NSS modules
-
     try:
         return getpwuid(uid).pw_name
     except KeyError:
@@ -59,7 +58,7 @@ def user_name(uid: int) -> str:
 
 
 def foreign_netns(source: Event | Listener) -> str | None:
-    """Return the name of the network namespace, or None for our own."""
+    """Return the name of a network namespace that is not our own. Return None for our own or an unknown one."""
     if source.netns in (None, _own_netns()):
         return None
     return printable(source.netns_name or f"net:[{source.netns}]")
@@ -71,7 +70,7 @@ def _own_netns() -> int:
 
 
 def format_address(source: Event | Listener) -> str:
-    """Return protocol, address and port: `tcp 127.0.0.1:8080`, `tcp [::]:80 (v4 too)`."""
+    """Return the protocol, address and port: `tcp 127.0.0.1:8080`, `tcp [::]:80 (v4 too)`."""
     assert source.address
     host = f"[{source.address}]" if source.family == "ipv6" else source.address
     device = f"%{printable(source.device)}" if source.device else ""
@@ -92,7 +91,7 @@ def format_processes(processes: Iterable[Process]) -> str:
 
 
 def format_holders(holders: Iterable[Holder]) -> str:
-    """Return who has a port that another process was refused."""
+    """Return which processes have a port that another process could not bind."""
     return ", ".join(map(_format_holder, holders))
 
 
@@ -109,9 +108,9 @@ def _in_container(container: str | None) -> str:
 
 
 def event_line(event: Event, *, dated: bool = False, width: int | None = None) -> str:
-    """Return an event as one line; with `dated`, the time includes the date.
+    """Return an event as one line. With `dated`, the time includes the date.
 
-    A line that is longer than `width` drops its least important parts, and is then cut.
+    If the line is longer than `width`, it drops its least important parts. If it is still longer, it is cut.
     """
     is_narrow = width is not None and width < _WIDE
     seconds, fraction = divmod(event.time, 1_000_000_000)
@@ -132,7 +131,7 @@ def event_line(event: Event, *, dated: bool = False, width: int | None = None) -
 
 
 def _event_parts(event: Event) -> dict[str, str]:
-    """Return what a line says after the address, by the names in `_DROP_ORDER`."""
+    """Return the parts of a line after the address, by name. A line can drop those named in `_DROP_ORDER`."""
     parts = {"process": format_process(event)}
     if event.uid:
         parts["user"] = user_name(event.uid)
@@ -144,7 +143,7 @@ def _event_parts(event: Event) -> dict[str, str]:
         parts["errno"] = event.errno
         parts["holders"] = format_holders(event.held_by)
     elif event.errno:
-        parts["only reason"] = event.errno  # not in _DROP_ORDER
+        parts["only reason"] = event.errno  # not in _DROP_ORDER, so it is never dropped
     elif event.kind == "open":
         parts["exposure"] = EXPOSURE_LABELS[event.exposure or "all"]
     elif event.opener and event.opener.pid != event.pid:
@@ -158,7 +157,7 @@ def _event_parts(event: Event) -> dict[str, str]:
 
 
 def listener_table(listeners: list[Listener], width: int | None) -> list[str]:
-    """Return the lines of a table; columns that leave the processes too little of `width` are dropped."""
+    """Return the lines of a table. Columns are dropped if the processes would not fit `width` otherwise."""
     head = ("PROTO", "ADDRESS", "REACHABLE FROM", "USER", "PROCESS")
     rows = [head, *map(_table_row, sorted(listeners, key=_sort_key))]
     columns = list(zip(*rows, strict=True))
@@ -185,7 +184,7 @@ def _table_row(listener: Listener) -> tuple[str, str, str, str, str]:
 
 
 def _grouped_by_name(holders: tuple[Process, ...]) -> str:
-    """Return the holders with the pids of equal names together: `nginx (4242, 4243); sshd (7)`."""
+    """Return the holders, with all pids of one name together: `nginx (4242, 4243); sshd (7)`."""
     if not holders:
         return NO_HOLDER
     groups: dict[tuple[str, str | None], list[int]] = {}
