@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard bpf/*) $(shell find portwatch scripts -name '*.py' -o -name '*.h' -o -name '*.json' -o -name '*.html') pyproject.toml
-# sudo, or nothing if this is root or there is no sudo. Without root, tests that need it are skipped.
+# sudo, or nothing if the user is root or sudo is missing. Tests that need root are skipped if sudo is missing.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 KERNEL ?= 6.1
@@ -40,7 +40,7 @@ bench: $(VENV)/developing
 build: $(VENV)/developing
 	$(BIN)/python -m build
 
-# python3-bpfcc, which is not on PyPI.
+# Installs python3-bpfcc, which the bcc engine needs and which is not on PyPI.
 setup-bcc:
 	$(AS_ROOT) scripts/provision.sh bcc
 

@@ -10,8 +10,10 @@ from portwatch.engines.core.engine import CoreEngine
 
 ROUNDS = 60
 REPEATS = 5
-SETTLE = 0.02
+PAUSE = 0.02
+"""Seconds between attaching and measuring."""
 WORK = {"tcp_close": 150, "tcp_connection": 100, "udp_connected": 500, "getppid": 10_000}
+"""The operations of workload.c to measure, and how often each run repeats them."""
 TITLES = {
     "tcp_close": "closing both ends of a TCP connection",
     "tcp_connection": "TCP: connect, accept, close both ends",
@@ -19,6 +21,7 @@ TITLES = {
     "getppid": "getppid, as an example of an unrelated syscall",
 }
 BARS = {"tcp_close": 3, "udp_connected": 6}
+"""The largest acceptable overhead of an operation, in percent."""
 
 
 @contextmanager
@@ -44,9 +47,9 @@ VARIANTS = {
 
 
 def block(program, variant):
-    """Return the nanoseconds of each operation: the minimum of a few runs, least disturbed by interrupts."""
+    """Return the nanoseconds of each operation. This is the minimum of several runs, to exclude interrupts."""
     with VARIANTS[variant]():
-        time.sleep(SETTLE)
+        time.sleep(PAUSE)
         return {
             name: min(program.nanoseconds(name, count) for _ in range(REPEATS)) for name, count in WORK.items()
         }

@@ -1,4 +1,4 @@
-"""A watched process tree that forks thousands of times a second: cost of a fork, members and memory."""
+"""A watched process tree that forks thousands of times a second: overhead, number of members, and memory."""
 
 import os
 import statistics
@@ -15,6 +15,7 @@ FORKS_IN_A_PAIR = 1_000
 
 
 def members(watcher):
+    """Return the number of processes in the watched trees."""
     return sum(1 for _ in watcher.choice.engine._membership._entries.pids())
 
 
@@ -45,7 +46,7 @@ def cost(work, watcher):
         ratios.append(100 * (within / without - 1))
     middle, low, high = median_with_interval(ratios)
     show("fork and exit outside the tree", f"{statistics.median(plain):.0f} µs")
-    show("overhead of the same inside the tree", f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})")
+    show("overhead of fork and exit inside the tree", f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})")
 
 
 def main():

@@ -9,10 +9,11 @@ from pathlib import Path
 from common import COMMAND, begin, judge, running, show
 
 SECONDS = 20
-SETTLE = 3
+PAUSE = 3
+"""Seconds between the start of `tail` and the measurement."""
 ATTEMPTS = 3
 EXPECTED = {"core": 0, "poll": 2 * SECONDS}
-"""Expected wakeups by engine. A run with more of them is repeated."""
+"""Expected wakeups by engine. A run with more wakeups than that is repeated."""
 
 
 def wakeups(pid):
@@ -33,7 +34,7 @@ def run_time(pid):
 def tail(engine):
     """Run `tail` for SECONDS; return its wakeups, milliseconds of CPU time, and lines of output."""
     with running(COMMAND, "tail", "--json", "--no-snapshot", "--engine", engine) as process:
-        time.sleep(SETTLE)
+        time.sleep(PAUSE)
         os.set_blocking(process.stdout.fileno(), False)
         process.stdout.read()
         before = wakeups(process.pid), run_time(process.pid)
@@ -45,7 +46,7 @@ def tail(engine):
 
 
 def quietest(engine):
-    """Return the run with the fewest wakeups of a few: other programs may open and close ports."""
+    """Repeat runs that other programs disturb by opening ports. Return the run with the fewest wakeups."""
     runs = []
     while len(runs) < ATTEMPTS and (not runs or runs[-1][0] > EXPECTED[engine]):
         runs.append(tail(engine))

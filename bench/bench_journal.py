@@ -17,6 +17,7 @@ from portwatch.outputs.journal.writer import CAPACITY
 
 EVENTS = 100_000
 SINGLE = 40
+"""Number of events that are written one by one."""
 OPENER = Process(4242, time.time_ns(), "nginx", 33)
 MEGABYTE = 2**20
 
@@ -66,16 +67,19 @@ def sync_page(folder):
 
 
 def latencies(journal):
-    """Return the seconds from `write` until an event is durable: for events 0.3 s apart, and back to back."""
+    """Return the seconds from `write` until an event is durable, for each of SINGLE events.
+
+    The first list is for events 0.3 s apart, the second for events back to back.
+    """
 
     def write_durably(seq):
         return seconds(lambda: (journal.write(event(seq)), wait_for(journal, seq)))
 
-    at_rest = []
+    spaced = []
     for seq in range(1, SINGLE + 1):
         time.sleep(0.3)
-        at_rest.append(write_durably(seq))
-    return at_rest, [write_durably(seq) for seq in range(SINGLE + 1, 2 * SINGLE + 1)]
+        spaced.append(write_durably(seq))
+    return spaced, [write_durably(seq) for seq in range(SINGLE + 1, 2 * SINGLE + 1)]
 
 
 def write_all(journal):
@@ -102,13 +106,13 @@ def main():
         path = folder / "journal"
         with closing(Journal(path, max_age=1e9, max_bytes=1024 * MEGABYTE)) as journal:
             journal.start()
-            at_rest, in_turn = latencies(journal)
+            spaced, back_to_back = latencies(journal)
             costs, took = write_all(journal)
             lost = journal.lost
         size = path.stat().st_size / (EVENTS + 2 * SINGLE)
-        judge("time until durable, events 0.3 s apart: p99", percentile(at_rest, 99), "s", most=1)
-        show("time until durable, events 0.3 s apart: p50", f"{1000 * statistics.median(at_rest):.1f} ms")
-        judge("time until durable, events back to back: p99", percentile(in_turn, 99), "s", most=1)
+        judge("time until durable, events 0.3 s apart: p99", percentile(spaced, 99), "s", most=1)
+        show("time until durable, events 0.3 s apart: p50", f"{1000 * statistics.median(spaced):.1f} ms")
+        judge("time until durable, events back to back: p99", percentile(back_to_back, 99), "s", most=1)
         judge("events a second, all durable", EVENTS / took, "", least=10_000)
         show("events lost", number(lost))
         judge("cost of write() to its caller: p50", statistics.median(costs), "µs", most=5)

@@ -1,4 +1,4 @@
-"""Latency from listen() to its report: by callback, by the engine alone, and by polling ss."""
+"""Latency from listen() to its report: to a callback, by the engine alone, and by polling ss."""
 
 import random
 import socket
@@ -14,6 +14,7 @@ from portwatch.engines.core.engine import CoreEngine
 PAUSE = 0.01
 PAIRS = 500
 POLLS = {0.1: 60, 1.0: 12}
+"""The polling intervals in seconds, and the number of listens to measure with each."""
 
 
 def open_and_close():
@@ -37,7 +38,7 @@ def callback_delays(pid):
             delays[event.kind].append(delay)
 
     with PortWatcher(callback=record, snapshot=False) as watcher:
-        watcher.listeners()  # returns only after the work of the start is done
+        watcher.listeners()  # returns only after the start is complete
         delays["open"].clear()
         delays["close"].clear()
         time.sleep(2 * PAUSE * PAIRS)
@@ -63,7 +64,7 @@ def engine_delays(pid):
 
 @contextmanager
 def listener_at_random_times(interval):
-    """Run a child that sends its port, waits for a random time, listens, and sends the time of that."""
+    """Run a child that repeatedly sends its port, waits for a random time, listens, and sends that time."""
     ours, theirs = socket.socketpair()
 
     def listen():

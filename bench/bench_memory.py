@@ -1,4 +1,4 @@
-"""Memory of `portwatch tail`: after the start, and after every page of its ring buffer was used."""
+"""Memory of `portwatch tail` after its start, and after it has used every page of its ring buffer."""
 
 import json
 import socket
@@ -32,10 +32,10 @@ def report(when, pid):
 
 
 def read_events(stream, pid, count):
-    """Read until `count` events of the process were delivered or lost."""
+    """Read events until `count` events of the process have been delivered or lost."""
     for event in map(json.loads, stream):
         if event["kind"] == "gap":
-            show("", f"disturbed: {event['lost']} records were lost, perhaps of other programs")
+            show("", f"disturbed: {event['lost']} records were lost, perhaps those of other programs")
         count -= event["lost"] or event["ns_pid"] == pid
         if count <= 0:
             return

@@ -37,7 +37,7 @@ def chromium():
 def measure(browser, where, opens, pause):
     """Open ports and return the 99th percentile of the delays in milliseconds.
 
-    `where` names the variable in the browser that holds the time of each port.
+    `where` is "received" (by an event handler) or "shown" (on the page): the browser's variable with the times.
     """
     begun = {}
     browser.execute_script(f"window.{where} = {{}}")

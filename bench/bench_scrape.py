@@ -18,13 +18,15 @@ SCRAPES = 30
 BLOCKS = 5
 EVENTS = 200
 PAUSE = 0.003
-AT_REST = 5.0
+"""Seconds between two listens."""
+PAUSE_BEFORE = 5.0
+"""Seconds from the start of the daemon to the first measurement."""
 TEXT = {"Accept": "text/plain;version=0.0.4"}
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
 
 
 def hold(number, ready):
-    """Listen on an address of its own until killed."""
+    """Listen on LISTENERS ports of an address that only this process uses. Run until killed."""
     servers = [socket.create_server((f"127.2.0.{number + 1}", 20_000 + port)) for port in range(LISTENERS)]
     os.write(ready, b"x")
     signal.pause()
@@ -32,7 +34,7 @@ def hold(number, ready):
 
 
 def start_processes(stack):
-    """Start the listening processes, and return when all of them listen."""
+    """Start the listening processes. Return once all of them listen."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (LISTENERS + 50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     read_end, ready = os.pipe()
     for number in range(PROCESSES):
@@ -65,7 +67,7 @@ class Daemon:
                 if self.scrape(TEXT).count(b"\nportwatch_listening_port{") >= listeners:
                     return
             except OSError:
-                pass  # it does not listen yet
+                pass  # the daemon does not listen yet
             time.sleep(0.05)
         raise SystemExit("   the daemon did not report the listeners within 30 s")
 
@@ -105,7 +107,7 @@ def main():
     with daemon("--metrics-max-series", "100000") as (pid, port), ExitStack() as stack:
         measured = Daemon(pid, port)
         measured.wait_for(1)
-        time.sleep(AT_REST)
+        time.sleep(PAUSE_BEFORE)
         judge("RSS with few listeners", megabytes(pid), "MB", most=80)
         show("a scrape with few listeners", spread(measured.scrapes(OPENMETRICS)))
         start_processes(stack)
@@ -122,7 +124,7 @@ def main():
         judge("listen → stream during continuous scrapes: the slowest", max(busy), "ms", most=20)
         show("listen → stream during continuous scrapes", spread(busy))
         show("listen → stream without scrapes", spread(quiet))
-        show("RSS after that", f"{megabytes(pid):.0f} MB")
+        show("RSS at the end", f"{megabytes(pid):.0f} MB")
 
 
 if __name__ == "__main__":

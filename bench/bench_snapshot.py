@@ -17,10 +17,11 @@ LISTENERS = 10
 FILES = 800
 ROUNDS = 7
 SLOW_ROUNDS = 3
+"""Rounds for lsof and psutil, which are slow."""
 
 
 def hold(number, ready):
-    """Listen on an address of its own and hold files open until killed."""
+    """Open listeners on an address that only this process uses, and FILES files in total. Run until killed."""
     address = f"127.1.{number // 250}.{number % 250 + 1}"
     servers = [socket.create_server((address, 20_000 + port)) for port in range(LISTENERS)]
     null = os.open(os.devnull, os.O_RDONLY)
@@ -33,7 +34,7 @@ def hold(number, ready):
 
 
 def start_processes(stack):
-    """Start the processes to be found, and return when all of them are set up."""
+    """Start the processes. Return once all of them have opened their files."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(FILES + 50, resource.getrlimit(0)[1]),) * 2)
     read_end, ready = os.pipe()
     for number in range(PROCESSES):

@@ -1,4 +1,4 @@
-"""Time from the start of `portwatch tail` until it traces, shown by the first line of its snapshot."""
+"""Time from the start of `portwatch tail` to the first line of its snapshot. By then it traces."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ BPFTRACE = (
 
 
 def seconds_until_line(command, is_expected):
-    """Return the seconds from the start of a command to an expected line of its output."""
+    """Return the seconds from the start of a command to the first line of output that `is_expected`."""
     start = time.perf_counter()
     with running(*command) as process:
         for line in process.stdout:
@@ -26,7 +26,7 @@ def seconds_until_line(command, is_expected):
 
 
 def assert_traces_after_snapshot(command, port):
-    """Check that a port opened right after the snapshot's line is traced, so that this line means "ready"."""
+    """Check that `tail` traces once it prints a line of its snapshot: a port opened after that is an event."""
     with running(*command) as process:
         next(line for line in process.stdout if json.loads(line)["port"] == port)
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,4 +1,4 @@
-"""20,000 ports opened and closed as fast as one CPU can: losses, order and delay of their events."""
+"""20,000 ports are opened and closed as fast as one CPU can: loss, order and delay of the events."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ class Storm:
         self.lost = 0
         self._pid = program.pid
         with PortWatcher(callback=self._record, snapshot=False) as watcher:
-            watcher.listeners()  # returns only after the work of the start is done
+            watcher.listeners()  # returns only after the start is complete
             self.nanoseconds = program.nanoseconds("listen_close", PAIRS)
             self.ended = time.monotonic()
             while len(self.events) < 2 * PAIRS and time.monotonic() < self.ended + 10:
@@ -35,8 +35,8 @@ class Storm:
     def out_of_order(self):
         """Return the number of sockets whose events are not one open followed by one close."""
         by_socket = {}
-        for cookie, kind, parse_time in self.events:
-            by_socket.setdefault(cookie, []).append((kind, parse_time))
+        for cookie, kind, timestamp in self.events:
+            by_socket.setdefault(cookie, []).append((kind, timestamp))
         return sum(
             [kind for kind, _ in events] != ["open", "close"] or events[0][1] > events[1][1]
             for events in by_socket.values()

@@ -18,7 +18,8 @@ SCOPED = 100
 IDLE = 100
 PAIRS_A_SECOND = 500
 SECONDS = 10.0
-SETTLE = 1.0
+PAUSE = 1.0
+"""Seconds between connecting the subscribers and the first event."""
 _DATA = b"\ndata: "
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -36,7 +37,7 @@ class Client:
         self._tail = b""
 
     def read(self):
-        """Count the events that have arrived and return the raw data, which is not parsed for lack of time."""
+        """Read data and count its events. Return it unparsed, because parsing it all would take too long."""
         data = self.socket.recv(1 << 20)
         received = self._tail + data
         self.count += received.count(_DATA)
@@ -60,7 +61,10 @@ def open_and_close(pairs):
 
 
 def read_all(clients, expected):
-    """Reads until each has what is expected; how long after the kernel's own time the first of them heard."""
+    """Read until each client has `expected` events, or the time is up.
+
+    Return the nanoseconds from each event's kernel timestamp until the first client read it.
+    """
     delays, rest = [], b""
     waiting = set(clients)
     deadline = time.monotonic() + SECONDS + 30
@@ -93,13 +97,13 @@ def cpu_seconds(pid):
 
 
 def measure(what, pid, port, subscribers, query="", idle=0):
-    """Print the figures for `subscribers` that read the stream and `idle` ones that never read."""
+    """Print the figures for `subscribers` clients that read the stream and `idle` clients that never read."""
     pairs = int(PAIRS_A_SECOND * SECONDS)
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(port, query)) for _ in range(subscribers)]
         for _ in range(idle):
             stack.enter_context(Client(port))
-        time.sleep(SETTLE)
+        time.sleep(PAUSE)
         before, begun = cpu_seconds(pid), time.monotonic()
         with forked(lambda: open_and_close(pairs)):
             delays = read_all(clients, 2 * pairs)
@@ -114,11 +118,11 @@ def measure(what, pid, port, subscribers, query="", idle=0):
 
 
 def enter_new_namespace():
-    """Start again in a new network namespace, where no other program opens ports."""
+    """Restart this program in a new network namespace, where no other program opens ports."""
     if not os.environ.get("ALONE"):
         setup = 'ip link set lo up && exec "$@"'
         os.environ["ALONE"] = "yes"
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, *sys.argv])  # noqa: S606  # the shell reads only a fixed string
+        os.execvp("unshare", ["unshare", "--net", "sh", "-c", setup, "sh", sys.executable, *sys.argv])  # noqa: S606  # the shell runs only a fixed string
 
 
 def main():

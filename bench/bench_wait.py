@@ -19,12 +19,13 @@ from portwatch.port.wait import PortWait, watch_port
 RUNS = {"portwatch wait": 100}
 FEWER_RUNS = 30
 HEAD_START = 0.5
-"""Seconds that a waiter gets to start; portwatch takes 0.15."""
+"""Seconds that a waiter has to start. portwatch needs 0.15."""
 LONG = 10
+"""Seconds of the wait whose CPU time is measured."""
 
 
 def waiters(port):
-    """Yield names and commands that exit when the port is open, the busiest loop first."""
+    """Yield the name and the command of each waiter, a program that exits when the port is open."""
     yield "portwatch wait", [COMMAND, "wait", f"tcp/{port}"]
     if installed("nc"):
         probe = f"nc -z 127.0.0.1 {port} 2>/dev/null"
@@ -37,7 +38,10 @@ def waiters(port):
 
 
 def measure(name, wait):
-    """Return the milliseconds from listen() to the exit of a waiter, and the CPU seconds of its wait."""
+    """Start a waiter, and listen `wait` seconds later.
+
+    Return the milliseconds from listen() to the exit of the waiter, and the CPU seconds that it used.
+    """
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         command = dict(waiters(server.getsockname()[1]))[name]
@@ -48,7 +52,7 @@ def measure(name, wait):
                 server.listen()
                 _, status, usage = os.wait4(waiter.pid, 0)
             except BaseException:
-                waiter.kill()  # a shell loop would never end
+                waiter.kill()  # otherwise a shell loop would never end
                 raise
             delay = time.perf_counter() - start
             waiter.returncode = os.waitstatus_to_exitcode(status)

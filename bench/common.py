@@ -26,7 +26,7 @@ _WIDTH = 52
 
 
 def begin(title: str) -> None:
-    """Print the heading and the machine. Exit with an error if this is not root."""
+    """Print the title and a description of the machine. Exit with an error if not run as root."""
     if os.geteuid():
         sys.exit(f"{Path(sys.argv[0]).name}: the engine needs root; run: make bench")
     sys.stdout.reconfigure(line_buffering=True)
@@ -36,16 +36,18 @@ def begin(title: str) -> None:
         f"{platform.python_implementation()} {platform.python_version()}, portwatch {portwatch.__version__}"
     )
     for pid, name in sorted(_other_tracers().items()):
-        print(f"   Note: {name} ({pid}) has BPF programs attached, also in the figures called `without`.")
+        print(
+            f"   Note: {name} ({pid}) has BPF programs attached. They also affect the figures called `without`."
+        )
 
 
 def show(what: str, figure: str) -> None:
-    """Print a figure."""
+    """Print a figure and what it measures."""
     print(f"   {what:<{_WIDTH}} {figure}")
 
 
 def judge(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> None:
-    """Print a figure, the bar that it must reach, and whether it does."""
+    """Print a figure, its bar (at `most` or at `least` this value), and whether the bar holds."""
     bar = f"≤ {most:,g}" if most is not None else f"≥ {least:,g}"
     holds = (most is None or value <= most) and (least is None or value >= least)
     unit = unit and f" {unit}"
@@ -53,7 +55,7 @@ def judge(what: str, value: float, unit: str, *, most: float | None = None, leas
 
 
 def number(value: float) -> str:
-    """Format a number: three significant digits, or all digits of a whole number or of 100 and more."""
+    """Format a number with three significant digits, or without decimals if it is whole or at least 100."""
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -98,13 +100,13 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def daemon(*options: str) -> Iterator[tuple[int, int]]:
-    """Run `portwatch serve` and yield its pid and port when it is ready."""
+    """Run `portwatch serve`. Yield its pid and port once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     serve = (COMMAND, "serve", "--listen", f"127.0.0.1:{port}", *options)
     with running("sh", "-c", 'exec "$@" >/dev/null', "sh", *serve) as process:
         while process.poll() is None:
-            with suppress(OSError):  # it does not listen yet
+            with suppress(OSError):  # the daemon does not listen yet
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
@@ -121,7 +123,7 @@ def megabytes(pid: int) -> float:
 
 @contextmanager
 def forked(work: Callable[[], object]) -> Iterator[int]:
-    """Run `work` in a forked child, which is killed at the end of the block. Only safe before threads start."""
+    """Run `work` in a forked child and kill it at the end of the block. Call this only before threads start."""
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -136,14 +138,14 @@ def forked(work: Callable[[], object]) -> Iterator[int]:
 
 
 class Workload:
-    """A running workload.c, which performs one operation many times, on a CPU of its own."""
+    """A running workload.c. It has a CPU of its own and repeats one operation at a time."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self.pid = process.pid
 
     def nanoseconds(self, operation: str, count: int) -> float:
-        """Perform an operation `count` times and return the nanoseconds for each."""
+        """Perform an operation `count` times. Return the average time of one in nanoseconds."""
         self._process.stdin.write(f"{operation} {count}\n".encode())
         self._process.stdin.flush()
         return int(self._process.stdout.readline()) / count
@@ -164,7 +166,7 @@ def workload() -> Iterator[Workload]:
         program = f"{folder}/workload"
         run(compiler, "-O2", "-o", program, str(Path(__file__).with_name("workload.c")))
         os.sched_setaffinity(0, CPUS[1:] or CPUS)
-        # A network namespace of its own: tens of thousands of connections stay in TIME_WAIT and occupy ports.
+        # Tens of thousands of connections stay in TIME_WAIT. Other programs may need their ports.
         setup = 'ip link set lo up && echo 1000000 >/proc/sys/net/ipv4/tcp_max_tw_buckets && exec "$@"'
         pin = ("taskset", "--cpu-list", str(CPUS[0]))
         with running("unshare", "--net", *pin, "sh", "-c", setup, "sh", program) as process:

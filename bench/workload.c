@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads lines "NAME COUNT", performs that operation COUNT times, and prints the nanoseconds it took in total. */
+/* Reads lines "NAME COUNT", performs operation NAME COUNT times, and prints the total time in nanoseconds. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -33,7 +33,7 @@ static long long now(void)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* Another address each time, so that the search for a free local port always succeeds at once. */
+/* Uses another address each time, so that the kernel finds a free local port at once. */
 static struct sockaddr *next_address(void)
 {
 	static unsigned int turn;

@@ -1,4 +1,4 @@
-"""hatchling build hook: compile bpf/core.bpf.c and put the object into the wheel."""
+"""A hatchling build hook that compiles bpf/core.bpf.c and puts the object into the wheel."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("bpf/core.bpf.c")
 OBJECT = Path("portwatch/engines/core/core.bpf.o")
-# LLVM 20 and later default to v3, whose atomic instructions Linux 5.10 does not have.
+# LLVM 20 and later default to v3. Linux 5.10 does not support the atomic instructions of v3.
 FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
-    """Compiles with the system's clang, or else with the one in the ziglang package (a download of 90 MB)."""
+    """Compiles with the system's clang if it can, or else with the clang in the package ziglang (90 MB)."""
 
     PLUGIN_NAME = "custom"
 
@@ -36,7 +36,10 @@ class CompileBpf(BuildHookInterface[Any]):
 
 
 def _system_clang() -> str | None:
-    """Return the path of a clang that can compile for BPF; Apple's and those of some distributions cannot."""
+    """Return the path of the system's clang, or None if it is missing or cannot compile for BPF.
+
+    Apple's clang cannot, and neither can that of some distributions.
+    """
     clang = shutil.which("clang")
     if not clang:
         return None
@@ -45,7 +48,7 @@ def _system_clang() -> str | None:
 
 
 def _compiler() -> list[str]:
-    """Return the start of the compiler's command line."""
+    """Return the compiler and its target options, as the start of a command line."""
     if clang := _system_clang():
         return [clang, "-target", "bpf"]
     return [sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding"]

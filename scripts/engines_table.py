@@ -1,4 +1,4 @@
-"""Write the table of what each engine does not see into docs/engines.md, from the engines' own limits."""
+"""Write the table of the engines' limits, as the engines declare them, into docs/engines.md."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ BEFORE_5_12: dict[str, tuple[Limit, ...]] = {
 
 def table() -> str:
     """Return the table as Markdown."""
-    of_all = (*ENGINES.values(), *BEFORE_5_12.values())
-    limits = list(dict.fromkeys(limit for own in of_all for limit in own))
+    limits_of_all = (*ENGINES.values(), *BEFORE_5_12.values())
+    limits = list(dict.fromkeys(limit for engine_limits in limits_of_all for limit in engine_limits))
     lines = [
         "| limit | " + " | ".join(f"`{name}`" for name in ENGINES) + " |",
         "|---|" + ":-:|" * len(ENGINES),
@@ -45,7 +45,7 @@ def _mark(limit: Limit, engine: str) -> str:
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the table between the two comment lines in the document."""
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
 

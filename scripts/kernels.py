@@ -1,7 +1,7 @@
-"""Debian's packaged kernels that the tests run on, and how to fetch them with their headers.
+"""The Debian kernels that the tests run on. This module fetches them, with their headers.
 
-apt downloads them and verifies the signatures. It uses a separate configuration, so that the suites with these
-kernels never become package sources of this machine.
+apt downloads the packages and verifies their signatures. It uses a separate configuration, so that the suites
+that contain these kernels never become package sources of this machine.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "port
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _METAPACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 _PART_OF_A_KERNEL = re.compile(r"linux-(?:image|binary|modules|base|headers)-\d\S*")
-"""Until 7.0, linux-image-* held the whole kernel. Since then it depends on the packages with its parts."""
+"""The packages that together contain a kernel.
+
+Before 7.0, linux-image-* is the only one. Since 7.0, it depends on others that contain the parts of the kernel.
+"""
 _IMAGES = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
-"""Where packages keep the bootable image."""
+"""The paths at which the packages install the bootable image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ KERNELS = (
 
 
 def named(name: str) -> Kernel:
-    """Return the kernel of that name; exit with an error if there is none."""
+    """Return the kernel with this name. Exit with an error if there is none."""
     for kernel in KERNELS:
         if kernel.name == name:
             return kernel
@@ -53,7 +56,10 @@ def named(name: str) -> Kernel:
 
 
 def image_of(kernel: Kernel) -> Path:
-    """Return the path of the bootable image, in a tree with its modules. Fetch it if it is not in the cache."""
+    """Return the path of a kernel's bootable image. Fetch the kernel if it is not in the cache.
+
+    The modules are in the same directory tree.
+    """
     home = CACHE / kernel.name
     if not (home / "complete").exists():
         _fetch(kernel, home)
@@ -82,14 +88,14 @@ def _fetch(kernel: Kernel, home: Path) -> None:
 
 
 def _finish_modules(root: Path) -> None:
-    """Make the unpacked modules usable: relative links to the headers, /lib/modules, and depmod's index."""
+    """Make the unpacked modules usable: correct the links to the headers, create /lib, and run depmod."""
     modules = next(
         path for path in (root / "lib" / "modules", root / "usr" / "lib" / "modules") if path.is_dir()
     )
     (release,) = (path.name for path in modules.iterdir())
     for link in (modules / release / "build", modules / release / "source"):
         target = link.readlink()
-        if target.is_absolute():  # relative to the unpacked root, not to this machine's
+        if target.is_absolute():  # an absolute target means a path below the unpacked root
             link.unlink()
             link.symlink_to(os.path.relpath(f"{root}{target}", link.parent))
     if not (root / "lib").exists():
@@ -98,7 +104,7 @@ def _finish_modules(root: Path) -> None:
 
 
 class _Apt:
-    """apt with a kernel's suite as its only source, and with its own state and cache."""
+    """Runs apt with its own state and cache, and with the kernel's suite as the only package source."""
 
     def __init__(self, home: Path, kernel: Kernel) -> None:
         for part in ("parts", "state/lists/partial", "cache/archives/partial"):
@@ -116,7 +122,7 @@ class _Apt:
         )
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """Run a command of apt with this configuration and return its output."""
+        """Run a command such as apt-get with this configuration and return its output."""
         environment = {**os.environ, "APT_CONFIG": str(self._configuration)}
         result = subprocess.run(
             command, env=environment, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True
@@ -140,7 +146,7 @@ def _sources(kernel: Kernel) -> Iterator[str]:
 
 
 def _mirrors() -> dict[str, str]:
-    """Return the URIs from which this machine gets Debian's archives, by the archives' labels."""
+    """Return {label: URI} of the Debian archives that this machine uses."""
     targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Origin: Debian"],
         check=True,
@@ -149,5 +155,5 @@ def _mirrors() -> dict[str, str]:
     ).stdout
     mirrors = dict(line.split(None, 1) for line in sorted(set(targets.splitlines())))
     if not {"Debian", "Debian-Security"} <= mirrors.keys():
-        sys.exit("apt has no index of Debian's archives, from which the kernels come; run: sudo apt-get update")
+        sys.exit("apt has no index of the Debian archives that contain the kernels; run: sudo apt-get update")
     return mirrors

@@ -21,21 +21,24 @@ _NEEDS = {"core-fentry": "needs 5.12"}
 
 @dataclass(slots=True)
 class Outcome:
-    """The scenarios, by the outcome of their tests on one engine."""
+    """The scenarios that ran on one engine, grouped by the outcome of their tests."""
 
-    seen: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     """Scenarios that this kernel does not support."""
     not_run: set[str] = field(default_factory=set)
     """Scenarios that were skipped for another reason."""
     limited: set[str] = field(default_factory=set)
-    """Scenarios that the engine declares as limits: they pass without being seen at the moment they happen."""
+    """Scenarios that passed, but that this engine does not see at the moment they happen.
+
+    The engine declares them as limits.
+    """
 
     def __str__(self) -> str:
-        """Return the cell of the table."""
-        seen = self.seen - self.failed - self.absent - self.not_run - self.limited
-        parts = [f"{len(seen)} rows"]
+        """Return the text of the engine's cell in the table."""
+        complete = self.passed - self.failed - self.absent - self.not_run - self.limited
+        parts = [f"{len(complete)} rows"]
         for label, rows in (
             ("fails", self.failed),
             ("limited", self.limited - self.failed),
@@ -48,7 +51,7 @@ class Outcome:
 
 
 def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
-    """Return the kernel's release, and an outcome for each engine."""
+    """Read a result file. Return the kernel's release and the outcome of each engine."""
     root = ElementTree.parse(result).getroot()  # noqa: S314  # our own pytest wrote it
     properties = {item.get("name", ""): item.get("value", "") for item in root.iter("property")}
     by_engine: dict[str, Outcome] = defaultdict(Outcome)
@@ -63,9 +66,9 @@ def outcomes(result: Path) -> tuple[str, dict[str, Outcome]]:
             is_absent = skipped.get("message", "").startswith("this kernel ")
             (outcome.absent if is_absent else outcome.not_run).add(row)
         else:
-            outcome.seen.add(row)
+            outcome.passed.add(row)
     for engine, outcome in by_engine.items():
-        outcome.limited = set(properties.get(f"limited on {engine}", "").split()) & outcome.seen
+        outcome.limited = set(properties.get(f"limited on {engine}", "").split()) & outcome.passed
     return properties["kernel"], dict(by_engine)
 
 
@@ -84,7 +87,7 @@ def table(results: list[Path]) -> str:
 
 
 def _why_not(engine: str, kernel: Kernel) -> str:
-    """Return the cell of an engine without results."""
+    """Return the text of the cell of an engine that has no results."""
     return _NEEDS[engine] if engine in _NEEDS and engine not in kernel.engines else "not run"
 
 
@@ -92,7 +95,7 @@ def main() -> None:
     """Replace the table between the two comment lines in the document."""
     results = [path for kernel in KERNELS if (path := RESULTS / f"{kernel.name}.xml").exists()]
     if not results:
-        sys.exit("there are no results yet: make test-vm-all")
+        sys.exit("there are no results yet; run: make test-vm-all")
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     DOCUMENT.write_text(before + BEGIN + table(results) + END + rest.partition(END)[2])
 

@@ -25,8 +25,7 @@ if ((${#missing[@]})); then
 	apt-get update -q
 	available=()
 	for package in "${missing[@]}"; do
-		# bcc can use only the headers of the running kernel. If a newer kernel has replaced it in the archive, its
-		# headers are gone from there.
+		# bcc can use only the headers of the running kernel. The archive removes them when it gets a newer kernel.
 		if [[ $package == linux-headers-* ]] && ! apt-cache show "$package" >/dev/null 2>&1; then
 			echo "apt has no $package; bcc works without it if the kernel has BTF" >&2
 		else
@@ -35,7 +34,7 @@ if ((${#missing[@]})); then
 	done
 	apt-get install -q -y --no-install-recommends "${available[@]}"
 fi
-# The tests start Prometheus and Alertmanager themselves, so the services just installed are stopped.
+# Stop the services that were just installed: the tests start Prometheus and Alertmanager themselves.
 if [[ -d /run/systemd/system ]]; then
 	for service in prometheus prometheus-alertmanager; do
 		[[ " ${missing[*]} " != *" $service "* ]] || systemctl disable --now "$service"

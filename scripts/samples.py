@@ -1,7 +1,8 @@
 """Write the sample outputs in the documentation: samples.py [--check].
 
-Each sample is made from fixed values by the functions that print the real thing. It stands in a Markdown file
-between `<!-- sample: NAME -->` and `<!-- /sample -->`. tests/test_docs.py compares the files with the samples.
+The functions that print portwatch's real output make each sample from fixed values. In a Markdown file, a
+sample is between `<!-- sample: NAME -->` and `<!-- /sample -->`. tests/test_docs.py checks that the samples are
+up to date.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ _BLOCK = re.compile(r"(<!-- sample: ([\w-]+) -->\n).*?(<!-- /sample -->)", re.DO
 
 
 def at(clock: str) -> int:
-    """Return a time of the day of the samples, as nanoseconds since the epoch."""
-    parse_time = parse_iso_time(f"2026-11-21T{clock}Z")
-    assert parse_time is not None
-    return parse_time
+    """Return a time on the day of the samples, in nanoseconds since the epoch."""
+    nanoseconds = parse_iso_time(f"2026-11-21T{clock}Z")
+    assert nanoseconds is not None
+    return nanoseconds
 
 
 SSHD = Process(812, at("03:50:00.11"), "sshd", 0, 812, "/system.slice/ssh.service")
@@ -121,8 +122,8 @@ LISTENERS = [
 
 
 def _lookup(*listeners: Listener, blockers: tuple[Holder, ...] = ()) -> LookupResult:
-    choice = Choice(SimpleNamespace(name="core"))  # type: ignore[arg-type]  # rendering reads no more of it
-    holders = tuple(holder for one in listeners for holder in one.holders)
+    choice = Choice(SimpleNamespace(name="core"))  # type: ignore[arg-type]  # rendering uses only the engine's name
+    holders = tuple(holder for listener in listeners for holder in listener.holders)
     return LookupResult(choice, listeners, holders, tuple(LISTENERS), blockers)
 
 
@@ -177,7 +178,7 @@ def _metrics() -> str:
     tally = Tally()
     for event in (OPENED, REFUSED, CLOSED):
         tally(event)
-    shown = SeriesOptions(pid=False, folded=range(0), expected=(("tcp", 8080),), most=10_000)
+    shown = SeriesOptions(pid=False, ephemeral=range(0), expected=(("tcp", 8080),), max_series=10_000)
     data = ScrapeData(LISTENERS[:2], shown, {}, Counts(), {"kernel": 0}, 0)
     lines = exposition(data, tally, "")[0].decode().splitlines()
     names = (
@@ -208,7 +209,10 @@ SAMPLES: dict[str, tuple[str, Callable[[], str]]] = {
 
 @contextmanager
 def _fixed_machine() -> Iterator[None]:
-    """Replace what rendering asks of this machine: time zone, user names, own network namespace, /proc."""
+    """Give rendering fixed values instead of those of this machine.
+
+    These are the time zone, the user names, the network namespace of this process, and data from /proc.
+    """
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, TZ=ZONE))
         time.tzset()
@@ -238,7 +242,7 @@ def documents() -> list[Path]:
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
-    """Return name and content of each sample that stands in a document."""
+    """Return the name and the code block of each sample in a document."""
     return [
         (found[2], found[0].removeprefix(found[1]).removesuffix(found[3]))
         for found in _BLOCK.finditer(document)
@@ -246,12 +250,12 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 
 def filled(document: str) -> str:
-    """Return a document with its samples made anew."""
+    """Return a document with its samples replaced by current ones."""
     return _BLOCK.sub(lambda found: found[1] + sample(found[2]) + found[3], document)
 
 
 def main(arguments: list[str]) -> str | None:
-    """Write the samples into the documents, or with --check, name the documents that differ."""
+    """Update the samples in the documents. With --check, only return an error that names outdated documents."""
     stale = [path for path in documents() if filled(path.read_text()) != path.read_text()]
     if "--check" in arguments:
         return f"run scripts/samples.py: {', '.join(map(str, stale))}" if stale else None

@@ -1,8 +1,8 @@
 """Run the tests that depend on the kernel in virtual machines: vm.py NAME... | all.
 
-A machine has a read-only view of this machine's file system and a kernel from scripts/kernels.py. It is
+A virtual machine boots a kernel from scripts/kernels.py and sees the host's file system, read-only. It is
 emulated in software, so it needs neither /dev/kvm nor root. Each emulator uses one thread, so as many machines
-run at once as there are CPUs.
+run at once as the host has CPUs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "vm"
 GUEST = ROOT / "tests" / "vm" / "guest.sh"
 TIME_LIMIT = 5400
-"""Seconds after which a machine counts as hung."""
+"""Seconds after which a machine is killed, because it seems to hang."""
 PATIENCE = 180
 """PORTWATCH_TEST_PATIENCE in the machine, in seconds: emulation is slow."""
 
 
 async def test(kernel: kernels.Kernel, image: Path) -> bool:
-    """Boot a kernel, run the tests, and return True if all of them passed."""
+    """Boot a kernel and run the tests. Return True if all tests passed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     result = RESULTS / f"{kernel.name}.xml"
     status, log = result.with_suffix(".status"), result.with_suffix(".log")
@@ -58,13 +58,13 @@ def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
     return [
         str(Path(sys.executable).with_name("vng")),
         "--disable-kvm",
-        "--verbose",  # output goes through the console, the only channel if the machine has no udev
+        "--verbose",  # send output through the console, which works even without udev in the machine
         f"--run={image}",
         "--user=root",
         "--cpus=2",
         "--memory=2G",
-        # One thread for all CPUs. With a thread for each, QEMU (7.2 at least) can keep executing the first
-        # instruction of a function as it was before ftrace patched it, and the machine hangs.
+        # Emulate all CPUs in one thread. With one thread per CPU, the machine can hang: QEMU (7.2 at least) may
+        # keep executing the first instruction of a function as it was before ftrace patched it.
         "--qemu-opts=-accel tcg,thread=single",
         f"--rwdir={RESULTS}",
         "--exec",
@@ -75,21 +75,22 @@ def _command(image: Path, result: Path, engines: tuple[str, ...]) -> list[str]:
 
 
 _LONGEST_LINE = 1 << 24
-"""Limit for a line of output, in bytes. pytest prints long lines about failures."""
+"""Longest line of output that is accepted, in bytes. pytest prints long lines about failures."""
 _PASSED_ON = ("PORTWATCH_TEST_ENGINES", "PYTEST_ADDOPTS", "PYTHONPATH")
+"""Environment variables that the machine inherits."""
 
 
 async def _run(name: str, command: list[str], log: Path) -> None:
-    """Run a machine to its end and copy its output; kernel messages go only to `log`.
+    """Run a machine until it exits. Write its output to `log`, and print it without kernel messages.
 
-    On a timeout or cancellation, kill the whole process group.
+    On a timeout or cancellation, kill the machine's process group.
     """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     machine = await asyncio.create_subprocess_exec(
         *command,
         env=environment,
         stdin=DEVNULL,
-        stdout=PIPE,  # the emulator would truncate a file
+        stdout=PIPE,  # not `log` itself, which the emulator would truncate
         stderr=STDOUT,
         limit=_LONGEST_LINE,
         cwd=ROOT,
@@ -106,7 +107,7 @@ async def _run(name: str, command: list[str], log: Path) -> None:
 
 
 async def _follow(name: str, machine: asyncio.subprocess.Process, log: Path) -> None:
-    """Copy the machine's output to `log`, and print all of it except kernel messages."""
+    """Write the machine's output to `log`, and print it without kernel messages."""
     assert machine.stdout
     with log.open("wb") as file:
         async for line in machine.stdout:
@@ -134,7 +135,7 @@ async def test_all(selected: Sequence[kernels.Kernel]) -> list[str]:
 
 
 def main(names: list[str]) -> str | None:
-    """Test the named kernels, all of them even if one fails. Return an error message, or None."""
+    """Test the named kernels. If one fails, go on with the others. Return an error message, or None."""
     selected = kernels.KERNELS if names == ["all"] else [kernels.named(name) for name in names]
     try:
         failed = asyncio.run(test_all(selected))
