@@ -9,13 +9,13 @@ from portwatch.engines import machine, poll
 from portwatch.engines.bcc import diagnosis as bcc
 from portwatch.engines.choice import ENGINES, choose
 from portwatch.engines.core import diagnosis as core
-from portwatch.engines.diagnosis import Check, Fact, run_checks
+from portwatch.engines.diagnosis import Fact
 from portwatch.engines.limits import Limit
 from portwatch.engines.protocol import Options
 from portwatch.errors import EngineUnavailable
 from portwatch.linux import capabilities
 
-_CHECKS: dict[str, Check] = {**machine.CHECKS, **core.CHECKS, **bcc.CHECKS, **poll.CHECKS}
+_DIAGNOSES = (machine.diagnose, core.diagnose, bcc.diagnose, poll.diagnose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Report:
 def examine(engine: str = "auto") -> Report:
     """Run every check, then attach and detach the requested engine, or each engine in turn."""
     return Report(
-        tuple(run_checks(_CHECKS)),
+        tuple(fact for diagnose in _DIAGNOSES for fact in diagnose()),
         _effective_capabilities(),
         tuple(_try(name) for name in (ENGINES if engine == "auto" else (engine,))),
         engine,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import resource
+from collections.abc import Iterator
 
-from portwatch.engines.diagnosis import Check, Finding
+from portwatch.engines.diagnosis import Check, Fact, Finding, run_checks
 from portwatch.linux import capabilities, kernel, mounts, netns, procfs
 from portwatch.linux.kernel import VMLINUX
 
@@ -139,7 +140,7 @@ def _hidepid() -> str | None:
     return None if not hidepid or hidepid[1] in ("0", "off") else hidepid[1]
 
 
-CHECKS: dict[str, Check] = {
+_CHECKS: dict[str, Check] = {
     "kernel": _kernel,
     "btf": _btf,
     "lockdown": _lockdown,
@@ -150,3 +151,8 @@ CHECKS: dict[str, Check] = {
     "namespaces": _namespaces,
     "proc": _proc,
 }
+
+
+def diagnose() -> Iterator[Fact]:
+    """Yield the facts that all engines depend on."""
+    return run_checks(_CHECKS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from portwatch.engines import limits, sock_diag_snapshot
-from portwatch.engines.diagnosis import Check, Finding
+from portwatch.engines.diagnosis import Check, Fact, Finding, run_checks
 from portwatch.engines.wakeup import Wakeup
 from portwatch.filters.kernel_filter import UNRESTRICTED, KernelFilter
 from portwatch.linux import netns
@@ -110,6 +110,10 @@ class PollEngine:
         """Return UNRESTRICTED: polling always lists all sockets."""
         return UNRESTRICTED
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child."""
+        self._wakeup.forget()
+
     def detach(self) -> None:
         """Release the wakeup descriptor."""
         self._wakeup.close()
@@ -155,4 +159,9 @@ def _sock_diag() -> Finding:
     return Finding("ok", f"answers ({len(sockets)} open sockets in our own network namespace)")
 
 
-CHECKS: dict[str, Check] = {"sock_diag": _sock_diag}
+_CHECKS: dict[str, Check] = {"sock_diag": _sock_diag}
+
+
+def diagnose() -> Iterator[Fact]:
+    """Yield the facts that this engine depends on."""
+    return run_checks(_CHECKS)

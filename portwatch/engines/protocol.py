@@ -80,5 +80,11 @@ class Engine(Protocol):
         Snapshots are not filtered.
         """
 
+    def forget(self) -> None:
+        """Close the descriptors, in a forked child: the parent's engine goes on, so nothing is detached.
+
+        A child that kept them would keep the programs attached when the parent has ended.
+        """
+
     def detach(self) -> None:
         """Stop recording, and remove everything from the kernel. The engine cannot be used again."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import struct
 
+from portwatch.errors import EngineUnavailable
 from portwatch.linux.libc import bpf
 
 _OBJ_GET_INFO_BY_FD = 15
@@ -20,7 +21,13 @@ _RECURSION_MISSES_OFFSET = 208
 
 
 def recursion_misses(program: int) -> int:
-    """Return how often a program was skipped. The skipped events need not concern anything that is watched."""
+    """Return how often a program was skipped, or 0 if this machine does not tell.
+
+    The skipped events need not concern anything that is watched.
+    """
     info = _INFO()
-    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, ctypes.sizeof(info), ctypes.addressof(info)))
+    try:
+        bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, ctypes.sizeof(info), ctypes.addressof(info)))
+    except (OSError, EngineUnavailable):  # a counter that cannot be read must not end the reading of events
+        return 0
     return int(struct.unpack_from("=Q", info, _RECURSION_MISSES_OFFSET)[0])

@@ -32,6 +32,12 @@ class Wakeup:
         """Re-arm the event."""
         os.eventfd_read(self.fileno())
 
+    def forget(self) -> None:
+        """Close the descriptor, in a forked child, where a thread that held the lock may not exist any more."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
     def close(self) -> None:
         """Close the descriptor."""
         with self._lock:

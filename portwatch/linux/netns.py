@@ -21,7 +21,7 @@ CLONE_NEWNET = 0x40000000
 _OWN_MOUNTINFO = "/proc/self/mountinfo"
 
 _IP_NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
-"""Where `ip netns` mounts namespaces. If a namespace has several names, the one from here is used."""
+"""Where `ip netns` mounts namespaces. If a namespace has several names, a name from here is preferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Namespace:
     inode: int
     path: str
     net: str | None
-    """The /proc/PID/net directory of a process in the namespace. None if the namespace has only a mount."""
+    """The /proc/PID/net directory of a process in the namespace. None if it has no process, only a mount."""
     pid: int | None = None
     """The process whose directory in /proc contains `path` and `net`."""
 
@@ -42,7 +42,7 @@ def own() -> Namespace:
 
 
 def all_namespaces() -> list[Namespace]:
-    """Return the network namespaces of this thread and of all visible processes, and those with a mount."""
+    """Return all network namespaces that this thread or a visible process is in, or that are mounted."""
     own_namespace = own()
     namespaces = {own_namespace.inode: own_namespace}
     for pid in procfs.pids():
@@ -82,9 +82,10 @@ class _Names:
         self._reset()
 
     def forget(self) -> None:
-        """Start anew, in a forked child: a thread that held the lock may not exist any more.
+        """Reset everything in a forked child, where a thread that held the lock may no longer exist.
 
-        The descriptor is shared with the parent, which would miss a change of the mounts that the child polls.
+        The child opens its own descriptor. If it polled the one that it shares with the parent, the parent
+        would miss changes of the mounts.
         """
         if self._mountinfo_fd is not None:
             os.close(self._mountinfo_fd)

@@ -172,6 +172,10 @@ class Hub:
         self._ready.set()
         self._engine.detach()
 
+    def forget(self) -> None:
+        """In a forked child, close the child's copies of the engine's descriptors. The parent's hub goes on."""
+        self._engine.forget()
+
     def is_worker(self) -> bool:
         """Return True if the current thread is one of the workers, as in a callback."""
         return threading.current_thread() in self._workers

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from queue import Empty
 from types import TracebackType
 
@@ -19,10 +21,16 @@ from portwatch.watch.hub import RECONCILE_INTERVAL, Hub
 from portwatch.watch.subscription import Subscription
 
 
+_NOT_STARTED = "this PortWatcher is not started: use it in a with statement, or call start()"
+
+
 class _SharedHubs:
     """The hubs of this process. Watchers with the same engine and options share one."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._hubs: dict[tuple[str, Options, float], Hub] = {}
         self._users: Counter[Hub] = Counter()
@@ -47,8 +55,26 @@ class _SharedHubs:
             self._hubs = {key: other for key, other in self._hubs.items() if other is not hub}
         hub.stop()
 
+    def forget_parents(self) -> None:
+        """In a forked child, give up the parent's hubs: their threads exist in the parent only."""
+        hubs = list(self._users)
+        self._reset()
+        for hub in hubs:
+            hub.forget()
+
 
 _shared_hubs = _SharedHubs()
+_started: weakref.WeakSet[PortWatcher] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for watcher in list(_started):
+        watcher._forget_parents()
+    _started.clear()
+    _shared_hubs.forget_parents()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class PortWatcher:
@@ -75,6 +101,9 @@ class PortWatcher:
     - `reconcile_interval`: seconds between two checks against the kernel.
 
     Watchers of one program for which all of these are equal share one engine.
+
+    After a fork, the parent's watchers go on. In the child, a watcher that was started before starts again when
+    it is next used, with an engine of the child's own; one with a callback, when `start` is called.
     """
 
     def __init__(
@@ -100,6 +129,8 @@ class PortWatcher:
         self._key = (engine, Options(failures, ephemeral, interval, hooks), reconcile_interval)
         self._hub: Hub | None = None
         self._subscription: Subscription | None = None
+        self._was_forked = False
+        """True in a forked child if the parent had started this watcher, until the child starts or stops it."""
         self._on_event: Callable[[], object] | None = None
 
     @property
@@ -135,6 +166,8 @@ class PortWatcher:
             if is_new:
                 hub.start()
             self._subscription = subscribing.wait()
+            self._was_forked = False
+            _started.add(self)
         except BaseException:
             self._hub = None
             if subscribing:
@@ -148,8 +181,10 @@ class PortWatcher:
         Do nothing if the watcher is not started.
         """
         hub, self._hub = self._hub, None
+        self._was_forked = False
         if not hub or not self._subscription:
             return
+        _started.discard(self)
         hub.unsubscribe(self._subscription)
         if self._callback and not hub.is_worker():
             self._subscription.ended.wait()
@@ -157,11 +192,8 @@ class PortWatcher:
 
     def listeners(self) -> list[Listener]:
         """Return what is open now, with every holder."""
-        hub = self._running()
-        assert self._subscription
-        return [
-            listener for listener in hub.listeners(self._subscription) if self._scope.admits_listener(listener)
-        ]
+        hub, subscription = self._running(), self._subscribed()
+        return [listener for listener in hub.listeners(subscription) if self._scope.admits_listener(listener)]
 
     def add_pid(self, pid: int) -> None:
         """Watch a process and its descendants too. What they have open is reported first.
@@ -195,10 +227,9 @@ class PortWatcher:
 
         Raise TimeoutError after `timeout` seconds, PortwatchError if no more events will come.
         """
-        self._running()
-        assert self._subscription
         try:
-            event = self._subscription.get(timeout)
+            self._running()
+            event = self._subscribed().get(timeout)
         except Empty:
             raise TimeoutError(f"no event came within {timeout} seconds") from None
         if event is None:
@@ -217,9 +248,8 @@ class PortWatcher:
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events until the watcher is stopped. Start and stop it here if it is not started."""
-        with nullcontext() if self._hub else self:
-            assert self._subscription
-            while (event := self._subscription.get()) is not None:
+        with self._unless_started():
+            while (event := self._subscribed().get()) is not None:
                 yield event
             self._raise_failure()
 
@@ -231,11 +261,10 @@ class PortWatcher:
         loop = asyncio.get_running_loop()
         self._on_event = lambda: loop.call_soon_threadsafe(arrived.set)
         try:
-            with nullcontext() if self._hub else self:
-                assert self._subscription
+            with self._unless_started():
                 while True:
                     try:
-                        event = self._subscription.get_nowait()
+                        event = self._subscribed().get_nowait()
                     except Empty:
                         await arrived.wait()
                         arrived.clear()
@@ -247,9 +276,27 @@ class PortWatcher:
         finally:
             self._on_event = None
 
+    def _unless_started(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._hub or self._was_forked else self
+
+    def _subscribed(self) -> Subscription:
+        """Return the subscription. After `stop`, it still has the events from before."""
+        if self._was_forked:
+            self.start()
+        if not self._subscription:
+            raise PortwatchError(_NOT_STARTED)
+        return self._subscription
+
+    def _forget_parents(self) -> None:
+        """In a forked child, become a watcher that is to be started again."""
+        self._hub = self._subscription = None
+        self._was_forked = True
+
     def _running(self) -> Hub:
+        if self._was_forked:
+            self.start()
         if not self._hub:
-            raise PortwatchError("this PortWatcher is not started: use it in a with statement, or call start()")
+            raise PortwatchError(_NOT_STARTED)
         return self._hub
 
     def _raise_failure(self) -> None:

@@ -73,6 +73,14 @@ class CpuBuffers:
             records += self._read(buffer)
         return records
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child. The epoll set stays: it is shared with the parent."""
+        for event, buffer in self._buffers.values():
+            with suppress(BufferError):  # a thread of the parent was reading at the moment of the fork
+                buffer.close()
+            os.close(event)
+        self._buffers.clear()
+
     def close(self) -> None:
         """Close all buffers."""
         self._close(self._buffers)

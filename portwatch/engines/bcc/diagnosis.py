@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from portwatch.engines.bcc import headers
 from portwatch.engines.bcc.compiler import find_bcc
-from portwatch.engines.diagnosis import Check, Finding
+from portwatch.engines.diagnosis import Check, Fact, Finding, run_checks
 from portwatch.errors import EngineUnavailable
 from portwatch.linux.kernel import VMLINUX
 
@@ -21,4 +23,9 @@ def _bcc() -> Finding:
     return Finding("ok", f"version {version}, with the headers in {headers.of_running_kernel().build}")
 
 
-CHECKS: dict[str, Check] = {"bcc": _bcc}
+_CHECKS: dict[str, Check] = {"bcc": _bcc}
+
+
+def diagnose() -> Iterator[Fact]:
+    """Yield the facts that this engine depends on."""
+    return run_checks(_CHECKS)

@@ -167,6 +167,15 @@ class BccEngine:
         self._set_filter_flags(filter_map.flags(self._filter))
         return self._filter
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child, and detach nothing."""
+        self._buffers.forget()
+        for shared in (self._drops, self._controls, self._filter_map):
+            shared.close()
+        self._programs.forget()
+        self._poll.close()
+        self._wakeup.forget()
+
     def detach(self) -> None:
         """Remove everything from the kernel."""
         self._buffers.close()

@@ -88,6 +88,20 @@ class Programs:
         """Free the compiler's memory, which nothing needs once all programs are loaded."""
         self.bpf.free_bcc_memory()
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child, and detach nothing.
+
+        Maps that Python has not opened stay open: bcc has freed its list of them. They keep nothing attached.
+        """
+        kprobes = self.bpf.kprobe_fds.values()
+        functions = (function.fd for function in self.bpf.funcs.values())
+        tables = (table.map_fd for table in self.bpf.tables.values())
+        for fd in {*self._descriptors, *kprobes, *functions, *tables}:
+            os.close(fd)
+        self._descriptors.clear()
+        self._iterator = None
+        atexit.unregister(self.bpf.cleanup)  # it would detach the parent's kprobes
+
     def close(self) -> None:
         """Detach and unload all programs."""
         for fd in reversed(self._descriptors):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from portwatch.engines.core.libbpf import REINSTALL, Libbpf
 from portwatch.engines.core.programs import OBJECT
-from portwatch.engines.diagnosis import Check, Finding
+from portwatch.engines.diagnosis import Check, Fact, Finding, run_checks
 
 
 def _libbpf() -> Finding:
@@ -17,4 +19,9 @@ def _object() -> Finding:
     return Finding("not ok", f"{OBJECT} is missing", REINSTALL)
 
 
-CHECKS: dict[str, Check] = {"libbpf": _libbpf, "bpf object": _object}
+_CHECKS: dict[str, Check] = {"libbpf": _libbpf, "bpf object": _object}
+
+
+def diagnose() -> Iterator[Fact]:
+    """Yield the facts that this engine depends on."""
+    return run_checks(_CHECKS)

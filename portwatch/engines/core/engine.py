@@ -166,6 +166,14 @@ class CoreEngine:
         shared.filter_flags = filter_map.flags(self._filter)
         return self._filter
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child, and detach nothing."""
+        if self._ring:
+            self._ring.forget()
+        self._programs.forget()
+        self._poll.close()
+        self._wakeup.forget()
+
     def detach(self) -> None:
         """Remove everything from the kernel."""
         if self._ring:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
+from collections import deque
 from collections.abc import Iterable
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from errno import EINVAL, EPERM
@@ -33,6 +35,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
     "bpf_object__find_map_by_name": (c_void_p, [c_void_p, c_char_p]),
+    "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__btf_fd": (c_int, [c_void_p]),
     "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
@@ -59,6 +63,7 @@ _BPF_TRACE_FENTRY = 24
 _BPF_NOEXIST, _BPF_EXIST = 1, 2
 _RETURN_0 = (ctypes.c_uint64 * 2)(0xB7, 0x95)
 
+_WARNINGS_MAX = 100
 _LIBBPF_ERRNO_START = 4000
 """Error numbers from here on are libbpf's own; strerror(3) does not know them."""
 
@@ -72,8 +77,47 @@ class _LoadOptions(ctypes.Structure):
     _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_int))
 
 
+class _Warnings(threading.local):
+    """What libbpf has warned of in this thread: it does so in the thread that called it."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_WARNINGS_MAX)
+
+    def add(self, line: str) -> None:
+        """Keep a line, and forget the oldest one if there are too many."""
+        self._lines.append(line)
+
+    def take(self) -> list[str]:
+        """Return the lines since the last call."""
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
+
+
+_warnings = _Warnings()
+_libc = ctypes.CDLL(None)
+_libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
+
+
+def _keep_warning(level: int, template: bytes, arguments: int) -> None:
+    if level == 0:
+        buffer = ctypes.create_string_buffer(4096)
+        # On x86-64 and arm64 alike, a va_list argument is passed as a pointer.
+        _libc.vsnprintf(buffer, len(buffer), template, arguments)
+        _warnings.add(buffer.value.decode("utf-8", "backslashreplace").strip())
+
+
+def _print(level: int, template: bytes, arguments: int) -> int:
+    _keep_warning(level, template, arguments)
+    return 0
+
+
+_PRINT = _PrintFunction(_print)
+"""libbpf has one callback for the whole process, which any thread's call may run: it must never be freed."""
+
+
 class Libbpf:
-    """The library's functions, and the warnings since the last failure."""
+    """The library's functions."""
 
     def __init__(self, soname: str = "libbpf.so.1") -> None:
         """Raise EngineUnavailable if libbpf is missing or older than 1.0."""
@@ -86,20 +130,7 @@ class Libbpf:
             raise EngineUnavailable(f"libbpf 1.0 or later is required ({error}): {INSTALL}") from None
         self.functions = SimpleNamespace(**{name: getattr(library, name) for name in _PROTOTYPES})
         """Only those in `_PROTOTYPES`: without a prototype, ctypes truncates a returned pointer to an int."""
-        self._warnings: list[str] = []
-        libc = ctypes.CDLL(None)
-        libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
-
-        # On x86-64 and arm64 alike, a va_list argument is passed as a pointer.
-        def keep_warning(level: int, template: bytes, arguments: int) -> int:
-            if level == 0:
-                buffer = ctypes.create_string_buffer(4096)
-                libc.vsnprintf(buffer, len(buffer), template, arguments)
-                self._warnings.append(buffer.value.decode("utf-8", "backslashreplace").strip())
-            return 0
-
-        self._print = _PrintFunction(keep_warning)  # without a reference, ctypes would free the callback
-        self.functions.libbpf_set_print(self._print)
+        self.functions.libbpf_set_print(_PRINT)
 
     @property
     def version(self) -> str:
@@ -134,9 +165,8 @@ class Libbpf:
     def failure(self, what: str, errno: int) -> EngineUnavailable:
         """Return the exception for a call that failed, including libbpf's first relevant warning."""
         # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, whatever the cause.
-        relevant = (line for line in self._warnings if "RLIMIT_MEMLOCK" not in line)
+        relevant = (line for line in _warnings.take() if "RLIMIT_MEMLOCK" not in line)
         warning = next((line for line in relevant if line.startswith("libbpf:")), "")
-        del self._warnings[:]
         reason = os.strerror(errno) if errno < _LIBBPF_ERRNO_START else "libbpf cannot read it"
         text = f"{what}: {reason}"
         if missing := missing_capabilities():
@@ -172,6 +202,7 @@ class Object:
         self._libbpf = libbpf
         self._functions = libbpf.functions
         self._links: list[int] = []
+        self._perf_fds: list[int] = []
         self._handle = self._functions.bpf_object__open_file(str(path).encode(), None)
         if not self._handle:
             raise EngineUnavailable(f"libbpf cannot read the BPF object {path}: {REINSTALL}")
@@ -229,6 +260,7 @@ class Object:
             link = self._functions.bpf_program__attach_cgroup(program, cgroup_fd)
         elif perf_fd is not None:
             link = self._functions.bpf_program__attach_perf_event(program, perf_fd)
+            self._perf_fds.append(perf_fd)
         else:
             link = self._functions.bpf_program__attach(program)
         if not link:
@@ -249,6 +281,24 @@ class Object:
         if fd < 0:
             raise self._libbpf.failure("cannot start the iterator", -fd)
         return int(fd)
+
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child.
+
+        libbpf would detach programs from perf events, which the child shares with its parent.
+        """
+        functions = self._functions
+        descriptors = {functions.bpf_link__fd(link) for link in self._links} | set(self._perf_fds)
+        descriptors |= {functions.bpf_program__fd(program) for program in self.programs().values()}
+        previous = None
+        while previous := functions.bpf_object__next_map(self._handle, previous):
+            descriptors.add(functions.bpf_map__fd(previous))
+        descriptors.add(functions.bpf_object__btf_fd(self._handle))
+        for descriptor in descriptors:
+            if descriptor >= 0:  # negative: not loaded
+                os.close(descriptor)
+        self._links.clear()
+        self._handle = None
 
     def close(self) -> None:
         """Detach and unload all programs."""

@@ -117,6 +117,12 @@ class Programs:
         self.shared.port = port
         return self._object.open_iterator(self._iterator)
 
+    def forget(self) -> None:
+        """Close all descriptors, in a forked child, and detach nothing."""
+        self.shared = None
+        self._skippable = ()
+        self._object.forget()
+
     def close(self) -> None:
         """Detach and unload all programs."""
         self.shared = None

@@ -10,6 +10,7 @@ import mmap
 import select
 import struct
 import threading
+from contextlib import suppress
 
 HEADER = 8
 BUSY = 1 << 31
@@ -51,11 +52,12 @@ class Ring:
     def read(self) -> bytes:
         """Consume and return all records up to the first one that is not yet committed, with their headers."""
         start = self._consumer_position[0]
-        length = self._producer_position[0] - start
-        if not length:
-            return b""
         # Only x86 keeps the order of the loads of positions, headers and data by itself. Python has no memory
         # barrier; taking a lock implies one.
+        with self._barrier:
+            length = self._producer_position[0] - start
+        if not length:
+            return b""
         with self._barrier:
             offset = mmap.PAGESIZE + start % self._size
             view = self._view[offset : offset + length]
@@ -69,6 +71,11 @@ class Ring:
         with self._barrier:
             self._consumer_position[0] = start + complete
         return batch
+
+    def forget(self) -> None:
+        """Close all descriptors and unmap the buffer, in a forked child."""
+        with suppress(BufferError):  # a thread of the parent was reading at the moment of the fork
+            self.close()
 
     def close(self) -> None:
         """Unmap the buffer."""

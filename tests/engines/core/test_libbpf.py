@@ -2,8 +2,11 @@
 
 import ctypes
 import errno
+import sys
+import threading
 
 import pytest
+from commands import run
 from privileges import needs_object
 
 from portwatch.engines.core import libbpf, programs
@@ -17,6 +20,50 @@ def test_if_libbpf_is_missing_or_too_old_the_error_says_what_to_install(soname):
         EngineUnavailable, match=r"libbpf 1\.0 or later is required \(.*apt-get install libbpf1"
     ):
         libbpf.Libbpf(soname)
+
+
+LOAD_AFTER_ANOTHER_INSTANCE_IS_GONE = """
+import gc
+from pathlib import Path
+from portwatch.engines.core.libbpf import Libbpf, Object
+from portwatch.errors import EngineUnavailable
+
+first = Libbpf()
+Libbpf()
+gc.collect()
+try:
+    Object(first, Path({path!r}))
+except EngineUnavailable as error:
+    print(error)
+"""
+
+
+@needs_object
+def test_libbpf_can_warn_after_an_instance_is_garbage_collected(tmp_path):
+    """Each instance once registered a callback of its own, which libbpf called after it was freed."""
+    damaged = tmp_path / "damaged.o"
+    damaged.write_bytes(b"\x7fELF and then nothing of the kind")
+    script = LOAD_AFTER_ANOTHER_INSTANCE_IS_GONE.format(path=str(damaged))
+    result = run(command=[sys.executable, "-c", script])
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"cannot read the BPF object {damaged}" in result.stdout
+
+
+@needs_object
+def test_a_warning_reaches_the_thread_whose_call_caused_it():
+    def warn(warning):
+        libbpf._warnings.add(warning)
+        barrier.wait(20)
+        texts[warning] = str(library.failure("cannot load", errno.EINVAL))
+
+    library, barrier, texts = libbpf.Libbpf(), threading.Barrier(2), {}
+    threads = [threading.Thread(target=warn, args=[f"libbpf: {name}"]) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for warning, text in texts.items():
+        assert warning in text
 
 
 @needs_object
@@ -66,7 +113,8 @@ def failure(monkeypatch):
     library = libbpf.Libbpf()
 
     def make(number, *warnings):
-        library._warnings += warnings
+        for warning in warnings:
+            libbpf._warnings.add(warning)
         return library.failure("the kernel refuses to load the BPF programs", number)
 
     return make
