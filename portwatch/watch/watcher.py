@@ -20,7 +20,6 @@ from portwatch.watch.counts import Counts
 from portwatch.watch.hub import RECONCILE_INTERVAL, Hub
 from portwatch.watch.subscription import Subscription
 
-
 _NOT_STARTED = "this PortWatcher is not started: use it in a with statement, or call start()"
 
 
