@@ -16,7 +16,7 @@ class EngineUnavailable(PortwatchError):  # noqa: N818  # a public name
 
 
 class NotPermitted(EngineUnavailable):
-    """A permission is missing that is needed to run an engine or to answer a question."""
+    """The process lacks a permission that an engine or a lookup needs."""
 
 
 class JournalError(PortwatchError):

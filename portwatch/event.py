@@ -186,7 +186,7 @@ class Listener:
 
     @property
     def owner(self) -> Process | None:
-        """The opener if it holds the socket, else the oldest holder. The opener if no holder is known."""
+        """The opener if it holds the socket, else the oldest holder. If no holder is known, the opener."""
         for holder in self.holders:
             if self.opener and holder.is_same_as(self.opener):
                 return holder
@@ -311,7 +311,7 @@ class Listener:
         return owner.pod if owner else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form: that of an event without `seq` and `kind`, plus `opened` and `holders`."""
+        """Return the JSON form: the fields of an event except `seq` and `kind`, plus `opened` and `holders`."""
         event = Event.about(
             self.socket,
             self.owner,
@@ -338,7 +338,7 @@ class Listener:
 
 
 def _known_fields(kind: type[Holder | Process], values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that `kind` has fields for. A later version of portwatch may have added fields."""
+    """Return the values that `kind` has fields for. A later version of portwatch may have written others."""
     return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
 
 

@@ -57,7 +57,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds a port, so that another socket was refused it. Unknown values are None."""
+    """A process that holds a port that was refused to another socket. Unknown values are None."""
 
     pid: int | None
     process: str | None
@@ -85,7 +85,7 @@ class Socket:
     v6only: bool | None = None
     backlog: int | None = None
     sock: int | None = None
-    """The kernel's struct sock, for BPF hooks that cannot get the cookie. Never shown to users."""
+    """The address of the kernel's struct sock, for hooks that cannot get the cookie. Never shown to users."""
     netns_name: str | None = None
     """The name that the network namespace had when the socket was first seen."""
 
@@ -118,7 +118,7 @@ class Socket:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A change of a socket that an engine reports."""
+    """A change that an engine reports about a socket."""
 
     kind: RecordKind
     time: int
@@ -141,7 +141,7 @@ class OpenSocket:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The sockets that an engine has found open, in one search."""
+    """The sockets that an engine has found open in one search."""
 
     sockets: tuple[OpenSocket, ...]
     seen_inodes: Set[int | None]

@@ -8,7 +8,7 @@ _SECOND = 1_000_000_000
 
 
 def iso_time(nanoseconds: int | None) -> str | None:
-    """Return a time as ISO 8601 in UTC. The fraction has up to nine digits, without trailing zeros."""
+    """Convert nanoseconds since the epoch to ISO 8601 in UTC. The fraction has no trailing zeros."""
     if nanoseconds is None:
         return None
     seconds, fraction = divmod(nanoseconds, _SECOND)
@@ -17,7 +17,7 @@ def iso_time(nanoseconds: int | None) -> str | None:
 
 
 def parse_iso_time(text: str | None) -> int | None:
-    """Return the nanoseconds since the epoch for a text in the form that `iso_time` returns."""
+    """Convert a text that `iso_time` has returned to nanoseconds since the epoch."""
     if text is None:
         return None
     from calendar import timegm  # needed only by readers of events

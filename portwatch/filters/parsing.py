@@ -1,4 +1,4 @@
-"""Parsers for option values, configuration values and HTTP parameters. All of them raise ValueError."""
+"""Parsers for option values, configuration values and HTTP parameters. They raise ValueError for bad text."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def parse_time(text: str, now: int) -> int:
 def _most_recent(hour: int, minute: int, now: int) -> int:
     today = time.localtime(now // _SECOND)
     for days in (0, 1):
-        day = today.tm_mday - days  # mktime takes day 0 for the last day of the previous month
+        day = today.tm_mday - days  # for mktime, day 0 is the last day of the previous month
         result = int(time.mktime((today.tm_year, today.tm_mon, day, hour, minute, 0, 0, 0, -1))) * _SECOND
         if result <= now:
             break

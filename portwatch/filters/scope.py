@@ -36,7 +36,7 @@ class Scope:
     """A filter for each field. An event passes the scope if it passes the filters of all fields.
 
     A filter with several included values passes each of them. An unknown value matches neither `include` nor
-    `exclude`. An event is compared by the process that opened the port, so a close passes if its open did.
+    `exclude`. Process filters apply to the process that opened the port, so a close passes if its open did.
     """
 
     port: Filter[PortRange] = Filter()
@@ -81,7 +81,7 @@ class Scope:
         return self._admits(facts, self._restricted)
 
     def admits_listener(self, listener: Listener) -> bool:
-        """Return True if the listener passes. It is compared by its opener and all its holders."""
+        """Return True if the listener passes. Process filters apply to its opener and all its holders."""
         if not self._restricted:
             return True
         socket = listener.socket
@@ -92,7 +92,7 @@ class Scope:
         return self._admits(facts, self._restricted)
 
     def admits_process(self, process: Process) -> bool:
-        """Return True if the process passes by its own name, cgroup and container."""
+        """Return True if the process passes the filters by process name, cgroup and container."""
         facts = _Facts(None, None, None, None, {process.process}, {process.cgroup}, {process.container})
         return self._admits(facts, [name for name in self._restricted if name in _PROCESS_FIELDS])
 

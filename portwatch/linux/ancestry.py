@@ -24,7 +24,7 @@ class ProcessDetails:
     command: tuple[str, ...] | None
     """The arguments, which the process may have overwritten. None if they cannot be read."""
     ancestry: tuple[Ancestor, ...]
-    """From pid 1 down to the process itself. Starts at a later process if an ancestor cannot be read."""
+    """From pid 1 down to the process itself. If an ancestor cannot be read, it starts below that one."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -52,7 +52,7 @@ def has(capability: Capability, capabilities: int) -> bool:
 
 
 def missing_for_programs() -> list[str]:
-    """Return the names of the capabilities for BPF programs that this process lacks."""
+    """Return the names of the capabilities that BPF programs need and this process lacks."""
     capabilities = effective()
     return [capability.name for capability in _FOR_PROGRAMS if not has(capability, capabilities)]
 

@@ -18,9 +18,10 @@ _INIT_NAMESPACE = 0xEFFFFFFB
 
 
 def path_of(cgroup_id: int) -> str | None:
-    """Return the path of a v2 cgroup, from the root of the hierarchy even in a private cgroup namespace.
+    """Return the path of a v2 cgroup from the root of the hierarchy.
 
-    None means that the cgroup was removed, or that this process may not look it up.
+    The path is the same inside and outside of a private cgroup namespace. None means that the cgroup was
+    removed, or that this process may not look it up.
     """
     try:
         return _path_of(cgroup_id)
@@ -108,7 +109,7 @@ def _is_below_hierarchy_root(path: str) -> bool:
 def _hierarchy_root() -> Iterator[int]:
     mount = mounts.open_cgroup_root()
     try:
-        # open_by_handle_at does not accept the descriptor of a detached mount. Open the mount's root.
+        # open_by_handle_at does not accept the descriptor of a detached mount, so open its root directory.
         root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
     finally:
         os.close(mount)

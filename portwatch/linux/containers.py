@@ -20,7 +20,7 @@ _LEAF = re.compile(
 )
 """Matches the last component of a cgroup path. Used if the rest of the path is unknown."""
 _CTR = re.compile(r"^/default/([A-Za-z0-9][\w.-]*)")
-"""ctr uses the containerd namespace `default` if no other is given. Its users choose the container ids."""
+"""Matches a container of ctr, the command of containerd, in its default namespace. Its id can be any text."""
 _POD = re.compile(
     r"/[^/]*kubepods.*[/-]pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?=[/.:]|$)"
 )
@@ -98,9 +98,9 @@ def _look_up(pid: int, start_time: int, cgroup_id: int) -> CgroupInfo:
 
 
 def find_container(prefix: str) -> str:
-    """Return the full id of the running container whose id is `prefix`, or else starts with it.
+    """Return the full id of the running container whose id starts with `prefix`.
 
-    Raise PortwatchError if no container matches, or if several do.
+    An exact match is preferred. Raise PortwatchError if no container matches, or if several do.
     """
     running = set()
     for pid in procfs.pids():
@@ -118,7 +118,9 @@ def find_container(prefix: str) -> str:
             f"{prefix!r} matches several containers: {shown}{more}. Give more characters of the id"
         )
     if not matches:
-        hidden = "" if procfs.shows_kernel_pids() else " in this /proc (it hides some: see portwatch doctor)"
+        hidden = (
+            "" if procfs.shows_kernel_pids() else " in this /proc (which may hide some: see portwatch doctor)"
+        )
         raise PortwatchError(
             f"no running container{hidden} has an id that starts with {prefix!r}. To get the id of a container "
             f"by its name, ask its runtime: docker inspect -f '{{{{.Id}}}}' {prefix or 'NAME'}"

@@ -27,7 +27,10 @@ def syscall(number: int, *arguments: object) -> int:
 
 
 def syscall_number(name: str, numbers: Mapping[str, int]) -> int:
-    """Return a system call's number on this machine, from its number by machine. Raise EngineUnavailable."""
+    """Return the number of a system call on this machine. `numbers` maps each known machine to the number.
+
+    Raise EngineUnavailable if this machine is not among them.
+    """
     machine = os.uname().machine
     if machine not in numbers:
         raise EngineUnavailable(f"the number of the system call {name} on {machine} is not known")

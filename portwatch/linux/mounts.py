@@ -37,7 +37,7 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 def mounts(mountinfo: str = "/proc/self/mountinfo") -> Iterator[Mount]:
-    """Yield the mounts in a mountinfo file. The default is the mount namespace of this process."""
+    """Yield the mounts in a mountinfo file, by default that of this process."""
     with open(mountinfo, "rb") as file:
         for line in file:
             fields = line.rstrip(b"\n").split(b" ")

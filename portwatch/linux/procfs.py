@@ -18,7 +18,7 @@ from portwatch.linux import clock
 GONE = (FileNotFoundError, ProcessLookupError)
 """Errors that mean that the process has ended.
 
-To open a file of such a process fails with ENOENT. To read a file that was opened before fails with ESRCH.
+open(2) of a file of such a process fails with ENOENT. read(2) of a file that is already open fails with ESRCH.
 """
 UNREADABLE = (*GONE, PermissionError)
 """Errors that mean that the process has ended, or that this user may not see it."""
@@ -36,8 +36,8 @@ _root = OWN_ROOT
 def use(path: str) -> None:
     """From now on, read other processes from the procfs at `path`.
 
-    Raise PortwatchError if it is not a procfs, or if it shows another pid namespace than our own or the initial
-    one.
+    Raise PortwatchError if it is not a procfs, or if it shows a pid namespace that is neither our own nor the
+    initial one.
     """
     global _root  # noqa: PLW0603  # one procfs per process, set before anything reads it
     path = os.path.abspath(path)
@@ -54,8 +54,8 @@ def use(path: str) -> None:
         )
     if not _has_own_pids(path) and not _has_kernel_pids(path):
         raise PortwatchError(
-            f"{path!r} is the procfs of another pid namespace, where pids name other processes: mount the "
-            "host's procfs (docker run -v /proc:/host/proc:ro), or set neither --procfs nor $HOST_PROC"
+            f"{path!r} is the procfs of another pid namespace, where the same pids are other processes: mount "
+            "the host's procfs (docker run -v /proc:/host/proc:ro), or set neither --procfs nor $HOST_PROC"
         )
     _root = path
 
@@ -86,8 +86,8 @@ def _has_kernel_pids(path: str) -> bool:
 def _has_own_pids(path: str) -> bool:
     """Return True if the procfs at `path` is that of this process's own pid namespace."""
     try:
-        # NSpid has one pid per pid namespace, from that of the procfs down to that of the process. If it has a
-        # single pid, both are the same namespace.
+        # NSpid has one pid per pid namespace, from the namespace of the procfs down to the namespace of the
+        # process. If it has a single pid, both are the same namespace.
         with open(f"{path}/self/status", "rb") as status:
             return any(line.startswith(b"NSpid:") and len(line.split()) == 2 for line in status)
     except UNREADABLE:
@@ -123,7 +123,7 @@ def is_zombie(pid: int) -> bool:
 def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes, int]]:
     """Yield the pid, comm and start time of a process, then of each ancestor, nearest first.
 
-    Yield nothing if the process has another start time. Stop at the first ancestor that cannot be read.
+    Yield nothing if the process did not start at `start_time`. Stop at the first ancestor that cannot be read.
     """
     child_start = None
     try:
@@ -141,7 +141,7 @@ def ancestors_of(pid: int, start_time: int | None) -> Iterator[tuple[int, bytes,
 
 
 def own_start(pid: int | str = "self") -> int:
-    """Return the start time of this process, or of the process with a pid in our own pid namespace."""
+    """Return the start time of a process, by default of this one. `pid` is a pid of our own pid namespace."""
     with open(f"{OWN_ROOT}/{pid}/stat", "rb") as file:
         return clock.process_start(int(_fields(file.read())[19]))
 
@@ -183,9 +183,9 @@ def thread_group(pid: int) -> int:
 
 
 def shows_signal_pids(*, kernels: bool) -> bool:
-    """Return True if kill(2), called by this process, uses the same pids as the source of the pids.
+    """Return True if this process can pass certain pids to kill(2).
 
-    That source is the kernel if `kernels` is set, else the procfs in use.
+    They are the kernel's pids if `kernels` is set, else the pids that the procfs in use shows.
     """
     return _has_own_pids(OWN_ROOT) and _has_kernel_pids(OWN_ROOT) if kernels else _has_own_pids(_root)
 

@@ -17,7 +17,7 @@ from portwatch.model import Process
 
 @dataclass(frozen=True, slots=True)
 class Forwarder:
-    """A process that holds a port only to forward its traffic. What is unknown of the target is None."""
+    """A process that holds a port only to forward its traffic. Unknown facts about its target are None."""
 
     advice: str
     """What to do instead of ending the forwarder."""

@@ -19,7 +19,7 @@ def require_signal_pids(engine: str) -> None:
     """Raise PortwatchError if kill(2) in this process does not use the pids that the engine reports."""
     if not procfs.shows_signal_pids(kernels=engine != "poll"):
         raise PortwatchError(
-            "portwatch runs in a private pid namespace, where kill(2) uses other pids than those it found: "
+            "portwatch runs in a private pid namespace, where kill(2) uses other pids than portwatch found: "
             "no process was signalled; run portwatch in the host's pid namespace (docker run --pid=host, "
             "hostPID: true), or use --engine poll without --procfs to signal only processes of this namespace"
         )

@@ -30,7 +30,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class PortQuery:
-    """Selects the sockets on one port that pass a scope and a filter by process tree."""
+    """Selects the sockets on one port that match a scope and a filter by process tree."""
 
     port: Port
     scope: Scope
@@ -41,7 +41,7 @@ class PortQuery:
     def socket_scope(self) -> Scope:
         """The part of the query that depends only on the socket, not on its processes.
 
-        It passes either all events of a socket or none, because the processes of a socket can change.
+        It passes either all events of a socket or none, even if the processes that hold the socket change.
         """
         return Scope(
             port=Filter(((self.port.number, self.port.number),)),
@@ -51,11 +51,11 @@ class PortQuery:
         )
 
     def admits(self, event: Event) -> bool:
-        """Return True if an event passes everything except `pids`, which is not checked."""
+        """Return True if an event matches the port and the scope. `pids` is not checked."""
         return self.socket_scope.admits(event) and self.scope.admits(event)
 
     def select(self, listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-        """Return the listeners that pass everything except `pids`, which is not checked."""
+        """Return the listeners that match the port and the scope. `pids` is not checked."""
         scopes = (self.socket_scope, self.scope)
         return tuple(
             listener for listener in listeners if all(scope.admits_listener(listener) for scope in scopes)

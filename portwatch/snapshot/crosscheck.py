@@ -12,8 +12,9 @@ from portwatch.snapshot.owners import holders_of
 def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[OpenSocket]:
     """Return every open socket with its holders, including sockets that the snapshot did not see.
 
-    `take` takes the snapshot. `read_listed` reads the kernel's list. A socket counts as missed if it is listed
-    both before and after the snapshot. If a socket opens or closes in between, a record reports that.
+    `take` takes the snapshot. `read_listed` reads the kernel's list. A socket that the snapshot did not see is
+    added if it is listed both before and after the snapshot. If a socket opens or closes in between, a record
+    reports that.
 
     The snapshot misses a socket in three cases: the kernel itself owns the socket, the socket is in transit
     between two processes (SCM_RIGHTS), or its holder is outside this pid namespace. BPF iterators do not visit

@@ -70,7 +70,7 @@ def read_all() -> list[Socket]:
         try:
             sockets += read_namespace(namespace)
         except OSError:
-            # The process has ended, or this user may not read the namespace. It can be left out, because this
-            # list only completes a snapshot that was made from descriptors.
+            # The process has ended, or this user may not read the namespace. Leave the namespace out: this list
+            # only completes a snapshot, which finds sockets by their descriptors.
             continue
     return sockets

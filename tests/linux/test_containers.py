@@ -230,9 +230,9 @@ def test_find_container_says_how_to_get_an_id_if_none_matches(text):
 
 
 @pytest.mark.usefixtures("running_ids")
-def test_find_container_says_that_proc_hides_containers_if_it_does_not_show_kernel_pids(monkeypatch):
+def test_find_container_says_that_proc_may_hide_containers_if_it_does_not_show_kernel_pids(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
-    with pytest.raises(PortwatchError, match=r"no running container in this /proc \(it hides some"):
+    with pytest.raises(PortwatchError, match=r"no running container in this /proc \(which may hide some"):
         find_container("nosuch")
 
 

@@ -60,7 +60,7 @@ def test_use_and_the_command_line_refuse_the_procfs_of_another_pid_namespace(for
     for arguments in ([*command, "--procfs", foreign_procfs], ["env", f"HOST_PROC={foreign_procfs}", *command]):
         result = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert result.returncode == 2
-        assert "another pid namespace, where pids name other processes" in result.stderr
+        assert "another pid namespace, where the same pids are other processes" in result.stderr
 
 
 @needs_root

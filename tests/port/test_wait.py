@@ -49,7 +49,7 @@ def test_until_open_returns_at_once_if_the_port_is_already_open(engine, wait_for
     assert wait_for_port().until_open(None)
 
 
-def test_until_open_finds_a_port_that_opened_without_an_event_after_the_timeout(engine, wait_for_port):
+def test_until_open_checks_the_kernel_before_it_returns_false(engine, wait_for_port):
     waiting = wait_for_port()
     assert not waiting.until_open(0)
     engine.open_sockets = [open_socket(1, 8080)]
