@@ -10,7 +10,7 @@ from portwatch.filters.filter import Filter
 
 
 class HasCgroup(Protocol):
-    """An object that has a cgroup and a container, such as a process. None means unknown or none."""
+    """An object that has a cgroup and a container, such as a process. None if there is none or unknown."""
 
     @property
     def cgroup(self) -> str | None:
