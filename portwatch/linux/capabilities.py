@@ -19,7 +19,7 @@ class Capability:
 
 DAC_READ_SEARCH = Capability("CAP_DAC_READ_SEARCH", 2, "needed to find the cgroup of a process that has ended")
 NET_ADMIN = Capability("CAP_NET_ADMIN", 12, "needed to attach programs to cgroups")
-IPC_LOCK = Capability("CAP_IPC_LOCK", 14, "needed to give bcc's buffers their full size if ulimit -l is too low")
+IPC_LOCK = Capability("CAP_IPC_LOCK", 14, "needed for bcc's buffers at full size, where ulimit -l is too low")
 SYS_PTRACE = Capability("CAP_SYS_PTRACE", 19, "needed to see which sockets other users' processes hold")
 SYS_ADMIN = Capability(
     "CAP_SYS_ADMIN", 21, "needed to enter other network namespaces, and to use tracefs if it is not mounted"

@@ -27,7 +27,7 @@ _POD = re.compile(
 
 
 class CgroupInfo(NamedTuple):
-    """The path of a cgroup, and the ids of its container and its pod. None if there is none or it is unknown."""
+    """The path of a cgroup, and the ids of its container and its pod. None if there is none or unknown."""
 
     cgroup: str | None = None
     container: str | None = None
