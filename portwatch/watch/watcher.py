@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from queue import Empty
 from types import TracebackType
 
@@ -245,6 +245,26 @@ class PortWatcher:
     ) -> None:
         self.stop()
 
+    async def __aenter__(self) -> PortWatcher:
+        """Start in a thread: attaching takes longer than an event loop may be blocked."""
+        import asyncio
+
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])  # it cannot be interrupted, and must not stay started
+            await asyncio.to_thread(self.stop)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.stop)
+
     def __iter__(self) -> Iterator[Event]:
         """Yield events until the watcher is stopped. Start and stop it here if it is not started."""
         with self._unless_started():
@@ -258,9 +278,22 @@ class PortWatcher:
 
         arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._on_event = lambda: loop.call_soon_threadsafe(arrived.set)
+        is_waking = False
+
+        def wake() -> None:
+            nonlocal is_waking
+            is_waking = False  # before the queue is read: an event that comes later wakes the loop again
+            arrived.set()
+
+        def on_event() -> None:
+            nonlocal is_waking
+            if not is_waking:  # one wake-up for all events that come before the loop runs
+                is_waking = True
+                loop.call_soon_threadsafe(wake)
+
+        self._on_event = on_event
         try:
-            with self._unless_started():
+            async with self._unless_started():
                 while True:
                     try:
                         event = self._subscribed().get_nowait()
@@ -275,7 +308,7 @@ class PortWatcher:
         finally:
             self._on_event = None
 
-    def _unless_started(self) -> AbstractContextManager[object]:
+    def _unless_started(self) -> PortWatcher | nullcontext[None]:
         return nullcontext() if self._hub or self._was_forked else self
 
     def _subscribed(self) -> Subscription:

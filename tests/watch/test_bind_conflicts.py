@@ -78,7 +78,7 @@ def test_a_process_whose_close_was_just_read_is_reported_as_the_holder(engine, t
     assert engine.port_user_lookups == 0
 
 
-def test_another_socket_on_the_same_port_is_looked_up_again(
+def test_a_new_socket_on_the_same_port_causes_a_new_lookup(
     engine, table, conflicts, own_process, ended_process
 ):
     engine.holders = UNKNOWN_HOLDER

@@ -45,7 +45,9 @@ def test_listeners_that_the_first_check_finds_are_counted_and_logged(hub, monkey
     assert hub.counts.drift == {"open": 1}
 
 
-def test_a_close_that_the_first_check_finds_is_reported_even_without_a_snapshot(hub, engine, monkeypatch):
+def test_a_close_that_the_first_check_finds_is_reported_even_if_no_snapshot_was_requested(
+    hub, engine, monkeypatch
+):
     snapshots = [Snapshot((open_socket(1, 80),), {1001}), Snapshot((), set())]
     monkeypatch.setattr(engine, "snapshot", lambda: snapshots.pop(0))
     subscribing = hub.subscribe(everything, snapshot=False)
@@ -115,7 +117,7 @@ def test_a_socket_passed_into_a_tree_is_reported_by_any_later_check(hub, engine)
     subscription = subscribing.wait()
     wait_for_first_check(hub)
     engine.open_sockets = [replace(open_socket(1, 80), trees=1)]
-    hub.subscribe(everything, roots=[Identity(2, 2)]).wait()  # starts with a check
+    hub.subscribe(everything, roots=[Identity(2, 2)]).wait()  # a new subscription starts with a check
     engine.push(closing(1, 80))
     assert summary([subscription.get(20), subscription.get(20)]) == [
         ("open", "reconcile", 80),
@@ -148,10 +150,8 @@ def test_records_read_before_a_tree_was_watched_are_also_filtered_by_that_tree(
         hub.subscribe(everything)
         hub.start()
         wait_for_first_check(hub)
-    engine.records_after_snapshot = [
-        opening(1, 80),
-        opening(2, 81),
-    ]  # read too early to have the bit of the tree
+    # These records were made before the tree had a bit, so their `trees` is 0.
+    engine.records_after_snapshot = [opening(1, 80), opening(2, 81)]
     engine.open_sockets = [replace(open_socket(1, 80), trees=1), open_socket(2, 81)]
     subscribing = hub.subscribe(everything, **{option: [Identity(1, 1)]})
     if not is_ready:

@@ -51,7 +51,7 @@ def test_a_snapshot_recognises_a_socket_without_a_cookie_by_its_inode():
     assert [event.kind for event in table.merge([], 3, "reconcile")] == ["close"]
 
 
-def test_a_reused_kernel_address_is_another_socket():
+def test_a_socket_that_reuses_a_kernel_address_is_a_new_socket():
     table = Table()
     table.apply(record("open", replace(tcp(1), sock=0xFFFF888812345678)))
     other = record("open", replace(tcp(2), sock=0xFFFF888812345678))
@@ -95,7 +95,7 @@ def test_an_mptcp_socket_is_recognised_by_its_inode():
     assert [event.kind for event in table.apply(record("close", subflow))] == ["close"]
 
 
-def test_a_reused_inode_is_another_socket():
+def test_a_socket_that_reuses_an_inode_is_a_new_socket():
     table = Table()
     table.apply(record("open", tcp(1)))
     assert table.apply(record("close", replace(tcp(1), cookie=2))) == []

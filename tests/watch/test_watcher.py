@@ -231,6 +231,64 @@ def test_events_can_be_read_by_async_iteration(engine):
     assert asyncio.run(take()) == ["open", "close"]
 
 
+def test_the_event_loop_runs_while_a_watcher_starts_and_stops(engine, monkeypatch):
+    """Attaching takes a fifth of a second: each step here waits for the loop, which would be blocked."""
+    steps = {"attach": threading.Event(), "detach": threading.Event()}
+    for name, step in steps.items():
+        monkeypatch.setattr(engine, name, lambda step=step: step.wait(20))
+
+    async def watch():
+        loop = asyncio.get_running_loop()
+        for delay, step in enumerate(steps.values(), 1):
+            loop.call_later(delay / 20, step.set)
+        async with fake_watcher():
+            steps_done.append(steps["attach"].is_set())
+        steps_done.append(steps["detach"].is_set())
+
+    steps_done = []
+    asyncio.run(watch())
+    assert steps_done == [True, True]
+
+
+def test_a_start_that_is_cancelled_leaves_nothing_started(engine, monkeypatch):
+    attaching, attach = threading.Event(), threading.Event()
+    monkeypatch.setattr(engine, "attach", lambda: (attaching.set(), attach.wait(20)))
+
+    async def cancel():
+        watcher = fake_watcher()
+        starting = asyncio.ensure_future(watcher.__aenter__())
+        await asyncio.to_thread(attaching.wait, 20)
+        starting.cancel()
+        await asyncio.sleep(0)
+        attach.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    asyncio.run(cancel())
+    assert engine.detached == 1
+
+
+def test_events_that_arrive_together_wake_the_loop_once(engine):
+    async def watch():
+        loop = asyncio.get_running_loop()
+        call = loop.call_soon_threadsafe
+        async with fake_watcher() as watcher:
+            events = aiter(watcher)
+            first = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0.05)
+            loop.call_soon_threadsafe = lambda *args: (wakes.append(args), call(*args))[1]
+            engine.push(*(opening(number, number) for number in range(1, 501)))
+            time.sleep(0.2)  # the loop is busy, while all of them arrive
+            assert (await first).kind == "open"
+            for _ in range(499):
+                await anext(events)
+            await events.aclose()
+
+    wakes = []
+    asyncio.run(watch())
+    assert len(wakes) < 10
+
+
 def test_async_iteration_that_was_abandoned_does_not_disturb_other_watchers(engine):
     async def first(watcher):
         return await anext(aiter(watcher))
@@ -298,7 +356,7 @@ def test_a_change_during_a_check_is_reported_once_as_an_event(engine):
     assert summary(events) == [("open", "event", 80)]
 
 
-def test_an_open_that_was_lost_is_found_by_a_check_even_if_its_backlog_changes_meanwhile(engine):
+def test_an_open_that_was_lost_is_found_by_a_check_even_if_the_backlog_changes_meanwhile(engine):
     events = []
     with fake_watcher(events.append) as watcher:
         watcher.listeners()

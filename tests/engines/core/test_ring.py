@@ -17,7 +17,7 @@ ROOM = SIZE // STRIDE
 
 
 class Kernel:
-    """The producer: a page with the consumer's position, one with its own, and the data, which is mapped twice."""
+    """The producer: a page with the consumer's position, a page with its own, and the data twice."""
 
     def __init__(self):
         self.fd = os.memfd_create("ring")
