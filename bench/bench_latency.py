@@ -64,7 +64,7 @@ def engine_delays(pid):
 
 @contextmanager
 def listener_at_random_times(interval):
-    """Run a child that repeatedly sends its port, waits for a random time, listens, and sends that time."""
+    """Run a child that repeatedly sends its port, waits for a random time, listens, and sends the time."""
     ours, theirs = socket.socketpair()
 
     def listen():

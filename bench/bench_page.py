@@ -37,7 +37,7 @@ def chromium():
 def measure(browser, where, opens, pause):
     """Open ports and return the 99th percentile of the delays in milliseconds.
 
-    `where` is "received" (by an event handler) or "shown" (on the page): the browser's variable with the times.
+    `where` names the browser's variable with the times: "received" by an event handler, or "shown" on the page.
     """
     begun = {}
     browser.execute_script(f"window.{where} = {{}}")

@@ -21,7 +21,7 @@ SLOW_ROUNDS = 3
 
 
 def hold(number, ready):
-    """Open listeners on an address that only this process uses, and FILES files in total. Run until killed."""
+    """Open listeners on an address that only this process uses, and FILES files in total. Then sleep."""
     address = f"127.1.{number // 250}.{number % 250 + 1}"
     servers = [socket.create_server((address, 20_000 + port)) for port in range(LISTENERS)]
     null = os.open(os.devnull, os.O_RDONLY)

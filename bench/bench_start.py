@@ -1,4 +1,4 @@
-"""Time from the start of `portwatch tail` to the first line of its snapshot. By then it traces."""
+"""Time from the start of `portwatch tail` to the first line of its snapshot. By then, tracing has started."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ def seconds_until_line(command, is_expected):
 
 
 def assert_traces_after_snapshot(command, port):
-    """Check that `tail` traces once it prints a line of its snapshot: a port opened after that is an event."""
+    """Check that a port that is opened right after the snapshot was printed is reported as an event."""
     with running(*command) as process:
         next(line for line in process.stdout if json.loads(line)["port"] == port)
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -47,7 +47,7 @@ def show(what: str, figure: str) -> None:
 
 
 def judge(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> None:
-    """Print a figure, its bar (at `most` or at `least` this value), and whether the bar holds."""
+    """Print a figure, the bar that it must meet (`most` or `least`), and whether it does."""
     bar = f"≤ {most:,g}" if most is not None else f"≥ {least:,g}"
     holds = (most is None or value <= most) and (least is None or value >= least)
     unit = unit and f" {unit}"
@@ -60,7 +60,7 @@ def number(value: float) -> str:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that at least `percent` of the values do not exceed."""
+    """Return a percentile: the smallest value such that at least `percent` % of the values are not larger."""
     return sorted(values)[max(0, -(-len(values) * percent // 100).__int__() - 1)]
 
 

@@ -17,7 +17,7 @@ FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
-    """Compiles with the system's clang if it can, or else with the clang in the package ziglang (90 MB)."""
+    """Compiles with the system's clang if it supports BPF, or else with that of the package ziglang (90 MB)."""
 
     PLUGIN_NAME = "custom"
 

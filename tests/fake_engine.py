@@ -36,14 +36,14 @@ class FakeEngine:
     def __init__(self):
         self.open_sockets = []
         self.records_after_snapshot = []
-        """Records of changes during a snapshot. The next `read_up_to_now` returns them after all others."""
+        """Records of changes that happen during a snapshot. The next `read_up_to_now` returns them last."""
         self.snapshot_error = None
         self.lost = 0
         self.recursion_misses = 0
         self.watched = {}
-        """The watched trees: the bit of each tree, and the pid of its root."""
+        """Maps the bit of each watched tree to the pid of the root of the tree."""
         self.holders = UNKNOWN_HOLDER
-        """What `port_users` returns, or an exception that it raises."""
+        """What `port_users` returns. If this is an exception, `port_users` raises it."""
         self.port_user_lookups = 0
         self.kernel_filter = UNRESTRICTED
         self.attached = 0

@@ -17,7 +17,7 @@ def kernel_functions():
 
 
 def expected_limits(engine, hooks):
-    """Return the names of the limits that an engine has with these hooks, on this kernel and run by root."""
+    """Return the names of the limits of an engine with these hooks, if root runs it on this kernel."""
     always, *others = LIMITS[engine, hooks]
     return set(always.split()).union(*(names.split() for names, applies in others if applies()))
 

@@ -15,7 +15,7 @@ PORTS = range(2000, 2060)
 
 
 class Program:
-    """Opens and closes sockets and starts and kills children at random."""
+    """Opens and closes sockets, and starts and kills children, at random."""
 
     def __init__(self, seed, namespaces):
         self._random = random.Random(seed)

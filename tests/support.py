@@ -19,7 +19,7 @@ PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
 """Seconds to wait for an expected condition before a test fails."""
 
 ENGINES = os.environ.get("PORTWATCH_TEST_ENGINES", "core bcc poll").split()
-"""The engines to test. "core-stable" is the engine core with the hook set stable.
+"""The engines to test. "core-stable" is the engine "core" with the hook set "stable".
 
 Some kernels cannot run all of them.
 """
@@ -74,9 +74,8 @@ def open_files():
     """
     descriptors = set()
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # closed since, as the descriptor of listdir() itself always is
+        # A descriptor may be closed meanwhile. The one that listdir() opened always is.
+        with contextlib.suppress(FileNotFoundError):
             descriptors.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
     return descriptors
 
@@ -102,8 +101,8 @@ def wait_until(condition, what, patience=PATIENCE):
 def replay(events):
     """Return the ports that are open after these events, sorted.
 
-    Fail if an open event names a socket that is already open. Fail if a close event names a socket that is not
-    open, or a port other than that of its open event.
+    Fail if an open event is about a socket that is already open. Fail if a close event is about a socket that
+    is not open, or if its port differs from that of the open event.
     """
     open_ports = {}
     for event in events:
@@ -152,7 +151,7 @@ class Actor:
     def owns(self, event):
         """Return True if the event is from this actor's network namespace.
 
-        The kernel reuses the inode of a namespace, so events from before the actor was created do not count.
+        The kernel reuses the inodes of namespaces, so events from before the actor was created do not count.
         """
         return event.netns == self.netns and event.time > self._created_at
 
@@ -221,17 +220,17 @@ class RecordingWatcher:
             return sum(event.inode == inode for event in self.delivered)
 
     def events(self, *actors):
-        """Return the events from these actors' namespaces, after `wait_for_delivery`."""
+        """Call `wait_for_delivery`, then return the events from these actors' namespaces."""
         self.wait_for_delivery()
         with self._lock:
             return [event for event in self.delivered if any(actor.owns(event) for actor in actors)]
 
     def kinds(self, *actors):
-        """Return the kinds of the events from these actors' namespaces, after `wait_for_delivery`."""
+        """Call `wait_for_delivery`, then return the kinds of the events from these actors' namespaces."""
         return [event.kind for event in self.events(*actors)]
 
     def ports(self, *actors):
-        """Return (kind, port) of each event from these actors' namespaces, after `wait_for_delivery`."""
+        """Call `wait_for_delivery`, then return (kind, port) of each event from these actors' namespaces."""
         return [(event.kind, event.port) for event in self.events(*actors)]
 
     def gaps(self):

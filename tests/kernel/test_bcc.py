@@ -1,4 +1,4 @@
-"""The bcc engine: it reports the same events as core, keeps them in order across CPUs, and has fallbacks."""
+"""The bcc engine: its events equal those of core and are in order, and missing kernel features are limits."""
 
 import errno
 import gc
@@ -38,14 +38,14 @@ def both():
         watcher.stop()
 
 
-def test_ephemeral_udp_is_a_limit_only_before_5_12(both):
+def test_bcc_declares_the_limit_ephemeral_udp_only_before_linux_5_12(both):
     _, bcc = both
     release = tuple(map(int, os.uname().release.split(".")[:2]))
     assert bcc.info.has_limit("ephemeral_udp") == (release < (5, 12))
 
 
 def events_by_socket(events):
-    """Return {inode: events in order}. Openers have no cgroup in them: see NOT_COMPARED."""
+    """Return {inode: events in order}. The cgroup of each opener is set to None: see NOT_COMPARED."""
     by_inode = defaultdict(list)
     for event in events:
         by_inode[event.inode].append(replace(event, opener=event.opener and replace(event.opener, cgroup=None)))
@@ -170,7 +170,7 @@ def test_lost_records_are_counted_and_reconciliation_reports_the_missed_changes(
             "    [s.close() for s in more]\n"
         )
         actor.do("[s.close() for s in socks[:250]]")
-        wait_until(lambda: engine.lost, "a loss")
+        wait_until(lambda: engine.lost, "a lost record")
         wait_until(lambda: sorted(open_ports.values()) == list(range(2250, 2500)), "the missed changes")
         assert hub.counts.reconciliations["loss"]
     finally:
@@ -241,7 +241,7 @@ def test_a_missing_kernel_function_adds_limits_but_other_events_are_still_report
     try:
         info = engine.info
         if info.hooks != hooks.KPROBES_NAME:
-            pytest.skip(f"this kernel has no kprobes ({info.why}); make test-vm runs this test on others")
+            pytest.skip(f"this kernel has no kprobes ({info.why}); make test-vm has kernels with them")
         assert {LISTEN_FAILURES, BACKLOG_CHANGE} <= set(info.limits)
         assert f"{absent.function} (" in info.why
         actor.do("s = listener(port=8080)")
@@ -252,7 +252,7 @@ def test_a_missing_kernel_function_adds_limits_but_other_events_are_still_report
 
 @pytest.fixture
 def attach_engine():
-    """A function that returns an attached engine. The engine is detached after the test."""
+    """A function that attaches a bcc engine and returns it. The engine is detached after the test."""
     engines = []
 
     def attach(**options):

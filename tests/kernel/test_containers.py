@@ -72,7 +72,7 @@ def test_events_of_a_short_lived_process_have_its_cgroup_and_container(watch, ac
     assert {(event.cgroup, event.container) for event in events} == {(f"/{path.name}", CONTAINER_ID)}
 
 
-def test_events_of_a_short_lived_process_have_its_cgroup_v1_container(watch, actor, v1_container):
+def test_events_of_a_short_lived_process_have_the_container_of_its_cgroup_v1(watch, actor, v1_container):
     if SHORT_LIVED in watch.info.limits:
         pytest.skip("this engine does not see short-lived listeners")
     (v1_container / "cgroup.procs").write_text(str(actor.pid))

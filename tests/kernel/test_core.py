@@ -1,4 +1,4 @@
-"""The core engine: lost records are recovered from, and connections produce no records."""
+"""The core engine: it recovers from lost records, and connections produce no records."""
 
 import pytest
 from support import CORE_HOOKS, replay, wait_until
@@ -23,7 +23,7 @@ def test_lost_records_are_counted_and_reconciliation_reports_the_missed_changes(
     try:
         actor.do("socks = [listener(port=port) for port in range(2000, 3000)]")
         actor.do("[s.close() for s in socks[:500]]")
-        wait_until(lambda: hub.counts.lost and hub.counts.lost >= engine.lost, "a loss")
+        wait_until(lambda: hub.counts.lost and hub.counts.lost >= engine.lost, "a lost record")
         wait_until(lambda: replay(list(delivered)) == list(range(2500, 3000)), "the missed changes")
         wait_until(
             lambda: sum(event.lost for event in gaps(delivered)) == hub.counts.lost,

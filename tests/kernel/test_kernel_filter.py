@@ -230,7 +230,9 @@ def test_a_restarted_container_is_reported(watch_scope, make_actor, cgroup):
         path.rmdir()
 
 
-def test_a_close_by_another_cgroup_is_reported_only_if_the_open_was(watch_scope, make_actor, cgroup):
+def test_a_close_by_a_process_in_another_cgroup_is_reported_only_if_the_open_was(
+    watch_scope, make_actor, cgroup
+):
     inside, outside = make_actor(), make_actor()
     cgroup(inside)
     watcher = watch_scope(container=Filter((CONTAINER_ID,)))

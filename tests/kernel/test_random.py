@@ -67,9 +67,9 @@ class Replay:
 
 
 def make_engine(name, loses_records):
-    """Return the engine that ENGINES calls `name`.
+    """Return an engine. `name` is one of ENGINES.
 
-    If it `loses_records`, its buffer is small and is read slowly.
+    If `loses_records`, the engine has a small buffer that is read slowly, so that it overflows.
     """
     name, _, hooks = name.partition("-")
     engine = {
@@ -81,7 +81,7 @@ def make_engine(name, loses_records):
         read = engine.read
 
         def read_slowly(timeout):
-            time.sleep(PATIENCE / 1000)  # PATIENCE is larger on slow machines, where the program is slower too
+            time.sleep(PATIENCE / 1000)  # slow machines need a longer sleep and have a larger PATIENCE
             return read(timeout)
 
         engine.read = read_slowly

@@ -601,7 +601,7 @@ def test_s25_accepted_connections_are_not_reported(watch, actor):
     assert watch.kinds(actor) == ["open"]
 
 
-def test_s26_processes_that_have_the_same_pid_one_after_the_other_have_different_start_times(watch, actor):
+def test_s26_processes_that_reuse_a_pid_are_distinguished_by_their_start_times(watch, actor):
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     if not last_pid.exists():
         pytest.skip("this kernel cannot set the next pid: it has no CONFIG_CHECKPOINT_RESTORE")

@@ -259,7 +259,7 @@ def test_a_process_that_did_not_fit_into_the_map_of_members_is_found_by_reconcil
         pytest.skip("this engine has no map of members")
     tree = watch_tree(root)
     members = tree.watcher.choice.engine._membership._entries
-    unused_pids = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # from PID_MAX_LIMIT on
+    unused_pids = range(1 << 22, (1 << 22) + MAP_ENTRIES)  # pids are below PID_MAX_LIMIT, 1 << 22
     try:
         with contextlib.suppress(PortwatchError):
             for pid in unused_pids:
@@ -440,7 +440,7 @@ def test_listeners_open_before_the_watcher_started_are_closed_when_the_last_proc
 
 def test_only_listeners_of_a_tree_are_marked_and_closing_removes_the_mark(root, watch):
     if watch.engine != "bcc":
-        pytest.skip("only bcc marks the sockets of a tree in a hash map, which can be counted")
+        pytest.skip("only bcc marks the sockets of a tree in a map whose entries can be counted")
     tree = TreeWatcher(watch.engine, root, reconcile_interval=3600.0)
     try:
         marked_sockets = tree.watcher.choice.engine._programs.bpf[b"tree_sockets"]
@@ -475,7 +475,7 @@ def count_calls(instance, name):
 
 
 class Process:
-    """The root of a tree, if it is a child of an actor and not an actor itself."""
+    """A child of an actor that serves as the root of a watched tree."""
 
     def __init__(self, pid):
         self.pid = pid
