@@ -9,7 +9,7 @@ from portwatch.cli.main import portwatch
 
 
 def poll_often(command):
-    """Return options that shorten the poll interval, for commands that can poll."""
+    """Return options that shorten the poll interval, if the command has such an option."""
     return [] if command in ("list", "who") else ["--interval", "0.05"]
 
 

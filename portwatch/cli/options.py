@@ -118,7 +118,7 @@ class _ScopeOption:
     metavar: str | None = None
 
     def declare(self, name: str) -> Iterator[Callable[[F], F]]:
-        """Yield both options."""
+        """Yield the decorators that add both options to a command."""
         exclude = f"--not-{name}"
         yield click.option(
             f"--{name}",
@@ -250,9 +250,9 @@ def report_fallback(choice: Choice, report: Callable[[str], object] = _to_stderr
 
 
 def report_unseen_failures(choice: Choice) -> None:
-    """Report that the engine cannot see failures on this machine, if so.
+    """If the engine cannot see failed binds and listens on this machine, report that.
 
-    Nothing is reported for the poll engine, because it cannot see failures on any machine.
+    Nothing is reported for the poll engine, because it cannot see them on any machine.
     """
     if choice.engine.name != "poll" and choice.engine.info.has_limit(FAILURES.name):
         _to_stderr(

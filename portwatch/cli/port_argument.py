@@ -1,4 +1,4 @@
-"""The PORT argument of who, wait and kill, and the query made from their arguments."""
+"""The PORT argument of who, wait and kill, and the query built from the arguments of these commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from portwatch.port.lookup import Port, PortQuery
 
 
 class PortType(click.ParamType):
-    """`8080`, `tcp/8080` or `udp/53`. With `needs_proto`, the protocol is required."""
+    """A port: `8080`, `tcp/8080` or `udp/53`. With `needs_proto`, the protocol is required."""
 
     def __init__(self, *, needs_proto: bool = False) -> None:
         self.name = "PROTO/PORT" if needs_proto else "PORT"
@@ -42,7 +42,7 @@ class PortType(click.ParamType):
 
 
 def _is_port_number(text: str) -> bool:
-    # int() raises ValueError for thousands of digits.
+    # The length is checked first, because int() raises ValueError for thousands of digits.
     return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65_535
 
 

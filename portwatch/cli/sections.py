@@ -12,14 +12,14 @@ JOURNAL = "Journal"
 METRICS = "Metrics"
 
 _COLUMN_MAX = 40
-"""Maximum width of the first column. `--exposure, --not-exposure EXPOSURE` fits."""
+"""Maximum width of the first column: enough for `--exposure, --not-exposure EXPOSURE`."""
 
 
 class SectionOption(click.Option):
     """An option in a section of the help."""
 
     def __init__(self, *args: Any, section: str, exclude: str | None = None, **kwargs: Any) -> None:
-        """Set `exclude` to the name of the `--not-` form: the help shows both options in one row."""
+        """If `exclude` is the name of the `--not-` form, the help shows both options in one row."""
         super().__init__(*args, **kwargs)
         self.section = section
         self._exclude = exclude
@@ -34,7 +34,7 @@ class SectionOption(click.Option):
 
 
 class ExcludeOption(click.Option):
-    """A `--not-` option. It has no row of its own, because the row of the plain option shows both."""
+    """A `--not-` option. The help shows it in the row of the option without `--not-`."""
 
     def get_help_record(self, ctx: click.Context) -> None:
         """Return no row."""

@@ -18,7 +18,6 @@ def end_on_signals(*, as_success: bool) -> None:
     descriptors close.
     """
     for number in _SIGNALS:
-        if (
-            signal.getsignal(number) != signal.SIG_IGN
-        ):  # nohup ignores signals, and so do shells for background jobs
+        # A signal that is ignored at the start stays ignored: nohup does this, and shells for background jobs.
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, (lambda *_: os._exit(0)) if as_success else signal.SIG_DFL)

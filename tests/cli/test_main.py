@@ -267,7 +267,7 @@ def test_control_characters_in_names_are_escaped():
     assert [line.count(r"\x1b]0;owned\x07\nroot") for line in lines] == [2, 1, 2, 0, 3]
 
 
-def test_a_line_names_the_container_or_without_one_the_foreign_namespace():
+def test_a_line_names_the_container_if_there_is_one_and_otherwise_a_foreign_namespace():
     here = os.stat("/proc/self/ns/net").st_ino
     elsewhere = Event(1, 0, "open", "event", "tcp", "ipv4", "0.0.0.0", 80, pid=1, netns=1, netns_name="blue")
     assert "namespace blue" in text.event_line(elsewhere)

@@ -12,7 +12,7 @@ from privileges import needs_core
 
 @pytest.fixture(autouse=True)
 def _default_handlers():
-    """Handle signals by default. Tests that run in the background or under nohup inherit ignored signals."""
+    """Set the default handlers, because tests in the background or under nohup inherit ignored signals."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
@@ -49,7 +49,7 @@ MOMENTS = {
 
 
 def interrupted(command, patch, engine):
-    """Return the arguments of a process that runs a portwatch command, and gets SIGINT when `patch` says so."""
+    """Return a command line that runs a portwatch command and sends itself SIGINT when `patch` says so."""
     program = f"""
         import os, signal, sys
         from portwatch.cli import main as cli

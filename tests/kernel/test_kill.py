@@ -94,7 +94,7 @@ def test_a_process_that_ignores_the_signal_is_named_and_sigkill_is_suggested(act
 
 
 def during_the_question(monkeypatch, action):
-    """Replace the question for confirmation: run an action, then confirm."""
+    """Replace the prompt for confirmation by an action, and then confirm."""
 
     def confirm(*_):
         action()

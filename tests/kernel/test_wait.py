@@ -51,7 +51,7 @@ def test_wait_returns_when_the_port_opens(actor, engine, make_waiter, socket):
     actor.do("other = listener(port=8081)")
     waiter = make_waiter(actor, "8080", *engine)
     sentinel = make_waiter(actor, "8081", *engine)
-    # When the sentinel exits, the waiter has started too. If not, it will find the port in its snapshot.
+    # When the sentinel exits, the waiter has probably started too. If not, its snapshot will include the port.
     assert sentinel.exit_code() == 0
     assert not waiter.has_exited()
     actor.do(f"s = {socket}")

@@ -10,7 +10,7 @@ EVIL = "\x1b]0;owned\x07"
 
 
 def answer(result):
-    """Return stdout without the hint at listeners in other namespaces, because this machine may have some."""
+    """Return stdout without the hint about listeners in other namespaces, which this machine may have."""
     hint = " in the selected scope, but something does outside it (try --netns all, or fewer options)"
     return result.stdout.removesuffix("\n").replace(hint, "")
 

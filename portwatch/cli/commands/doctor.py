@@ -35,7 +35,7 @@ def command(as_json: bool, engine: str) -> None:
     """
     report = examine(engine)
     if as_json:
-        from json import dumps  # imported here because it takes 7 ms
+        from json import dumps  # imported here because the import takes 7 ms
 
         click.echo(dumps(report.as_dict()))
     else:

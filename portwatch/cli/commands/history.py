@@ -55,9 +55,8 @@ def command(
 
     Example: portwatch history --journal /var/lib/portwatch/journal --since 2h
     """
-    from portwatch.outputs.journal import (
-        Reader,
-    )  # imported here, because it imports sqlite3, which a usage error does not need
+    # Imported here because it imports sqlite3, which is not needed to report a usage error.
+    from portwatch.outputs.journal import Reader
 
     reader = Reader(journal)
     lines = reader.events(

@@ -147,7 +147,7 @@ def _not_free_message(
     if remaining and not _overlap(remaining, holders_of(result.listeners)):
         ancestry = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
         return (
-            f"{port} is held again, by {format_processes(remaining)}: stop the supervisor that starts it "
+            f"{port} is held again, by {format_processes(remaining)}: stop the supervisor that restarts it "
             f"({ancestry})"
         )
     if not remaining:

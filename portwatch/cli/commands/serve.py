@@ -77,7 +77,8 @@ class _SizeType(click.ParamType):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from portwatch.outputs.journal.writer import MIN_BYTES  # imports sqlite3: 11 ms
+        # Imported here because it imports sqlite3, which takes 11 ms.
+        from portwatch.outputs.journal.writer import MIN_BYTES
 
         if isinstance(value, int):
             return value
@@ -218,7 +219,8 @@ def command(ctx: click.Context, /, check: bool, log_format: str, config: Path | 
 
 
 def _run(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
-    from portwatch.server.daemon import Daemon  # imported here: it takes 250 ms, and --check does not need it
+    # Imported here because the import takes 250 ms, and --check does not need it.
+    from portwatch.server.daemon import Daemon
 
     event_log = EventLog(sys.stdout, Event.to_json if as_json else event_line)
     daemon = Daemon(

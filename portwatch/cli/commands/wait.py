@@ -53,7 +53,7 @@ def command(
     is_over = waiting.until_gone(timeout) if gone else waiting.until_open(timeout)
     if not is_over:
         state = f"{port} is still open" if gone else f"nothing listens on {port} yet"
-        click.echo(f"portwatch: timed out: {state} (portwatch who {port.number} shows its state)", err=True)
+        click.echo(f"portwatch: timed out: {state} (run portwatch who {port.number} for details)", err=True)
     # Exit without detaching: the kernel removes the programs when our descriptors close. The caller sees the
     # exit after 2 ms; detaching program by program takes 17 ms.
     os._exit(0 if is_over else TIMED_OUT)

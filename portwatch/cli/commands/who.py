@@ -49,7 +49,7 @@ def command(
 
 
 def _json_lines(listeners: tuple[Listener, ...]) -> Iterator[str]:
-    from json import dumps  # imported here because it takes 7 ms
+    from json import dumps  # imported here because the import takes 7 ms
 
     for listener in listeners:
         yield dumps(listener_with_details(listener), separators=(",", ":"))

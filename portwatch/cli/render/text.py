@@ -91,7 +91,7 @@ def format_processes(processes: Iterable[Process]) -> str:
 
 
 def format_holders(holders: Iterable[Holder]) -> str:
-    """Return which processes have a port that another process could not bind."""
+    """Return a description of the processes that use a port, so that another process could not bind it."""
     return ", ".join(map(_format_holder, holders))
 
 
