@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs groups of Debian or Ubuntu packages: provision.sh GROUP...
-# Used by .ci/run, make setup-vm, make setup-bcc and the Vagrantfile. Needs root.
+# .ci/run, make setup-vm, make setup-bcc and the Vagrantfile run this script. It needs root.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
