@@ -25,14 +25,14 @@ SAMPLE_BLOCKS = [
 
 
 def long_options(command):
-    """Return the options of a command by their long names, without the `--not-` forms."""
+    """Return the long names of a command's options, without the `--not-` forms."""
     names = {name for param in command.params if isinstance(param, click.Option) for name in param.opts}
     return {name for name in names if name.startswith("--") and not name.startswith("--not-")}
 
 
 @pytest.mark.parametrize(("name", "block"), SAMPLE_BLOCKS)
-def test_a_sample_output_is_what_the_program_prints(name, block):
-    assert block == samples.sample(name), "run scripts/samples.py"
+def test_a_sample_in_a_document_is_what_the_program_prints(name, block):
+    assert block == samples.sample(name), "run scripts/samples.py to update it"
 
 
 def test_every_sample_is_shown_in_a_document():
@@ -44,13 +44,15 @@ def test_samples_do_not_depend_on_the_time_zone_of_the_machine(monkeypatch):
     assert "05:34:39.343" in samples.sample("tail")
 
 
-def test_the_table_of_engines_is_what_the_engines_declare():
+def test_the_table_of_limits_is_what_the_engines_declare():
     table = engines_table.DOCUMENT.read_text().partition(engines_table.BEGIN)[2]
-    assert table.partition(engines_table.END)[0] == engines_table.table(), "run scripts/engines_table.py"
+    assert table.partition(engines_table.END)[0] == engines_table.table(), (
+        "run scripts/engines_table.py to update it"
+    )
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_between_documents_leads_somewhere(path):
+def test_the_target_of_every_link_in_a_document_exists(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if "://" in target:
             continue
@@ -62,12 +64,12 @@ def test_every_link_between_documents_leads_somewhere(path):
 
 
 def anchors(document):
-    """Return the anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub generates for a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_contributors_guide_names_what_exists():
+def test_files_and_functions_named_in_the_contributors_guide_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"(?:portwatch|bpf|tests|scripts|bench|deploy)/[\w/.-]*\w\.\w+", text):
         assert (ROOT / path).exists(), path
@@ -76,15 +78,15 @@ def test_the_contributors_guide_names_what_exists():
         assert re.search(definition, (ROOT / path).read_text(), re.MULTILINE), f"{path} has no {name}"
 
 
-def test_messages_in_troubleshooting_are_those_of_the_program():
+def test_messages_quoted_in_troubleshooting_exist_in_the_source():
     sources = "".join(path.read_text() for path in (ROOT / "portwatch").rglob("*.py"))
-    joined = re.sub(r'"\s*f?"', "", sources)  # a long message is several literals, one behind the other
+    joined = re.sub(r'"\s*f?"', "", sources)  # a long message consists of several adjacent literals
     quoted = re.findall(r'^\| "([^"]+)"', (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
     parts = [part.strip() for message in quoted for part in message.split("...") if part.strip()]
     assert [part for part in parts if part not in joined] == []
 
 
-def test_the_readme_is_short():
+def test_the_readme_has_at_most_200_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
@@ -99,7 +101,7 @@ def test_every_option_of_a_command_is_explained(name):
     explained = document.read_text()
     command = portwatch.get_command(click.Context(portwatch), name)
     missing = {option for option in long_options(command) if f"`{option}" not in explained}
-    assert missing - {"--procfs"} == set()
+    assert missing == set()
 
 
 def test_every_command_is_explained():
@@ -107,20 +109,20 @@ def test_every_command_is_explained():
     assert [name for name in COMMANDS if f"\n## {name}\n" not in explained] == []
 
 
-def test_every_program_of_core_is_attached():
+def test_every_program_of_core_is_in_a_set_of_hooks():
     from portwatch.engines.common_hooks import FORKS, ITERATOR
     from portwatch.engines.core.hooks import HOOK_SETS
 
     source = "".join((ROOT / "bpf" / name).read_text() for name in ("core.bpf.c", "fentry.h"))
     programs = set(re.findall(r"^int (\w+)\(", source, re.MULTILINE))
     in_sets = (
-        (*one.tracing, *one.cgroup, *one.tracepoints, *one.for_failures, *one.for_ephemeral)
-        for one in HOOK_SETS.values()
+        (*hooks.tracing, *hooks.cgroup, *hooks.tracepoints, *hooks.for_failures, *hooks.for_ephemeral)
+        for hooks in HOOK_SETS.values()
     )
     assert programs == {ITERATOR, *FORKS}.union(*in_sets)
 
 
-def test_every_program_of_bcc_is_attached():
+def test_every_program_of_bcc_is_in_a_set_of_hooks():
     from portwatch.engines.bcc import hooks
     from portwatch.engines.common_hooks import FORKS, ITERATOR, SYSCALL_TRACEPOINTS
 
@@ -133,7 +135,8 @@ def test_every_program_of_bcc_is_attached():
         *SYSCALL_TRACEPOINTS,
     }
     probes = (*hooks.KPROBES, *hooks.FAILURE_KPROBES, *hooks.MPTCP_KPROBES)
-    assert programs == {*stable, *(name for one in probes for name in (one.entry, one.exit) if name), ITERATOR}
+    probed = {name for probe in probes for name in (probe.entry, probe.exit) if name}
+    assert programs == {*stable, *probed, ITERATOR}
 
 
 def test_the_example_of_a_configuration_file_is_valid(tmp_path):
@@ -144,7 +147,7 @@ def test_the_example_of_a_configuration_file_is_valid(tmp_path):
 
 
 def test_every_metric_is_explained():
-    tally, shown = Tally(), SeriesOptions(pid=True, folded=range(0), expected=(), most=1)
+    tally, shown = Tally(), SeriesOptions(pid=True, ephemeral=range(0), expected=(), max_series=1)
     view = ScrapeData((), shown, {"engine": "core"}, Counts(), {"kernel": 0}, 0)
     families = re.findall(r"^# TYPE (portwatch_\w+)", exposition(view, tally, "")[0].decode(), re.MULTILINE)
     explained = (DOCS / "metrics.md").read_text()
