@@ -127,8 +127,9 @@ INLINE __u64 trees_of_current(void)
 }
 
 /*
- * Each type of program has its own kind of socket pointer that helpers accept. In the functions below, such a
- * pointer is declared as `void *sk`. A pointer that is used to read fields is declared as `struct sock *sk`.
+ * Helpers accept only certain pointers to a socket; which ones depends on the type of program. In the
+ * functions below, a pointer that is passed to helpers is declared as `void *sk`. A pointer that is used to
+ * read fields is declared as `struct sock *sk`.
  */
 INLINE struct mark *find_mark(void *sk)
 {
@@ -314,8 +315,8 @@ INLINE bool pop_tree_subflow(struct sock *sk)
 }
 
 /*
- * While a tracing program is active on a CPU, the kernel skips it there. If another task preempts the program
- * and reaches the same hook, its event is missed.
+ * While a tracing program runs on a CPU, the kernel does not run it there a second time. If another task
+ * preempts the program and reaches the same hook, that event is missed.
  */
 INLINE void disable_preemption(void)
 {
@@ -580,7 +581,7 @@ INLINE struct sock *sock_of_iter_file(struct file *file)
 SEC("iter/task_file")
 int iter_sockets(struct bpf_iter__task_file *ctx)
 {
-	/* Load these pointers once: the verifier wants a check for NULL after every load. */
+	/* Load these pointers only once, because the verifier requires a check for NULL after each load. */
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct sock *sk;
