@@ -19,8 +19,8 @@ def listener(number=1, port=8080, opener=PROCESS, opened=None, **fields):
     return Listener("event", opened, socket, 1, opener, (opener,) if opener else ())
 
 
-def series_options(*, pid=False, folded=range(0), expected=(), most=100):
-    return SeriesOptions(pid, folded, expected, most)
+def series_options(*, pid=False, ephemeral=range(0), expected=(), max_series=100):
+    return SeriesOptions(pid, ephemeral, expected, max_series)
 
 
 def scrape_data(*listeners, lost=None, counts=None, engine=None, **options):

@@ -1,4 +1,4 @@
-"""The event log: one line for each event on standard output, which may be a slow pipe."""
+"""The event log: a line on standard output for each event. Standard output may be a slow pipe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MAX_PENDING = 10_000
 
 
 class EventLog:
-    """Writes events in a thread of its own. If the reader is too slow, it drops events and counts them."""
+    """Writes events in its own thread. If standard output is read too slowly, drops events and counts them."""
 
     def __init__(self, stream: TextIO, line: Callable[[Event], str]) -> None:
         self._stream = stream
         self._line = line
         self._queue: Queue[Event | None] = Queue(_MAX_PENDING)
         self.dropped = 0
-        """Events that were not logged."""
+        """How many events were not logged."""
         self._thread = threading.Thread(target=self._run, name="portwatch-log", daemon=True)
         self._thread.start()
 
@@ -38,7 +38,7 @@ class EventLog:
         """Write the queued events, for at most `timeout` seconds."""
         try:
             self._queue.put(None, timeout=timeout)
-        except Full:  # stdout is not read: the thread ends with the process
+        except Full:  # nobody reads stdout; the thread ends when the process exits
             return
         self._thread.join(timeout)
 

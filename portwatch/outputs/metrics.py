@@ -1,6 +1,6 @@
 """The metrics: counters fed by events, and values read at each scrape.
 
-Metrics about single ports are in `port_series.py`.
+The metrics about single ports are in `port_series.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from portwatch.watch.counts import Counts
 BUCKETS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0)
 """Upper bounds of portwatch_event_latency_seconds, in seconds."""
 
-# Series that start at 0: rate() misses the first increase of a series that did not exist before.
+# These series exist from the start, with the value 0. rate() would miss the first increase of a new series.
 _COMMON_BIND_FAILURES = [(proto, errno) for proto in PROTOCOLS for errno in ("EADDRINUSE", "EACCES")]
 _REASONS = ("start", "interval", "asked", "loss")
 _DIRECTIONS = ("open", "close")
@@ -43,11 +43,11 @@ _DIRECTIONS = ("open", "close")
 _Key = TypeVar("_Key", bound="str | tuple[str, ...]")
 
 _PROCESS = ProcessCollector(registry=None)
-"""The usual metrics of a process: CPU, memory, open files."""
+"""The standard metrics of this process: CPU, memory and open files."""
 
 
 class Tally:
-    """Counters of events. Call it with each event, from one thread at a time."""
+    """Counts events. Call it with each event, from one thread at a time."""
 
     def __init__(self) -> None:
         self.opens = Counter(dict.fromkeys(PROTOCOLS, 0))
@@ -59,7 +59,7 @@ class Tally:
         self.dropped_series = 0
 
     def __call__(self, event: Event) -> None:
-        """Count an event. Events of the first snapshot are not changes."""
+        """Count an event, unless it is from a snapshot and so does not report a change."""
         if event.origin == "snapshot" or event.proto is None:
             return
         if event.kind == "open":
@@ -70,7 +70,7 @@ class Tally:
             self.bind_failures[event.proto, event.errno or ""] += 1
         elif event.kind == "listen_failed":
             self.listen_failures[event.errno or ""] += 1
-        if event.origin == "event":  # others carry no time of the kernel
+        if event.origin == "event":  # other events have no kernel timestamp
             self._observe_latency(max(0, time_ns() - event.time) / 1e9)
 
     def _observe_latency(self, seconds: float) -> None:
@@ -80,24 +80,24 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeData:
-    """Values as of the scrape."""
+    """The values that are read at a scrape."""
 
     listeners: Iterable[Listener] | None
     """None before the first snapshot."""
     series_options: port_series.SeriesOptions
     engine: dict[str, str]
-    """Labels of portwatch_engine_info. Empty before the engine is open."""
+    """Labels of portwatch_engine_info. Empty before the first snapshot."""
     counts: Counts
     lost: Mapping[str, int]
-    """Lost events by the label `where`."""
+    """Number of lost events, by the place where they were lost (the label `where`)."""
     subscribers: int
 
 
 def exposition(data: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]:
-    """Return the metrics in the format that the header Accept asks for, and their content type."""
+    """Return the metrics in the format that the Accept header asks for, and the content type of that format."""
     try:
         encoder, content_type = choose_encoder(accept)
-    except TypeError:  # prometheus-client fails to compare a version that is not a number
+    except TypeError:  # prometheus-client raises it for a version that is not a number
         encoder, content_type = choose_encoder("")
     ports = port_series.gather(data.listeners or (), data.series_options)
     tally.dropped_series += len(ports.left_out)
@@ -108,7 +108,7 @@ def exposition(data: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]
 
 
 class _DaemonMetrics(Collector):
-    """All metrics but those about single ports."""
+    """All metrics except those about single ports."""
 
     def __init__(self, data: ScrapeData, tally: Tally, ports: port_series.PortSeries) -> None:
         self._data = data
@@ -126,19 +126,19 @@ class _DaemonMetrics(Collector):
         yield _counter("events_lost", "Events lost, by the place where they were lost.", ["where"], data.lost)
         yield _counter(
             "reconciliations",
-            "Comparisons of the known open ports with those of the kernel.",
+            "Comparisons of the known open ports with the kernel's list of sockets.",
             ["reason"],
             dict.fromkeys(_REASONS, 0) | counts.reconciliations,
         )
         yield _counter(
             "reconcile_drift",
-            "Opens and closes that no event had reported, and a reconciliation found.",
+            "Opens and closes that were found by a reconciliation because no event had reported them.",
             ["direction"],
             dict.fromkeys(_DIRECTIONS, 0) | counts.drift,
         )
         yield CounterMetricFamily(
             "portwatch_programs_skipped",
-            "BPF program runs that the kernel skipped. Each may hide an event until a reconciliation.",
+            "BPF program runs that the kernel skipped. Each may hide an event until the next reconciliation.",
             counts.recursion_misses,
         )
         yield _latency(tuple(tally.latency_buckets), tally.latency_sum)
@@ -147,11 +147,11 @@ class _DaemonMetrics(Collector):
         )
         yield CounterMetricFamily(
             "portwatch_series_dropped",
-            "Series of ports left out because of --metrics-max-series, summed over all scrapes.",
+            "Per-port series left out because of --metrics-max-series, added up over all scrapes.",
             tally.dropped_series,
         )
         if data.engine:
-            yield InfoMetricFamily("portwatch_engine", "The engine, and what it cannot see.", data.engine)
+            yield InfoMetricFamily("portwatch_engine", "The engine in use, and what is degraded.", data.engine)
         yield InfoMetricFamily("portwatch_build", "The version of portwatch.", {"version": __version__})
 
 
@@ -162,7 +162,7 @@ def _port_totals(ports: port_series.PortSeries, expected: Collection[tuple[str, 
     yield _gauge("listeners", "Listening sockets.", ["proto", "exposure"], listeners)
     yield _gauge(
         "expected_port_up",
-        "1 if a port of --expect is open on any address, else 0.",
+        "1 if the expected port (--expect) is open on any address, else 0.",
         ["proto", "port"],
         {(proto, str(port)): (proto, port) in ports.expected_up for proto, port in expected},
     )
@@ -187,6 +187,6 @@ def _gauge(name: str, help_text: str, labels: Sequence[str], values: Mapping[_Ke
 
 
 def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[_Key, float]) -> Metric:
-    for labels, value in dict(values).items():  # a copy: the tally changes in another thread
+    for labels, value in dict(values).items():  # a copy, because another thread changes the tally
         family.add_metric((labels,) if isinstance(labels, str) else labels, value)
     return family

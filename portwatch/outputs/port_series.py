@@ -1,4 +1,4 @@
-"""The metrics about single ports: which series exist, their labels, and their text."""
+"""The metrics about single ports: their series, the labels, and the text format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from portwatch.event import Listener
 from portwatch.model import Process, Socket
 
 EPHEMERAL = "ephemeral"
-"""The label `port` of all ports in the kernel's range of ephemeral ports."""
+"""The value of the label `port` for all ports in the kernel's range of ephemeral ports."""
 
 _UP = "portwatch_listening_port"
 _OPENED = "portwatch_listening_port_opened_timestamp_seconds"
@@ -18,43 +18,44 @@ _OPENED = "portwatch_listening_port_opened_timestamp_seconds"
 
 @dataclass(frozen=True, slots=True)
 class SeriesOptions:
-    """Which series the ports have."""
+    """Options that determine the series of ports."""
 
     pid: bool
     """Add the label `pid`."""
-    folded: range
-    """Ports that share one series, since they come and go."""
+    ephemeral: range
+    """Ports that share one series, because they open and close often."""
     expected: Collection[tuple[str, int]]
-    """Protocols and ports that keep their own series nevertheless."""
-    most: int
+    """Protocols and numbers of expected ports. An expected port always has its own series."""
+    max_series: int
     """The maximum number of series."""
 
 
 @dataclass(slots=True)
 class PortSeries:
-    """The series of all listeners, and the counts that come from the same pass over them."""
+    """The series of ports, and the counts that are made in the same pass over the listeners."""
 
     series: dict[str, int | None] = field(default_factory=dict)
-    """When the earliest socket of each series opened, if known. Keys are labels as text."""
+    """Maps the labels of a series, as text, to the earliest known opening time of its sockets."""
     left_out: set[str] = field(default_factory=set)
-    """Labels of the series above the maximum."""
+    """Labels of the series that were left out because of `max_series`."""
     sockets: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Sockets by protocol and address."""
+    """Number of sockets by protocol and address."""
     expected_up: set[tuple[str, int]] = field(default_factory=set)
+    """The expected ports that are open."""
 
 
 def ephemeral_ports() -> range:
-    """Return the ports from which the kernel chooses for sockets that name none."""
+    """Return the range from which the kernel chooses a port if a program does not specify one."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         first, last = map(int, file.read().split())
     return range(first, last + 1)
 
 
 def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
-    """Collect everything in one pass that keeps no listener.
+    """Return the series and counts of these listeners.
 
-    Thousands of objects that live until the end of the scrape would trigger a full garbage collection, which
-    stops every thread for 20 to 30 ms when 10,000 ports are open.
+    No listener is kept. If 10,000 objects lived until the end of the scrape, they would trigger a full garbage
+    collection, which stops every thread for 20 to 30 ms.
     """
     result = PortSeries()
     series, expected = result.series, frozenset(options.expected)
@@ -64,13 +65,13 @@ def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
         is_expected = (socket.proto, socket.port) in expected
         if is_expected:
             result.expected_up.add((socket.proto, socket.port))
-        is_folded = socket.port in options.folded and not is_expected
-        port = EPHEMERAL if is_folded else str(socket.port)
+        is_ephemeral = socket.port in options.ephemeral and not is_expected
+        port = EPHEMERAL if is_ephemeral else str(socket.port)
         labels = _labels(socket, port, listener.opener, options.pid)
         if labels in series:
             times = [time for time in (series[labels], listener.opened) if time is not None]
             series[labels] = min(times, default=None)
-        elif len(series) < options.most:  # the oldest listeners come first: each scrape keeps the same ones
+        elif len(series) < options.max_series:  # the oldest listeners come first, so each scrape keeps the same
             series[labels] = listener.opened
         else:
             result.left_out.add(labels)
@@ -78,13 +79,13 @@ def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
 
 
 def exposition(series: Mapping[str, int | None]) -> str:
-    """Return the two metrics as text that is valid both for Prometheus and for OpenMetrics.
+    """Return the two metrics as text that is valid in both the Prometheus and the OpenMetrics format.
 
-    Written by hand: for 10,000 ports it takes 15 ms. prometheus-client takes 20 ms for the samples and 100 to
-    160 ms for their text.
+    This function formats the text itself, which takes 15 ms for 10,000 ports. prometheus-client takes 20 ms to
+    make the samples and 100 to 160 ms to format them.
     """
     lines = [
-        f"# HELP {_UP} 1 while a port is open. process and container are those that opened it.",
+        f"# HELP {_UP} 1 while the port is open. process and container describe the process that opened it.",
         f"# TYPE {_UP} gauge",
         *(f"{_UP}{labels} 1.0" for labels in series),
         f"# HELP {_OPENED} When the port was opened. Absent if it was open before portwatch started.",
@@ -95,7 +96,7 @@ def exposition(series: Mapping[str, int | None]) -> str:
 
 
 def _labels(socket: Socket, port: str, opener: Process | None, with_pid: bool) -> str:
-    """Return labels as text. A label whose value is unknown is empty."""
+    """Return the labels of a socket's series as text. A label is empty if its value is unknown."""
     process, container, pid = "", "", ""
     if opener:
         process, container, pid = opener.process, opener.container or "", str(opener.pid)

@@ -1,9 +1,9 @@
 """The daemon and its HTTP interface.
 
-Where to add what:
+How to add
 
-- a route: a module in `routes/`, listed in `routes/__init__.py`, described in `static/openapi.json`
-- a query parameter: `params.py` if several routes take it, else the route's module
-- an output, which receives every event: `Daemon._serve` in `daemon.py`
-- a metric or a label: `portwatch/outputs`, and `DaemonState.scrape` in `state.py` for its value
+- a route: write a module in `routes/`, list it in `routes/__init__.py`, describe it in `static/openapi.json`
+- a query parameter: add it to `params.py` if several routes take it, otherwise to the route's module
+- an output, which is a function that receives every event: append it to `outputs` in `Daemon._serve`
+- a metric or a label: see `portwatch/outputs`, and read its value in `DaemonState.scrape`
 """

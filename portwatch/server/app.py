@@ -19,13 +19,14 @@ from portwatch.server.threads import restart_on_failure
 log = logging.getLogger("portwatch")
 
 _SHUTDOWN_TIMEOUT = 0.3
-"""Seconds that unfinished responses get when the server stops."""
+"""How many seconds a stopping server waits for unfinished responses."""
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection, with every error as JSON.
+    """An aiohttp connection that sends every error as JSON.
 
-    Malformed requests are not logged: any client could fill the log. Tracebacks are logged, never sent.
+    Malformed requests are not logged, because any client could fill the log with them. Tracebacks are logged
+    but never sent to the client.
     """
 
     def handle_error(
@@ -35,7 +36,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the response to a malformed request or to an exception that a handler raised."""
+        """Return the error response for a malformed request or for an exception raised by a handler."""
         if isinstance(exc, ConnectionError):  # the client has disconnected
             raise exc
         if isinstance(exc, HttpProcessingError):
@@ -53,7 +54,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a response. Replace aiohttp's own plain-text errors, such as 404 and 405, by JSON."""
+        """Send a response. Replace aiohttp's plain-text errors, such as 404 and 405, with JSON errors."""
         if (
             isinstance(resp, web.HTTPException)
             and resp.status >= 400
@@ -65,23 +66,23 @@ class Connection(web.RequestHandler):
 
 
 class HttpServer:
-    """Serves `routes` to requests whose Host header names this machine or is one of `hosts`."""
+    """Serves `routes`. Refuses requests whose Host header names neither this machine nor one of `hosts`."""
 
     def __init__(self, routes: Iterable[web.RouteDef], hosts: Collection[str] = ()) -> None:
-        self._slow = SlowConnections()
-        app = web.Application(middlewares=[self._slow.track, host_guard(hosts)])
+        self._slow_connections = SlowConnections()
+        app = web.Application(middlewares=[self._slow_connections.track, host_guard(hosts)])
         app.on_response_prepare.append(_add_headers)
         app.add_routes(routes)
         self._runner = web.AppRunner(
             app,
-            handler_cancellation=True,  # a subscriber that disconnects is removed at once
+            handler_cancellation=True,  # removes a subscriber as soon as it disconnects
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
         )
         self._servers: list[asyncio.Server] = []
-        self._closing_slow: asyncio.Task[None] | None = None
+        self._slow_connections_task: asyncio.Task[None] | None = None
 
     async def open(self, sockets: Sequence[socket.socket]) -> None:
-        """Start to accept connections on listening sockets."""
+        """Accept connections on these listening sockets."""
         loop = asyncio.get_running_loop()
         await self._runner.setup()
         server = self._runner.server
@@ -92,16 +93,16 @@ class HttpServer:
 
         for listening in sockets:
             self._servers.append(await loop.create_server(connection, sock=listening, backlog=BACKLOG))
-        self._closing_slow = loop.create_task(
-            restart_on_failure("closing slow connections", lambda: self._slow.close_expired(server))
+        self._slow_connections_task = loop.create_task(
+            restart_on_failure("closing slow connections", lambda: self._slow_connections.close_expired(server))
         )
 
     async def close(self) -> None:
-        """Stop accepting, and give unfinished responses a moment."""
+        """Stop accepting connections, and wait briefly for unfinished responses."""
         for server in self._servers:
             server.close()
-        if self._closing_slow:
-            self._closing_slow.cancel()
+        if self._slow_connections_task:
+            self._slow_connections_task.cancel()
         await self._runner.cleanup()
 
 

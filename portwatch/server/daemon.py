@@ -1,4 +1,4 @@
-"""The daemon: wires monitor, outputs and HTTP server together, and handles signals."""
+"""The daemon: connects the monitor, the outputs and the HTTP server, and handles signals."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from portwatch.watch.hub import Hub
 log = logging.getLogger("portwatch")
 
 _SWITCH_INTERVAL = 0.001
-"""Seconds that a thread may keep the GIL. With Python's 5 ms a scrape would delay every event."""
+"""Seconds that a thread may keep the GIL while others wait. With Python's 5 ms, scrapes would delay events."""
 
 
 class Daemon:
-    """Runs until a signal stops it or no more events can be read."""
+    """The daemon. It runs until a signal stops it or until no more events can be read."""
 
     def __init__(
         self,
@@ -46,16 +46,16 @@ class Daemon:
         load_settings: Callable[[], Settings],
         on_engine: Callable[[Choice], object] = lambda _: None,
     ) -> None:
-        """`read_again` returns the settings for a reload. `started` is called with the engine in use."""
+        """A reload calls `load_settings`. After the start, `on_engine` is called with the engine in use."""
         self._settings = settings
         self._event_log = event_log
-        self._read_again = load_settings
+        self._load_settings = load_settings
         self._on_engine = on_engine
         self.is_opening_engine = False
-        """True if `run` returned while a thread still opens the engine. Only the process' exit ends it."""
+        """True if `run` returned while a thread was still opening the engine. Only exiting ends that thread."""
 
     def run(self) -> None:
-        """Serve. Raise PortwatchError if the start fails or no more events can be read."""
+        """Run until stopped. Raise PortwatchError if the start fails or if no more events can be read."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
         _raise_file_limit()
         with ExitStack() as stack:
@@ -67,14 +67,14 @@ class Daemon:
             listening = []
             for address in self._settings.listen:
                 listening.append(sockets.listen(address))
-                stack.callback(sockets.forget, address, listening[-1])
+                stack.callback(sockets.close, address, listening[-1])
             asyncio.run(self._serve(listening, journal))
 
     async def _serve(self, listening: Sequence[socket.socket], journal: Journal | None) -> None:
         loop = asyncio.get_running_loop()
         stop, reload = asyncio.Event(), asyncio.Event()
-        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
-            loop.add_signal_handler(number, event.set)
+        for signal_number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+            loop.add_signal_handler(signal_number, event.set)
 
         journal_seq = journal.last_seq if journal else None
         first_seq = _first_seq(journal_seq)
@@ -104,7 +104,7 @@ class Daemon:
             raise PortwatchError(f"no more events can be read: {monitor.hub.failure}")
 
     async def _monitor_until(self, stop: asyncio.Event, start: Callable[[], Hub]) -> None:
-        """Start the monitor and wait for `stop`, which may come before the start has finished."""
+        """Start the monitor, then wait for `stop`. If `stop` is set during the start, return at once."""
         starting = asyncio.create_task(run_in_thread(start))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,7 +117,7 @@ class Daemon:
         await stopping
 
     async def _reload(self, monitor: Monitor, requested: asyncio.Event) -> None:
-        """Reload on each request, one at a time. Requests during a reload count as one."""
+        """Reload whenever `requested` is set. Any number of requests during a reload cause one more reload."""
         while await requested.wait():
             requested.clear()
             if not monitor.is_ready:
@@ -125,7 +125,7 @@ class Daemon:
                 continue
             systemd.reloading()
             try:
-                await run_in_thread(lambda: monitor.change(self._read_again()))
+                await run_in_thread(lambda: monitor.change(self._load_settings()))
             except PortwatchError as error:
                 log.error("not reloaded, the old settings stay in force: %s", error)
             except Exception:
@@ -137,7 +137,7 @@ class Daemon:
 
 
 async def _feed_watchdog(monitor: Monitor) -> None:
-    """Notify systemd's watchdog for as long as the event loop runs and the hub responds."""
+    """Notify systemd's watchdog regularly. The notifications stop if the event loop or the hub hangs."""
     timeout = systemd.watchdog_interval()
     while timeout:
         await asyncio.sleep(timeout / 3)
@@ -147,16 +147,16 @@ async def _feed_watchdog(monitor: Monitor) -> None:
 
 
 def _first_seq(journal_seq: int | None) -> int:
-    """Return a seq above those of every earlier run, even if the journal lacks that run's last events.
+    """Return a sequence number (seq) that is higher than every seq of earlier runs.
 
-    The time in milliseconds is above them unless a run had more than 1,000 events a second throughout, or the
-    clock was set back.
+    The journal may lack the last events of an earlier run. The time in milliseconds is higher than their seqs,
+    unless that run had more than 1,000 events a second on average or the clock was set back.
     """
     return max(time.time_ns() // 1_000_000, (journal_seq or 0) + 1)
 
 
 def _raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard limit: each connection takes one."""
+    """Raise the soft limit on open files to the hard limit, because each connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

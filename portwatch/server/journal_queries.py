@@ -1,4 +1,4 @@
-"""Journal queries on behalf of HTTP requests: a few at a time, with a time limit."""
+"""Journal queries on behalf of HTTP requests, limited in number and duration."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 _MAX_CONCURRENT = 2
 _TIME_LIMIT = 5.0
-"""Seconds for one query. It may scan millions of events while the next one waits."""
+"""Maximum duration of a query in seconds. A query may scan millions of events while others wait for it."""
 
 
 class JournalQueries:
-    """Runs queries in threads of their own, so that a slow query delays only other queries."""
+    """Runs each query in its own thread, so that a slow query delays other queries but nothing else."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._limiter = Limiter(_MAX_CONCURRENT)
 
     async def ask(self, query: Callable[[Reader], T]) -> T:
-        """Return the result of a query. Raise JournalError, also when it exceeds the time limit."""
+        """Return the result of a query. Raise JournalError if the query fails or exceeds the time limit."""
         return await self._limiter.run(lambda: query(Reader(self._journal, time_limit=_TIME_LIMIT)))

@@ -1,4 +1,4 @@
-"""What the routes about open ports share: parameters, process trees and the form of an entry."""
+"""Code shared by the routes that return open ports: parameters, process-tree filters and JSON entries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _MAX_CONCURRENT = 4
 
 
 class Listings:
-    """Responses about open ports, each built in a thread, a few at a time."""
+    """Builds responses about open ports in threads, a limited number at a time."""
 
     def __init__(self, state: DaemonState) -> None:
         self._state = state
         self._limiter = Limiter(_MAX_CONCURRENT)
 
     def listeners(self, pids: Filter[int], *, refresh: bool = False) -> Iterable[Listener]:
-        """Return the open ports of these process trees.
+        """Return the open ports held by the process trees that `pids` selects.
 
-        With `refresh`, or if there are trees, read the holders from the kernel first.
+        If `refresh` is true or `pids` is not empty, read the holders from the kernel first.
         """
         filters_by_tree = pids != Filter()
         listeners = self._state.listeners(refresh=refresh or filters_by_tree)
@@ -42,7 +42,7 @@ class Listings:
             raise refusal(web.HTTPNotFound, str(error)) from None
 
     async def respond(self, build: Callable[[], str]) -> web.Response:
-        """Build a JSON response in a thread: 10,000 listeners take a third of a second."""
+        """Run `build` in a thread and respond with its JSON. 10,000 listeners take a third of a second."""
         if not self._state.readiness()["ready"]:
             raise refusal(
                 web.HTTPServiceUnavailable,
@@ -53,10 +53,10 @@ class Listings:
 
 
 def pids_of(request: web.Request) -> Filter[int]:
-    """Return the process trees that a request includes and excludes."""
+    """Return the process-tree filter of a request: its parameters `pid` and `not_pid`."""
     return Filter(*(params.values(request.query, name, params.pid) for name in ("pid", "not_pid")))
 
 
 def port_entry(listener: dict[str, Any]) -> dict[str, Any]:
-    """Return a listener's JSON form, with the API's names for its process and protocol added."""
+    """Return a listener's JSON form with two more fields, `process_name` and `network`."""
     return {"process_name": listener["process"], "network": listener["proto"], **listener}

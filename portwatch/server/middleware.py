@@ -1,4 +1,4 @@
-"""Protection that applies to every route: the check of the Host header, and time limits for connections."""
+"""Protection for every route: a check of the Host header, and time limits for slow clients."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from aiohttp.typedefs import Handler, Middleware
 from portwatch.server.responses import refusal
 
 IDLE_TIMEOUT = 10.0
-"""Seconds for a request to arrive, for the client to read some of the response, and until the next request."""
+"""Seconds that a client may take to send a request, or to read the next part of a response."""
 
 
 def host_guard(hosts: Collection[str]) -> Middleware:
-    """Return a middleware that refuses requests for other hosts (DNS rebinding).
+    """Return a middleware that checks the Host header, as a protection against DNS rebinding.
 
-    It accepts IP addresses, localhost, this machine's host name and the names in `hosts`.
+    It accepts IP addresses, localhost, this machine's host name and the names in `hosts`. Requests over a Unix
+    socket are not checked.
     """
     accepted = frozenset(name.lower() for name in (*hosts, "localhost", socket.gethostname()))
 
@@ -38,7 +39,7 @@ def host_guard(hosts: Collection[str]) -> Middleware:
 
 
 def is_over_socket_file(request: web.Request) -> bool:
-    """Return True if the request came over a Unix socket, which only its owner can open."""
+    """Return True if the request came over a Unix socket, to which only its owner and root can connect."""
     transport = request.transport
     connection = transport.get_extra_info("socket") if transport else None
     return connection is not None and connection.family == socket.AF_UNIX
@@ -49,7 +50,7 @@ def _is_accepted(host: str, accepted: Collection[str]) -> bool:
     name = name.rstrip(".").lower()
     if name in accepted:
         return True
-    # DNS rebinding needs a name that the attacker controls: an IP address is safe.
+    # DNS rebinding needs a host name that the attacker controls, so an IP address is safe.
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -58,21 +59,22 @@ def _is_accepted(host: str, accepted: Collection[str]) -> bool:
 
 
 class SlowConnections:
-    """Closes connections whose first request never arrives, and those that stop reading their response.
+    """Closes the connection of a client that does not send its first request or stops reading its response.
 
-    aiohttp limits neither; it limits only the time until the next request (keepalive_timeout). A handler
-    that writes to the connection itself, such as the stream's, enforces its own limit.
+    aiohttp limits neither. It limits only the time between two requests (keepalive_timeout). While a handler
+    runs, its connection is never closed. A handler that itself writes to the connection, such as that of the
+    event stream, enforces its own limit.
     """
 
     def __init__(self) -> None:
         self._has_requested: set[web.RequestHandler] = set()
         self._in_handler: set[web.RequestHandler] = set()
         self._waits: dict[web.RequestHandler, tuple[int, float]] = {}
-        """Bytes that each connection has yet to read, and since when that number has not fallen."""
+        """For each client that must send or read: its unread bytes, and since when they have not decreased."""
 
     @web.middleware
     async def track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Record which connections have sent a request, and which are inside a handler."""
+        """Record which connections have sent a request, and which of their requests are being handled."""
         self._has_requested.add(request.protocol)
         self._in_handler.add(request.protocol)
         try:
@@ -81,7 +83,7 @@ class SlowConnections:
             self._in_handler.discard(request.protocol)
 
     async def close_expired(self, server: web.Server) -> None:
-        """Close slow connections until cancelled."""
+        """Close slow connections. Run until cancelled."""
         while True:
             await asyncio.sleep(IDLE_TIMEOUT / 4)
             connections = server.connections
@@ -93,7 +95,7 @@ class SlowConnections:
                     connection.transport.abort()
 
     def _wait_of(self, connection: web.RequestHandler) -> tuple[int, float] | None:
-        """Return the entry for `_waits`, or None if the client owes neither a request nor a read."""
+        """Return the connection's entry in `_waits`, or None if nothing is expected of the client."""
         unread = connection.transport.get_write_buffer_size() if connection.transport else 0
         if not unread and connection in self._has_requested:
             return None

@@ -17,17 +17,18 @@ from portwatch.watch.subscription import Subscription
 log = logging.getLogger("portwatch")
 
 Output = Callable[[Event], object]
-"""Receives every event. Must not block: an output that does slow work has a queue of its own."""
+"""A function that receives every event. It must not block: an output that does slow work has its own queue."""
 
 
 class Monitor:
-    """A hub and one subscription to it, whose events go to every output.
+    """A hub and one subscription to it. Every event of the subscription goes to every output.
 
-    `is_ready`, `hub` and `settings` never block. Everything else may, so it is not for the event loop.
+    Reading `is_ready`, `hub` and `settings` never blocks. The methods may block: never call them in the event
+    loop's thread.
     """
 
     def __init__(self, settings: Settings, outputs: Sequence[Output], on_failure: Callable[[], object]) -> None:
-        """Call `on_failure` when no more events can be read; `hub.failure` then holds the reason."""
+        """`on_failure` is called when no more events can be read. `hub.failure` then holds the reason."""
         self.settings = settings
         self.hub: Hub | None = None
         self._subscription: Subscription | None = None
@@ -36,7 +37,7 @@ class Monitor:
         self._settings_lock = threading.Lock()
         """Guards `settings` and `_subscription`, which change together."""
         self._start_lock = threading.Lock()
-        """Guards `_is_stopped` and the assignment of `hub`: a `start` that comes after `stop` opens nothing."""
+        """Guards `_is_stopped` and the assignment of `hub`, so that after `stop` no engine stays open."""
         self._is_stopped = False
 
     @property
@@ -47,7 +48,7 @@ class Monitor:
     def start(self, first_seq: int, *, resumes: bool) -> Hub:
         """Open the engine and return when the first snapshot has been taken.
 
-        With `resumes`, send a gap first, since an earlier run may have been followed.
+        With `resumes`, the outputs receive a gap first, because events since an earlier run may be missing.
         """
         settings = self.settings
         roots, excluded_roots = _trees(settings)
@@ -90,7 +91,7 @@ class Monitor:
         return (listener for listener in hub.listeners(subscription, refresh=refresh) if admits(listener))
 
     def change(self, settings: Settings) -> None:
-        """Apply new settings. Raise PortwatchError and change nothing if they need a restart."""
+        """Apply new settings. If they need a restart, raise PortwatchError and change nothing."""
         assert self.hub
         before = self.settings
         changed = [name for name, value in settings.fixed.items() if value != before.fixed[name]]
@@ -110,32 +111,32 @@ class Monitor:
             self.settings = settings
 
     def _subscription_ended(self) -> None:
-        """Report a failure of the hub. Without one, `change` replaced the subscription or `stop` ended it."""
+        """Report it if the hub has failed. Otherwise `change` or `stop` has ended the subscription."""
         if self.hub and self.hub.failure:
             self._on_failure()
 
 
 class OutputThread:
-    """Reads one subscription after the other to its end, and passes each event to the outputs."""
+    """A thread that reads subscriptions, one after another, and passes each event to the outputs."""
 
     def __init__(self, outputs: Sequence[Output], on_end: Callable[[], object]) -> None:
-        """Call `on_end` at the end of each subscription."""
+        """`on_end` is called when a subscription has ended."""
         self._outputs = outputs
         self._on_end = on_end
         self._subscriptions: SimpleQueue[Subscription | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="portwatch-outputs", daemon=True)
 
     def start(self, subscription: Subscription) -> None:
-        """Start to read a subscription."""
+        """Start the thread, which reads this subscription first."""
         self._subscriptions.put(subscription)
         self._thread.start()
 
     def follow(self, subscription: Subscription) -> None:
-        """Read another subscription after the current one has ended."""
+        """Read this subscription when the current one has ended."""
         self._subscriptions.put(subscription)
 
     def stop(self) -> None:
-        """Return when every event of the ended subscriptions has been passed on."""
+        """Wait until every event has been passed on. All subscriptions must have ended."""
         self._subscriptions.put(None)
         if self._thread.is_alive():
             self._thread.join()
@@ -155,6 +156,6 @@ class OutputThread:
 
 
 def _trees(settings: Settings) -> tuple[list[Identity] | None, list[Identity]]:
-    """Return the roots of the included process trees, None for all processes, and of the excluded ones."""
+    """Return the roots of the included process trees (None for all processes) and of the excluded trees."""
     pids = settings.pids
     return [root_at(pid) for pid in pids.include] or None, [root_at(pid) for pid in pids.exclude]

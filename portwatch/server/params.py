@@ -1,6 +1,6 @@
-"""Query parameters: parsers that refuse a wrong value with status 400.
+"""Parsers for query parameters. A wrong value is refused with status 400.
 
-The parameters of the scope are in `_SCOPE`: each has a `not_` form, and is named after an option of the CLI.
+`_SCOPE` has the parameters of a scope. Each is named after a command-line option and has a `not_` form.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _PID_MAX = 1 << 22
 
 
 def port(text: str) -> int:
-    """Return a port. Raise ValueError."""
+    """Parse a port. Raise ValueError if the text is not a port."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) <= 65_535):
         raise ValueError(f"{text!r} is not a port (1-65535)")
     return int(text)
 
 
 def pid(text: str) -> int:
-    """Return a pid. Raise ValueError."""
+    """Parse a pid. Raise ValueError if the text is not a pid."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and 0 < int(text) <= _PID_MAX):
         raise ValueError(f"{text!r} is not a pid (1-{_PID_MAX})")
     return int(text)
 
 
-def some(text: str) -> str:
-    """Return any text but the empty one. Raise ValueError."""
+def non_empty(text: str) -> str:
+    """Return the text. Raise ValueError if it is empty."""
     if not text:
         raise ValueError("the value is empty")
     return text
 
 
 def _namespace(text: str) -> int:
-    """Return a network namespace's inode. Refuse paths: a request must not make the daemon open files."""
+    """Return a network namespace's inode. Paths are refused: a request must not make the daemon open files."""
     if text == "self":
         return netns.own().inode
     if text.isascii() and text.isdecimal():
@@ -65,16 +65,16 @@ _SCOPE: dict[str, Callable[[str], Any]] = {
     "port": port_range,
     "proto": one_of(PROTOCOLS),
     "exposure": one_of(EXPOSURES),
-    "process": some,
-    "cgroup": some,
-    "container": some,
+    "process": non_empty,
+    "cgroup": non_empty,
+    "container": non_empty,
     "netns": _namespace,
 }
 SCOPE_NAMES = tuple(name for field in _SCOPE for name in (field, f"not_{field}"))
 
 
 def only_known(query: MultiMapping[str], known: Collection[str]) -> None:
-    """Raise HTTPBadRequest for an unknown parameter: if ignored, a misspelt filter would filter nothing."""
+    """Raise HTTPBadRequest if a parameter is unknown. A misspelt filter must not be silently ignored."""
     for name in query:
         if name in known:
             continue
@@ -98,7 +98,7 @@ def scope_of(query: MultiMapping[str]) -> Scope:
 
 
 def values(query: MultiMapping[str], name: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
-    """Return all values of a parameter, which may be repeated and may hold several with commas between."""
+    """Return all values of a parameter. It may be repeated, and values may be separated by commas."""
     try:
         return tuple(parse(part) for text in query.getall(name, ()) for part in text.split(","))
     except ValueError as error:
@@ -106,13 +106,18 @@ def values(query: MultiMapping[str], name: str, parse: Callable[[str], Any]) -> 
 
 
 def number(
-    query: MultiMapping[str], name: str, default: int | None = None, least: int = 0, most: int = LARGEST_NUMBER
+    query: MultiMapping[str],
+    name: str,
+    default: int | None = None,
+    minimum: int = 0,
+    maximum: int = LARGEST_NUMBER,
 ) -> int | None:
-    """Return an integer from `least` to `most`, or `default` if the parameter is absent."""
+    """Return an integer from `minimum` to `maximum`, or `default` if the parameter is absent."""
     texts = query.getall(name, ())
     if not texts:
         return default
     text = texts[-1]
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
-        raise refusal(web.HTTPBadRequest, f"{name}: {text!r} is not a number from {least} to {most}")
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(maximum))
+    if not (is_number and minimum <= int(text) <= maximum):
+        raise refusal(web.HTTPBadRequest, f"{name}: {text!r} is not a number from {minimum} to {maximum}")
     return int(text)

@@ -1,4 +1,4 @@
-"""The newest events in memory, in the form in which the stream sends them. Does no I/O."""
+"""The newest events, kept in memory as the bytes that the stream sends."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from portwatch.event import Event
 from portwatch.filters.scope import Scope
 
 KEPT_BYTES = 8 << 20
-"""Size of the events kept, for subscribers that reconnect or fall behind."""
+"""Maximum size of the kept events in bytes. They are sent to subscribers that reconnect or read slowly."""
 _CHUNK_BYTES = 64 << 10
 
 
 class Entry(NamedTuple):
-    """An event, and its frame: the server-sent event that carries it."""
+    """An event and its frame, which is the event encoded as a server-sent event."""
 
     event: Event
     frame: bytes
 
 
 class Recent:
-    """The newest events, each at a position that never changes."""
+    """The newest events. Positions count all events since the start, so an event's position never changes."""
 
     def __init__(self, capacity: int = KEPT_BYTES) -> None:
         self._capacity = capacity
@@ -30,13 +30,13 @@ class Recent:
         self._seqs: list[int] = []
         self._bytes = 0
         self.first = 0
-        """The position of the oldest event."""
+        """The position of the oldest event that is kept."""
         self.dropped_seq = 0
         """The seq of the newest event that is no longer kept."""
 
     @property
     def end(self) -> int:
-        """The position of the next event."""
+        """The position that the next event will have."""
         return self.first + len(self._entries)
 
     @property
@@ -45,7 +45,7 @@ class Recent:
         return self._seqs[-1] if self._seqs else self.dropped_seq
 
     def append(self, event: Event) -> None:
-        """Add an event. Drop the older half if there is no room."""
+        """Add an event. If the events exceed the capacity, drop the older half of them."""
         frame = frame_of(event)
         self._entries.append(Entry(event, frame))
         self._seqs.append(event.seq)
@@ -58,13 +58,16 @@ class Recent:
             self.first += half
 
     def position_after(self, seq: int) -> int | None:
-        """Return the position of the first event after `seq`, or None if an event in between was dropped."""
+        """Return the position of the first event after `seq`.
+
+        Return None if events after `seq` were dropped, or if `seq` is higher than the newest event's.
+        """
         if not self.dropped_seq <= seq <= self.last_seq:
             return None
         return self.first + bisect_right(self._seqs, seq)
 
     def chunk_at(self, position: int, scope: Scope | None) -> tuple[bytes, int]:
-        """Return frames to send in one write, and the position behind them."""
+        """Return the frames to send next to a subscriber with this scope, and the position after them."""
         chunk = bytearray()
         for entry in self.since(position):
             position += 1
@@ -75,10 +78,10 @@ class Recent:
         return bytes(chunk), position
 
     def since(self, position: int) -> Iterable[Entry]:
-        """Return the events from a position on."""
+        """Return the entries from a position on."""
         return self._entries[position - self.first :]
 
 
 def frame_of(event: Event) -> bytes:
-    """Return an event as a server-sent event."""
+    """Encode an event as a server-sent event."""
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {event.to_json()}\n\n".encode()

@@ -14,18 +14,18 @@ COMMON_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Headers of every response. A browser must not guess its type, frame it or embed it in another site."""
+"""Headers of every response. They forbid browsers to guess its type, to frame it, and to embed it elsewhere."""
 
 
 def refusal(kind: type[web.HTTPError], message: str, detail: str | None = None) -> web.HTTPError:
-    """Return an error to raise. `message` says what is wrong, `detail` what to do."""
+    """Return an exception to raise. `message` says what is wrong, and `detail` says what to do."""
     return kind(text=_body(message, detail), content_type="application/json")
 
 
 def error_response(
     status: int, message: str, detail: str | None = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Return the same error as a response, for code that cannot raise."""
+    """Return an error as a response, for code that cannot raise it."""
     return web.Response(
         text=_body(message, detail),
         status=status,

@@ -23,37 +23,37 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JournalSettings:
-    """Where the journal is, and how much it may hold."""
+    """The journal's path and limits."""
 
     path: Path
     max_age: float
-    """Seconds."""
+    """Seconds for which an event is kept."""
     max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """Which series the metrics have for each port (`--metrics-...`)."""
+    """Options for the metrics about single ports (`--metrics-...`)."""
 
     pid: bool = False
     """Add the label `pid`."""
     ephemeral: bool = False
-    """Show ports of net.ipv4.ip_local_port_range by their numbers."""
+    """Give every port in net.ipv4.ip_local_port_range its own series."""
     max_series: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings."""
+    """All settings of the daemon."""
 
     listen: tuple[Address, ...] = (DEFAULT_ADDRESS,)
     hosts: tuple[str, ...] = ()
-    """Accepted in the Host header, besides IP addresses, localhost and this machine's host name."""
+    """Names accepted in the Host header, besides IP addresses, localhost and this machine's host name."""
     engine: str = "auto"
     options: Options = field(default_factory=Options)
     scope: Scope = field(default_factory=Scope)
     pids: Filter[int] = field(default_factory=Filter)
-    """Process trees."""
+    """The roots of the included and excluded process trees."""
     expected: tuple[Expected, ...] = ()
     journal: JournalSettings | None = None
     metrics: MetricsSettings = field(default_factory=MetricsSettings)

@@ -50,7 +50,7 @@ def parse(text: str) -> Address:
             "unix:/run/portwatch.sock"
         )
     try:
-        host.encode("idna")  # getaddrinfo encodes it too, and would fail later
+        host.encode("idna")  # getaddrinfo does the same, but its UnicodeError would come only at the start
     except UnicodeError:
         raise ValueError(f"{host!r} is not a host name, in {text!r}") from None
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):
@@ -59,14 +59,14 @@ def parse(text: str) -> Address:
 
 
 def listen(address: Address) -> socket.socket:
-    """Return a socket that listens on an address. Raise PortwatchError with the reason."""
+    """Return a socket that listens on an address. Raise PortwatchError if that is not possible."""
     try:
         return _listen_on_file(address.path) if address.path is not None else _listen_on_tcp(address)
     except OSError as error:
         raise PortwatchError(f"cannot listen on {address}: {_reason(address, error)}") from None
 
 
-def forget(address: Address, listening: socket.socket) -> None:
+def close(address: Address, listening: socket.socket) -> None:
     """Close a socket that `listen` returned, and remove its socket file."""
     listening.close()
     if address.path is not None:
@@ -97,7 +97,7 @@ def _listen_on_tcp(address: Address) -> socket.socket:
 def _listen_on_file(path: str) -> socket.socket:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # With a chmod after bind, any user could connect in between.
+    # If the mode were set after bind, any user could connect in between.
     umask = os.umask(0o177)
     try:
         listening.bind(path)
@@ -111,7 +111,7 @@ def _listen_on_file(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a daemon that was killed, which refuses connections."""
+    """Remove a socket file that refuses connections. It was left by a daemon that was killed."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

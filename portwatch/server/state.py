@@ -1,4 +1,4 @@
-"""What the routes can ask the daemon: open ports, readiness and the data of a scrape."""
+"""The daemon's state as the routes read it: open ports, readiness and the data for a scrape."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DaemonState:
 
     @property
     def kept_after(self) -> int:
-        """The smallest `after` that the stream can answer from memory."""
+        """The lowest seq after which every event is still in memory."""
         return self._stream.kept_after
 
     def listeners(self, *, refresh: bool = False) -> Iterator[Listener]:
@@ -55,16 +55,16 @@ class DaemonState:
         }
 
     def scrape(self) -> ScrapeData:
-        """Return the values that `/metrics` shows, as of now."""
+        """Return the current values for `/metrics`."""
         hub, settings, is_ready = self._monitor.hub, self._monitor.settings, self._monitor.is_ready
         counts = hub.counts if hub else Counts()
         return ScrapeData(
             listeners=self.listeners() if is_ready else None,
             series_options=SeriesOptions(
-                settings.metrics.pid,
-                range(0) if settings.metrics.ephemeral else ephemeral_ports(),
-                settings.expected,
-                settings.metrics.max_series,
+                pid=settings.metrics.pid,
+                ephemeral=range(0) if settings.metrics.ephemeral else ephemeral_ports(),
+                expected=settings.expected,
+                max_series=settings.metrics.max_series,
             ),
             engine=self._engine_labels(hub) if hub and is_ready else {},
             counts=counts,
@@ -79,7 +79,7 @@ class DaemonState:
         )
 
     def _degraded(self, hub: Hub) -> list[str]:
-        """Return what does not work as configured, one sentence each."""
+        """Return one sentence for each thing that does not work as configured."""
         reasons = [f"the engine {name} cannot run here: {error}" for name, error in hub.choice.refusals.items()]
         if hub.failure:
             reasons.append(f"no more events can be read: {hub.failure}")

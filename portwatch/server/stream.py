@@ -1,4 +1,4 @@
-"""Server-sent events: every event to all subscribers, none of which can delay another."""
+"""The event stream, as server-sent events. No subscriber can delay another."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from portwatch.server.responses import refusal
 log = logging.getLogger("portwatch")
 
 HEARTBEAT = 15.0
-"""Seconds without an event after which a comment is sent."""
+"""Seconds between two comments, which keep the connection alive."""
 SUBSCRIBERS_MAX = 4096
 _UNREAD_MAX = 256 << 10
-"""Bytes that a subscriber may leave unread before it is sent no more."""
+"""If a subscriber has more unread bytes than this, it is sent nothing until it has read some of them."""
 _PATIENCE = 60.0
-"""Seconds after which a subscriber that still reads nothing is disconnected."""
+"""Seconds after which such a subscriber is disconnected if it still reads nothing."""
 _RETRY_INTERVAL = 0.05
-"""Seconds until subscribers that are behind are tried again."""
+"""Seconds until the next attempt to send to subscribers that have too many unread bytes."""
 _REPLAY_ROWS = 500
-"""Journal rows of one query."""
+"""Maximum number of events that one query reads from the journal."""
 
 
 @dataclass(slots=True, eq=False)
 class _Subscriber:
     transport: asyncio.Transport
     scope: Scope | None
-    """None for every event."""
+    """None if the subscriber receives every event."""
     is_chunked: bool
     ended: asyncio.Event
     position: int | None = None
-    """The next event to send. None while older events are sent from the journal."""
+    """The position of the next event to send. None while older events are sent from the journal."""
     stalled_since: float | None = None
 
 
 class Stream:
-    """Keeps the newest events and sends each to all subscribers.
+    """Keeps the newest events in memory and sends each event to all subscribers.
 
-    A subscriber is a connection and a position among the kept events. It has no queue that could grow. All
-    events since the last turn go out in one write, the same bytes for every subscriber without a scope
-    (bench/bench_stream.py: 1,000 subscribers).
+    A subscriber is a connection and a position among the kept events, so there is no queue for each subscriber
+    that could grow. Several pending events are sent in one write. Subscribers without a scope are sent the same
+    bytes object, which makes 1,000 subscribers possible (bench/bench_stream.py).
 
-    Everything but `publish` runs in the event loop's thread.
+    Any thread may call `publish`. Everything else runs in the event loop's thread.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, first_seq: int = 1, journal: JournalQueries | None = None
     ) -> None:
         self.missed = 0
-        """Events that slow subscribers without a scope missed. Others may not have wanted them."""
+        """Events missed by slow subscribers that have no scope. Those with a scope are not counted."""
         self._loop = loop
         self._journal = journal
         self._recent = Recent()
@@ -69,7 +69,7 @@ class Stream:
         self._inbox: deque[Event] = deque()
         self._subscribers: set[_Subscriber] = set()
         self._is_scheduled = False
-        """True while a call of `_read_inbox` is due."""
+        """True while a call of `_read_inbox` is scheduled."""
         self._retry_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -84,12 +84,13 @@ class Stream:
 
     @property
     def kept_after(self) -> int:
-        """The smallest `after` that can be answered from memory."""
+        """The lowest seq after which every event is still in memory."""
         return self._recent.dropped_seq
 
     def publish(self, event: Event) -> None:
-        """Add an event. Never blocks. Any thread may call it."""
-        # Append first: if a call is due, it clears the flag before it reads the inbox, and finds the event.
+        """Add an event. Never blocks."""
+        # Append before reading the flag. If _read_inbox is scheduled, it clears the flag before it reads the
+        # inbox, so it finds this event.
         self._inbox.append(event)
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -101,7 +102,7 @@ class Stream:
             subscriber.ended.set()
 
     async def follow(self, request: web.Request, scope: Scope | None, after: int | None) -> web.StreamResponse:
-        """Send a subscriber what it missed after `after`, then every event that passes its scope."""
+        """Send the events after the seq `after`, then new events, but only events that match `scope`."""
         if self.subscribers >= SUBSCRIBERS_MAX:
             raise refusal(
                 web.HTTPServiceUnavailable,
@@ -144,7 +145,10 @@ class Stream:
         return response
 
     async def _catch_up(self, response: web.StreamResponse, subscriber: _Subscriber, after: int) -> int:
-        """Return the position to continue at. First send what is only in the journal, or else a gap."""
+        """Send the events after `after` that are no longer in memory. Return the position of the next event.
+
+        If the journal does not have them, send a gap.
+        """
         position = self._recent.position_after(after)
         if position is not None:
             return position
@@ -156,14 +160,17 @@ class Stream:
         if position is not None:
             return position
         end = self._recent.end
-        # The gap has the id of the newest event: a subscriber that reconnects now continues behind it.
+        # The gap has the id of the newest event. A subscriber that reconnects now continues after that event.
         await _send(response, subscriber, _gap_frame(self.last_seq, None))
         return end
 
     async def _replay(
         self, journal: JournalQueries, response: web.StreamResponse, subscriber: _Subscriber, after: int
     ) -> int | None:
-        """Send journal events until those in memory follow. Return None if the journal does not reach them."""
+        """Send events from the journal. Return the position of the first event after them.
+
+        Return None if some event between `after` and the events in memory is not in the journal.
+        """
         if not await journal.ask(lambda reader: reader.has(after)):
             return None
         while (position := self._recent.position_after(after)) is None:
@@ -184,14 +191,14 @@ class Stream:
 
     def _send_pending_to_all(self) -> None:
         shared: dict[int, tuple[bytes, int]] = {}
-        is_any_behind = False
+        needs_retry = False
         for subscriber in tuple(self._subscribers):
-            is_any_behind |= self._send_pending(subscriber, shared)
-        if is_any_behind:
+            needs_retry |= self._send_pending(subscriber, shared)
+        if needs_retry:
             self._schedule_retry()
 
     def _schedule_retry(self) -> None:
-        """Schedule a retry. There is one timer, however many subscribers are behind."""
+        """Schedule the next attempt to send. One timer serves all subscribers."""
         if self._retry_timer is None:
             self._retry_timer = self._loop.call_later(_RETRY_INTERVAL, self._retry)
 
@@ -200,9 +207,9 @@ class Stream:
         self._send_pending_to_all()
 
     def _send_pending(self, subscriber: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
-        """Send what a subscriber lacks. Return True if it must be tried again, as it does not read now.
+        """Send a subscriber its pending events. Return True if some remain because it reads too slowly.
 
-        `shared` maps a position to the chunk from there on, for all subscribers without a scope.
+        `shared` maps positions to chunks. Subscribers without a scope share these chunks.
         """
         recent = self._recent
         while (
@@ -211,7 +218,7 @@ class Stream:
             and not subscriber.ended.is_set()
         ):
             if subscriber.transport.get_write_buffer_size() > _UNREAD_MAX:
-                return self._keeps_waiting_for(subscriber)
+                return not self._disconnect_if_stalled(subscriber)
             subscriber.stalled_since = None
             if subscriber.position < recent.first:
                 self._write(subscriber, _gap_frame(recent.dropped_seq, self._count_missed(subscriber)))
@@ -227,35 +234,35 @@ class Stream:
         return False
 
     def _count_missed(self, subscriber: _Subscriber) -> int | None:
-        """Count and return the missed events, or None if the subscriber has a scope and may not want all."""
+        """Return how many events the subscriber has missed, and count them. Return None if it has a scope."""
         if subscriber.scope is not None or subscriber.position is None:
             return None
         missed = self._recent.first - subscriber.position
         self.missed += missed
         return missed
 
-    def _keeps_waiting_for(self, subscriber: _Subscriber) -> bool:
-        """Return False after disconnecting a subscriber that has read nothing for too long."""
+    def _disconnect_if_stalled(self, subscriber: _Subscriber) -> bool:
+        """Disconnect a subscriber that has read nothing for too long. Return True if it was disconnected."""
         now = time.monotonic()
         subscriber.stalled_since = subscriber.stalled_since or now
-        if now - subscriber.stalled_since > _PATIENCE:
-            subscriber.transport.abort()
-            subscriber.ended.set()
+        if now - subscriber.stalled_since <= _PATIENCE:
             return False
+        subscriber.transport.abort()
+        subscriber.ended.set()
         return True
 
     def _write(self, subscriber: _Subscriber, data: bytes) -> None:
         if subscriber.transport.is_closing():
             subscriber.ended.set()
         elif subscriber.is_chunked:
-            # StreamResponse.write is a coroutine, and would drain once for each subscriber and write.
+            # StreamResponse.write is not used: it is a coroutine and would wait for the subscriber to read.
             subscriber.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             subscriber.transport.write(data)
 
 
 async def _send(response: web.StreamResponse, subscriber: _Subscriber, data: bytes) -> None:
-    """Write and drain. Disconnect a subscriber that reads nothing for too long."""
+    """Write to a subscriber and wait until it reads. Disconnect it if that takes too long."""
     try:
         await asyncio.wait_for(response.write(data), _PATIENCE)
     except asyncio.TimeoutError:

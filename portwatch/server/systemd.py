@@ -8,7 +8,7 @@ import time
 
 
 def notify(*lines: str) -> None:
-    """Send a message to the service manager, if there is one that wants messages."""
+    """Send a message to the service manager. Do nothing if NOTIFY_SOCKET is not set."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -16,7 +16,7 @@ def notify(*lines: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         try:
             sender.sendto("\n".join(lines).encode(), address)
-        except OSError:  # the service manager has gone: nothing depends on the message
+        except OSError:  # the service manager has exited; nothing depends on the message
             return
 
 

@@ -1,4 +1,4 @@
-"""Blocking work in daemon threads, which do not delay the exit, and background tasks that restart."""
+"""Blocking work in daemon threads, which do not delay the exit, and background tasks that are restarted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _RESTART_DELAY = 1.0
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Return the result of work that runs in a new thread.
+    """Run `work` in a new thread and return its result.
 
-    Not in the loop's executor: its threads are few, and Python waits for them at exit, even if one hangs.
+    The event loop's executor is not used: its threads are few, and Python waits for them at exit, even if one
+    hangs.
     """
     outcome: Future[T] = Future()
-    outcome.set_running_or_notify_cancel()  # from here on cancelling the caller does not cancel the work
+    outcome.set_running_or_notify_cancel()  # cancelling the caller must not cancel the work
 
     def run() -> None:
         try:
@@ -36,17 +37,17 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 
 class Limiter:
-    """Runs work in threads, at most `most` at a time.
+    """Runs work in threads, at most `limit` at a time.
 
-    A slot is free again when its work has ended, not when the caller is cancelled: clients that
-    disconnect cannot start more work than the limit.
+    A slot becomes free when its work ends, and not already when the caller is cancelled. Otherwise clients that
+    disconnect could start more work than the limit allows.
     """
 
-    def __init__(self, most: int) -> None:
-        self._free = asyncio.Semaphore(most)
+    def __init__(self, limit: int) -> None:
+        self._free = asyncio.Semaphore(limit)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Wait for a free slot, and return the result of the work."""
+        """Wait for a free slot, run `work` in a thread, and return its result."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()
 
@@ -54,14 +55,14 @@ class Limiter:
             try:
                 return work()
             finally:
-                with suppress(RuntimeError):  # the loop is closed: no request waits for a slot
+                with suppress(RuntimeError):  # the loop is closed, so no request waits for a slot
                     loop.call_soon_threadsafe(self._free.release)
 
         return await run_in_thread(limited)
 
 
 async def restart_on_failure(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run a background task. If it fails, log that and start it again."""
+    """Run a background task. If it fails, log the failure and start it again."""
     while True:
         try:
             await work()

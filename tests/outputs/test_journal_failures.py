@@ -333,7 +333,7 @@ def test_a_long_read_transaction_is_reported_before_the_disk_is_full(path):
                 )
                 if journal.trouble:
                     break
-            assert journal.trouble == "a long read transaction of another program keeps its WAL from shrinking"
+            assert journal.trouble == "another program's long read transaction keeps the WAL from shrinking"
         wait_until(lambda: journal.trouble is None, "writing to succeed again")
         wait_until(lambda: bytes_of(path) <= MIN_BYTES, "the journal to shrink")
 

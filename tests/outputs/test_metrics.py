@@ -135,7 +135,7 @@ def test_events_dropped_for_a_slow_subscriber_are_counted(engine):
     hub.start()
     subscription = request.wait()
     engine.push(*(opening(number, 8000 + number) for number in (1, 2, 3)))
-    wait_until(lambda: len(list(hub.listeners(subscription, look=False))) == 3, "the opens")
+    wait_until(lambda: len(list(hub.listeners(subscription, refresh=False))) == 3, "the opens")
     assert [subscription.get().kind for _ in range(2)] == ["open", "gap"]
     hub.stop()
     assert (hub.counts.subscriber_drops, hub.counts.lost) == (2, 0)

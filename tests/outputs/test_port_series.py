@@ -33,7 +33,7 @@ def test_labels_of_an_unknown_opener_are_empty():
 
 def test_ephemeral_ports_share_one_series():
     scrape = Scrape(
-        scrape_data(listener(1, 40_000), listener(2, 40_001), listener(3, 80), folded=range(32_768, 61_000))
+        scrape_data(listener(1, 40_000), listener(2, 40_001), listener(3, 80), ephemeral=range(32_768, 61_000))
     )
     assert [labels["port"] for labels in scrape.labels("portwatch_listening_port")] == [EPHEMERAL, "80"]
     assert scrape.value("portwatch_series_dropped_total") == 0
@@ -44,7 +44,7 @@ def test_an_expected_ephemeral_port_has_its_own_series():
         scrape_data(
             listener(1, 40_000),
             listener(2, 40_000, proto="udp"),
-            folded=range(32_768, 61_000),
+            ephemeral=range(32_768, 61_000),
             expected=[("tcp", 40_000)],
         )
     )
@@ -78,7 +78,7 @@ def test_the_time_of_opening_is_in_seconds_and_absent_if_unknown():
 
 def test_series_above_the_maximum_are_counted_and_the_first_ones_stay():
     tally = Tally()
-    data = scrape_data(*(listener(port, port) for port in (5, 4, 3, 2, 1)), most=2)
+    data = scrape_data(*(listener(port, port) for port in (5, 4, 3, 2, 1)), max_series=2)
     for scrapes in (1, 2):
         scrape = Scrape(data, tally)
         assert set(scrape.values("portwatch_listening_port", "port")) == {"5", "4"}
@@ -86,7 +86,7 @@ def test_series_above_the_maximum_are_counted_and_the_first_ones_stay():
 
 
 def test_two_sockets_of_one_series_above_the_maximum_count_once():
-    ports = gather([listener(1, 80), listener(2, 81), listener(3, 81)], series_options(most=1))
+    ports = gather([listener(1, 80), listener(2, 81), listener(3, 81)], series_options(max_series=1))
     assert len(ports.left_out) == 1
 
 

@@ -50,7 +50,7 @@ def file(tmp_path):
 def test_a_socket_file_is_private_and_removed_at_the_end(file):
     listening = sockets.listen(file)
     assert stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
-    sockets.forget(file, listening)
+    sockets.close(file, listening)
     assert not os.path.exists(file.path)
 
 
@@ -60,7 +60,7 @@ def test_a_stale_socket_file_is_replaced(file):
     listening = sockets.listen(file)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(file.path)
-    sockets.forget(file, listening)
+    sockets.close(file, listening)
 
 
 def test_the_socket_file_of_a_running_daemon_is_kept(file):
@@ -69,7 +69,7 @@ def test_the_socket_file_of_a_running_daemon_is_kept(file):
         sockets.listen(file)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(file.path)
-    sockets.forget(file, listening)
+    sockets.close(file, listening)
 
 
 def test_a_file_that_is_not_a_socket_is_kept(tmp_path):

@@ -1,7 +1,7 @@
-"""The journal: an event log on disk, limited by age and size, readable while it is written.
+"""The journal: an event log on disk, limited in age and size, which can be read while it is written.
 
-Events are durable within a second. `writer` has the thread and its error handling, `store` the database,
-`schema` the format, `reader` the queries.
+Events are durable within a second. `writer` has the writing thread and its error handling, `store` has the
+database, `schema` the format, and `reader` the queries.
 """
 
 from portwatch.outputs.journal.reader import Reader

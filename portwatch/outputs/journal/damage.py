@@ -1,4 +1,4 @@
-"""Damaged journals: renamed, so that a new one can be started."""
+"""Renames a damaged journal, so that a new one can be started."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ log = logging.getLogger("portwatch")
 
 
 def set_aside(path: Path, reason: object) -> int | None:
-    """Rename a damaged journal and log that. Return its last seq, or None if that cannot be read.
+    """Rename a damaged journal and log a warning. Return its last seq, or None if the seq cannot be read.
 
-    The caller holds the journal's lock, and has closed the database.
+    The caller must hold the journal's lock and must have closed the database.
     """
     last_seq = _last_seq(path)
     seconds, fraction = divmod(time.time_ns(), 1_000_000_000)
     timestamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{fraction:09}Z"
     broken = path.with_name(f"{path.name}.broken-{timestamp}")
-    # The WAL first: SQLite must never apply it to another database.
+    # The WAL is renamed first, because SQLite must never apply it to another database.
     for old, new in zip((*companions(path), path), (*companions(broken), broken), strict=True):
-        with suppress(FileNotFoundError):  # each of the three may be missing
+        with suppress(FileNotFoundError):  # each of the three files may be missing
             os.rename(old, new)
     log.warning(
         "the journal %s is damaged (%s): it was renamed to %s and a new one was started; "
@@ -39,9 +39,9 @@ def set_aside(path: Path, reason: object) -> int | None:
 
 
 def _last_seq(path: Path) -> int | None:
-    # immutable=1: SQLite creates no files next to it. An error only means that the seq cannot be read.
+    # With immutable=1, SQLite creates no files beside the database. After an error, the seq is unknown.
     with suppress(sqlite3.Error), closing(connect(path, "mode=ro&immutable=1", 0)) as db:
-        db.execute("PRAGMA writable_schema = ON")  # without it, a truncated file cannot be read at all
+        db.execute("PRAGMA writable_schema = ON")  # otherwise SQLite refuses to read a truncated file
         (seq,) = db.execute("SELECT max(seq) FROM events").fetchone()
         return seq if isinstance(seq, int) else None
     return None

@@ -1,4 +1,4 @@
-"""The lock that allows one writer for each journal, among all processes."""
+"""The lock that allows only one writer of a journal among all processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        # A separate file: closing any descriptor of the database would drop SQLite's POSIX locks on it.
+        # The lock has its own file. Closing a descriptor of the database would drop SQLite's POSIX locks on it.
         self._fd = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Queries of a journal, also while this or another process writes it."""
+"""Queries of a journal, which work even while this or another process writes to it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Any
 from portwatch.errors import JournalError
 from portwatch.event import Event, EventKind
 from portwatch.filters.scope import PortRange
-from portwatch.outputs.journal.schema import check_ours, companions, connect, is_damaged
+from portwatch.outputs.journal.schema import check_is_journal, companions, connect, is_damaged
 
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another connection's lock."""
 _PROGRESS_STEPS = 10_000
-"""SQLite instructions between two checks of the time limit, about a millisecond."""
+"""SQLite instructions between two checks of the time limit. They take about a millisecond."""
 _BATCH = 500
-"""Rows of one query. A longer read transaction would keep the writer from truncating its WAL."""
+"""Maximum rows of one SQL query. A long read transaction would keep the writer from truncating its WAL."""
 _LARGEST = 2**63 - 1
-"""The largest integer of SQLite."""
+"""The largest integer that SQLite can store."""
 
 
 class Reader:
-    """The events of a journal, as the JSON lines that were stored.
+    """Reads the events of a journal, as the JSON lines that were written.
 
     Any number of threads may share a reader. Every method raises JournalError if the journal is missing or
     cannot be read.
     """
 
     def __init__(self, path: Path, time_limit: float | None = None) -> None:
-        """Give up queries that take longer than `time_limit` seconds, with a JournalError."""
+        """Queries that take longer than `time_limit` seconds raise JournalError."""
         self._path = path
         self._time_limit = time_limit
-        check_ours(path)
+        check_is_journal(path)
 
     def has(self, seq: int) -> bool:
         """Return True if the journal has the event with this seq."""
@@ -60,28 +60,28 @@ class Reader:
     ) -> Iterator[str]:
         """Return events between two seqs (both exclusive) and two times (both inclusive), ordered by seq.
 
-        An event must match every argument; of an argument with several values, it must match one. A process
-        pattern matches the acting process or the opener. A gap matches every port and process.
+        An event must match every argument that is given. If an argument has several values, one of them must
+        match. A process pattern matches the acting process or the opener. A gap matches every port and process.
         """
         condition, values = _condition(ports, process, kind)
         with self._connected() as db:
             first = max([_clamped(after, -1) + 1, *_seq_at_time(db, "min", ">=", since)])
             last = min([_clamped(before, _LARGEST) - 1, *_seq_at_time(db, "max", "<=", until)])
-            # The unary plus keeps SQLite from using the index on time, after which it would have to sort.
-            query = (  # consists of literals of this module only
+            # The unary plus keeps SQLite from using the index on time, which would force it to sort by seq.
+            query = (  # built only from literals in this module
                 "SELECT seq, line FROM events WHERE seq BETWEEN ? AND ? AND +time BETWEEN ? AND ?"  # noqa: S608
                 f"{condition} ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
             )
             times = _clamped(since, 0), _clamped(until, _LARGEST)
-            left = _LARGEST if limit is None else limit
-            while left > 0:
-                count = min(left, _BATCH)
+            remaining = _LARGEST if limit is None else limit
+            while remaining > 0:
+                count = min(remaining, _BATCH)
                 rows = db.execute(query, (first, last, *times, *values, count)).fetchall()
                 for _, line in rows:
                     yield self._checked(line)
                 if len(rows) < count:
                     return
-                left -= count
+                remaining -= count
                 if newest_first:
                     last = rows[-1][0] - 1
                 else:
@@ -95,7 +95,7 @@ class Reader:
             raise self._damaged_at(line) from None
 
     def _checked(self, line: Any) -> str:
-        """Return a line that is a JSON object."""
+        """Return the line if it is a JSON object. Raise JournalError otherwise."""
         with suppress(ValueError, TypeError):
             if isinstance(line, str) and isinstance(json.loads(line), dict):
                 return line
@@ -106,7 +106,7 @@ class Reader:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        check_ours(self._path)
+        check_is_journal(self._path)
         try:
             with closing(connect(self._path, self._mode(), _LOCK_TIMEOUT)) as db:
                 db.create_function("matches", 2, _matches, deterministic=True)
@@ -118,10 +118,11 @@ class Reader:
             if str(error) == "interrupted":
                 raise JournalError(
                     f"the query of the journal {self._path} took longer than {self._time_limit:g} s: "
-                    "narrow it, for example to a time or to one kind"
+                    "narrow it, for example to a time range or one kind of event"
                 ) from None
             hint = (
-                f"; `sqlite3 {self._path} .recover` prints what can be recovered; the daemon starts a new one"
+                f"; `sqlite3 {self._path} .recover` prints what can be recovered; "
+                "the daemon starts a new journal"
                 if is_damaged(error)
                 else ""
             )
@@ -130,8 +131,8 @@ class Reader:
     def _mode(self) -> str:
         """Return the mode in which to open the database.
 
-        Read-write if possible, since the last connection of a WAL database to close removes the WAL. On a
-        read-only directory, immutable, which needs no files beside the database; correct if no WAL exists.
+        It is read-write if possible, so that the last connection to close can remove the WAL. In a read-only
+        directory without a WAL, the database is opened as immutable, which needs no files beside it.
         """
         has_wal = any(file.exists() for file in companions(self._path))
         is_read_only = not has_wal and not os.access(self._path.parent, os.W_OK)
@@ -141,7 +142,7 @@ class Reader:
 def _condition(
     ports: tuple[PortRange, ...], process: tuple[str, ...], kind: tuple[EventKind, ...]
 ) -> tuple[str, list[Any]]:
-    """Return the filters as SQL, and the values of its placeholders."""
+    """Return the filters as an SQL condition, and the values for its placeholders."""
     filters = [
         ("kind = 'gap' OR port BETWEEN ? AND ?", ports),
         ("kind = 'gap' OR matches(process, ?) OR matches(opener, ?)", [(name, name) for name in process]),
@@ -159,13 +160,13 @@ def _condition(
 
 
 def _seq_at_time(db: sqlite3.Connection, function: str, operator: str, time: int | None) -> list[int]:
-    """Return the first (min, >=) or last (max, <=) seq of a time, in a list that is empty without a time.
+    """Return a list with the first seq since a time (min, >=) or the last seq until a time (max, <=).
 
-    If no event matches, return a seq beyond all events.
+    If there is no such event, the list has a seq that no event can match. If `time` is None, the list is empty.
     """
     if time is None:
         return []
-    query = f"SELECT {function}(seq) FROM events WHERE time {operator} ?"  # noqa: S608  # literals of this module
+    query = f"SELECT {function}(seq) FROM events WHERE time {operator} ?"  # noqa: S608  # only literals
     (seq,) = db.execute(query, (_clamped(time, 0),)).fetchone()
     return [(_LARGEST if function == "min" else -1) if seq is None else seq]
 

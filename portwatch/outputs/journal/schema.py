@@ -70,9 +70,9 @@ def companions(path: Path) -> tuple[Path, Path]:
 
 
 def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
-    """Return a connection in autocommit mode that threads may share, one at a time.
+    """Return a connection in autocommit mode. Threads may share it, but only one may use it at a time.
 
-    `mode` holds URI parameters of SQLite. `timeout` is how many seconds to wait for a lock.
+    `mode` has URI parameters for SQLite. `timeout` is the number of seconds to wait for a lock.
     """
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?{mode}",
@@ -85,7 +85,7 @@ def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Run the block in a write transaction: commit at its end, roll back if it raises."""
+    """Run a block in a write transaction. Commit at the end, or roll back if the block raises."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -97,21 +97,21 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Return True for damage of the file: sqlite3 raises a subclass of DatabaseError for all other errors."""
+    """Return True if the error means a damaged file. For other errors, sqlite3 raises a subclass."""
     return type(error) is sqlite3.DatabaseError
 
 
-def check_ours(path: Path) -> None:
-    """Raise JournalError unless the file is a journal of this version. Change nothing, create no files.
+def check_is_journal(path: Path) -> None:
+    """Raise JournalError unless the file is a journal of this version. Neither change nor create a file.
 
-    A truncated journal passes if its header is complete.
+    A truncated journal is accepted if its header is complete.
     """
     try:
         if not S_ISREG(path.stat().st_mode):
             raise JournalError(f"{path} is not a regular file: choose another file for the journal")
-        # Not with open(): closing the file would drop the POSIX locks that SQLite holds on it in this process.
+        # open() is not used, because closing the file would drop the POSIX locks of SQLite in this process.
         with closing(connect(path, "mode=ro&immutable=1", 0)) as db:
-            db.execute("PRAGMA writable_schema = ON")  # without it, a truncated file cannot be read at all
+            db.execute("PRAGMA writable_schema = ON")  # otherwise SQLite refuses to read a truncated file
             (application_id,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
     except OSError as error:

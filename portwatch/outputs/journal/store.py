@@ -1,4 +1,4 @@
-"""The database of a journal: opened or created, written, and kept within its age and size."""
+"""The database of a journal: open or create it, write to it, and keep it within the age and size limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portwatch.outputs.journal.schema import (
     PAGE,
     SCHEMA,
     Row,
-    check_ours,
+    check_is_journal,
     companions,
     connect,
     is_damaged,
@@ -25,16 +25,16 @@ from portwatch.outputs.journal.schema import (
 _MAX_WAL_BYTES = 8 * 2**20
 _TRIM_ROWS = 1000
 _TRIM_PAGES = 250
-"""The most rows deleted and pages freed in one transaction: new events wait for it."""
+"""Limits on the rows deleted and pages freed in one transaction. New events wait until it ends."""
 _ROWS_PER_PAGE = 8
 _LOCK_TIMEOUT = 0.1
 """Seconds to wait for another connection's lock before the write fails and is retried."""
 
 
 def check_writable(path: Path) -> None:
-    """Raise JournalError if the file exists and is not a journal, or not writable. Change nothing."""
+    """Raise JournalError if the file exists but is not a journal or is not writable. Change nothing."""
     if _has_content(path):
-        check_ours(path)
+        check_is_journal(path)
         if not os.access(path, os.R_OK | os.W_OK):
             raise JournalError(f"the journal {path} is not writable: change its owner or its mode")
 
@@ -42,7 +42,7 @@ def check_writable(path: Path) -> None:
 class Store:
     """A journal's database, open for writing.
 
-    The caller holds the journal's lock, and has called `check_writable`. Methods raise
+    The caller must hold the journal's lock and must have called `check_writable`. Methods raise
     sqlite3.DatabaseError and OSError.
     """
 
@@ -53,11 +53,12 @@ class Store:
         self._max_bytes = max_bytes
         self._max_wal_bytes = min(max_bytes // 4, _MAX_WAL_BYTES)
         max_pages = (max_bytes - self._max_wal_bytes) // PAGE
-        # New rows reuse free pages. Without them, each write would grow the file and each trim move pages.
+        # New rows reuse free pages. Without free pages, each write would grow the file, and each trim would
+        # have to move pages.
         self._max_free = max_pages // 8
         self._max_used = max_pages - self._max_free
         self._db, self.last_seq = self._open()
-        """The newest seq at the time of opening, also if the journal was damaged and has been renamed."""
+        """The newest seq at the time of opening. If the journal was damaged, that of the damaged one."""
         self._inode = path.stat().st_ino
 
     def _open(self) -> tuple[sqlite3.Connection, int | None]:
@@ -78,8 +79,8 @@ class Store:
     def _connect(self) -> tuple[sqlite3.Connection, int | None]:
         db = connect(self._path, "mode=rw", _LOCK_TIMEOUT)
         try:
-            db.execute("PRAGMA synchronous = FULL")  # a commit survives a power failure
-            db.execute("PRAGMA wal_autocheckpoint = 0")  # _checkpoint does it, and sees failures
+            db.execute("PRAGMA synchronous = FULL")  # so that a commit survives a power failure
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # _checkpoint does it and checks the result
             (last_seq,) = db.execute("SELECT max(seq) FROM events").fetchone()
         except BaseException:
             db.close()
@@ -87,7 +88,7 @@ class Store:
         return db, last_seq
 
     def close(self) -> None:
-        """Close the database. SQLite removes its companions unless another connection is open."""
+        """Close the database. SQLite deletes the -wal and -shm files unless another connection is open."""
         self._db.close()
 
     def is_in_place(self) -> bool:
@@ -98,9 +99,9 @@ class Store:
             return False
 
     def write(self, rows: Sequence[Row]) -> bool:
-        """Write all rows durably, or none, and trim. Return True if there may be more to trim.
+        """Write all rows durably or none of them, and trim. Return True if there may be more to trim.
 
-        Rows whose seq exists already are ignored.
+        A row whose seq already exists is ignored.
         """
         with transaction(self._db):
             self._db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -109,7 +110,7 @@ class Store:
         return has_trimmed
 
     def _trim(self) -> bool:
-        """Delete some rows above the limits, and free some pages. Return True if there were any."""
+        """Delete some rows above the limits and free some pages. Return True if there was anything to do."""
         deleted = self._delete("WHERE time < ? ORDER BY time", time.time_ns() - self._max_age)
         excess = self._number("page_count") - self._number("freelist_count") - self._max_used
         if excess > 0:
@@ -120,7 +121,8 @@ class Store:
         return deleted > 0 or spare > 0
 
     def _delete(self, condition: str, bound: int, count: int = _TRIM_ROWS) -> int:
-        chosen = f"SELECT seq FROM events {condition} LIMIT ?"  # noqa: S608  # a literal of _trim
+        # `condition` is always a literal string in _trim.
+        chosen = f"SELECT seq FROM events {condition} LIMIT ?"  # noqa: S608
         query = f"DELETE FROM events WHERE seq IN ({chosen})"  # noqa: S608
         return self._db.execute(query, (bound, min(count, _TRIM_ROWS))).rowcount
 
@@ -130,13 +132,16 @@ class Store:
         return number
 
     def _checkpoint(self) -> None:
-        """Truncate the WAL when it has grown. Raise OperationalError if a reader blocks that for too long."""
+        """Truncate the WAL if it has grown.
+
+        Raise OperationalError if a reader has blocked that until the WAL is as large as the journal may be.
+        """
         if self._wal_bytes() < self._max_wal_bytes // 2:
             return
         (is_blocked, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_blocked and self._wal_bytes() > self._max_bytes:
             raise sqlite3.OperationalError(
-                "a long read transaction of another program keeps its WAL from shrinking"
+                "another program's long read transaction keeps the WAL from shrinking"
             )
 
     def _wal_bytes(self) -> int:
@@ -151,10 +156,10 @@ def _has_content(path: Path) -> bool:
 
 
 def _create(path: Path) -> None:
-    """Create a journal. It appears under its name only when it is complete."""
+    """Create a journal. The file appears under its name only when it is complete."""
     new = path.with_name(path.name + "-new")
     try:
-        _remove(new)  # left by a start that was killed; the lock is ours
+        _remove(new)  # may be left over from a portwatch that was killed here; safe, since we hold the lock
         os.close(os.open(new, os.O_CREAT | os.O_EXCL, 0o600))
         with closing(connect(new, "mode=rw", _LOCK_TIMEOUT)) as db:
             db.executescript(SCHEMA)
@@ -164,7 +169,7 @@ def _create(path: Path) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(directory)  # makes the rename durable
+        os.fsync(directory)  # to make the rename durable
     finally:
         os.close(directory)
 

@@ -1,4 +1,4 @@
-"""The writer of a journal: a thread of its own, so that a slow or full disk blocks no caller."""
+"""The writer of a journal. It has its own thread, so that a slow or full disk blocks no caller."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ from portwatch.outputs.journal.store import Store, check_writable
 log = logging.getLogger("portwatch")
 
 MIN_BYTES = 8 * 2**20
-"""The smallest limit for the size of a journal."""
+"""The smallest size limit that a journal can have."""
 CAPACITY = 32_768
-"""Events that may wait to be written. Further ones are lost, and counted."""
+"""Maximum number of events that wait to be written. Further events are counted as lost."""
 _BATCH = 500
-"""Events of one transaction."""
+"""Maximum number of events in one transaction."""
 _PAUSE = 0.25
-"""Seconds between two transactions: the events of that time share one flush of the disk."""
+"""Seconds between two transactions. Events that arrive in this time share one flush of the disk."""
 _RETRY = 1.0
 """Seconds between two attempts after an error."""
 _IDLE_INTERVAL = 60.0
-"""Seconds between two trims without new events, since events also age then."""
+"""Seconds between two trims when no new events arrive. Old events must be deleted even then."""
 _CLOSE_TIMEOUT = 1.0
 _HANGING = 5.0
-"""Seconds of one write after which `trouble` reports the disk."""
+"""If a write takes more than this many seconds, `trouble` reports that the disk does not answer."""
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Errors that may go away: they become `trouble`, even at the start."""
+"""Errors that may go away. They set `trouble` even if they occur in the constructor."""
 
 
 class Journal:
-    """Writes events to a journal in a thread of its own.
+    """Writes events to a journal in its own thread.
 
-    The constructor raises JournalError if there can be no journal at this path. A full disk or an I/O error
-    does not stop it: `trouble` has the reason, and writing is retried. Only the writer's thread uses the
-    store, except before `start` and after the thread has ended.
+    The constructor raises JournalError if there can be no journal at this path. A full disk or an I/O error is
+    not raised: `trouble` then has the reason, and writing is retried.
+
+    Only the writer's thread uses the store, except before `start` and after the thread has ended.
     """
 
     def __init__(self, path: Path, *, max_age: float, max_bytes: int) -> None:
@@ -56,10 +57,10 @@ class Journal:
                 f"a journal of {max_bytes:,} bytes is too small: use at least {MIN_BYTES:,} bytes"
             )
         self.lost = 0
-        """Events that were never written: too many were pending, or `close` could not wait for them."""
+        """How many events were never written because too many were pending or `close` could not wait."""
         self.last_seq: int | None = None
-        """The newest seq that is durable."""
-        self._path = path.resolve()  # as SQLite does: its files are next to the target of a link
+        """The seq of the newest durable event."""
+        self._path = path.resolve()  # SQLite too creates its files beside the target of a link
         self._limits = (max_age, max_bytes)
         self._lock: Lock | None = None
         self._store: Store | None = None
@@ -67,7 +68,7 @@ class Journal:
         self._busy_since: float | None = None
         self._pending: deque[Event] = deque()
         self._batch: list[Row] = []
-        """Rows taken from `_pending` and not yet durable: a failed write is retried with them."""
+        """Rows taken from `_pending` that are not yet durable. They stay here until a write succeeds."""
         self._lost_lock = threading.Lock()
         """Guards `lost`."""
         self._wake = threading.Event()
@@ -109,16 +110,18 @@ class Journal:
             self._wake.set()
 
     def close(self) -> None:
-        """Write pending events for about a second, then stop. Count the rest as lost."""
+        """Write pending events for about a second, then stop. Events that remain are counted as lost."""
         self._deadline = time.monotonic() + _CLOSE_TIMEOUT
         self._closing.set()
         self._wake.set()
         if self._thread.ident:
             self._thread.join(_CLOSE_TIMEOUT + _PAUSE)
-        left = len(self._pending) + len(self._batch)
-        if left:
-            self._count_lost(left)
-            log.warning("the journal %s was closed before its last %d events were written", self._path, left)
+        unwritten = len(self._pending) + len(self._batch)
+        if unwritten:
+            self._count_lost(unwritten)
+            log.warning(
+                "the journal %s was closed before its last %d events were written", self._path, unwritten
+            )
         if not self._thread.is_alive():
             self._pending.clear()
             self._batch.clear()
@@ -143,13 +146,13 @@ class Journal:
             pass
 
     def _step(self) -> bool:
-        """Write a batch. Return True if there is more to write or trim; False also after an error."""
+        """Write a batch. Return True if there is more to write or trim and no error has occurred."""
         self._busy_since = time.monotonic()
         try:
             while self._pending and len(self._batch) < _BATCH:
                 self._batch.append(row_of(self._pending.popleft()))
             has_trimmed = self._write()
-        except Exception as error:  # reported and retried: if the thread ended, nothing would be written again
+        except Exception as error:  # reported and retried, so that the thread never ends early
             self._report(error)
             return False
         finally:
@@ -174,7 +177,7 @@ class Journal:
         return self._open().write(self._batch)
 
     def _open(self) -> Store:
-        """Return the store. Open it if it is closed, or if its file was moved or deleted."""
+        """Return the store. Open it first if it is closed or if its file was moved or deleted."""
         if self._store and not self._store.is_in_place():
             log.warning("the journal %s was moved or deleted: starting a new one", self._path)
             self._close_all()
@@ -201,7 +204,7 @@ class Journal:
             self._store = None
 
     def _report(self, error: Exception) -> None:
-        """Set `trouble`. Log it if it is new."""
+        """Set `trouble` to the reason for an error. Log the reason if it is new."""
         reason = _reason(error, self._path.parent)
         if reason != self._trouble:
             log.warning("the journal %s cannot be written: %s; new events wait in memory", self._path, reason)
@@ -217,7 +220,7 @@ def _refusal(path: Path, error: OSError) -> str:
 
 def _reason(error: Exception, directory: Path) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # SQLite may report a full disk as an I/O error. statvfs fails if the directory is gone.
+    # SQLite may report a full disk as an I/O error. statvfs fails if the directory does not exist.
     with suppress(OSError):
         if not os.statvfs(directory).f_bavail:
             return "the disk is full"

@@ -1,4 +1,4 @@
-"""`GET /api/v0/events`: events as they happen, as server-sent events, after those that the client missed."""
+"""`GET /api/v0/events`: first the events that the client missed, then new events, as server-sent events."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def routes(stream: Stream) -> list[web.RouteDef]:
         params.only_known(request.query, PARAMETERS)
         scope = params.scope_of(request.query)
         after = params.number(request.query, "after")
-        # A browser that reconnects repeats its first `after`, and sends the id of its last event with it.
+        # A browser that reconnects repeats the original `after`, and adds the id of the last event it received.
         if "Last-Event-ID" in request.headers:
             after = _last_event_id(request.headers["Last-Event-ID"])
         return await stream.follow(request, None if scope == Scope() else scope, after)
 
-    # No HEAD: the response would never end.
+    # HEAD is not allowed, because the response would never end.
     return [web.get("/api/v0/events", respond, allow_head=False)]
 
 
 def _last_event_id(text: str) -> int:
-    """Return a seq. For an id that the stream never sent, return one that no event has: a gap follows."""
+    """Return the id as a seq. If it is not a number, return a seq that no event has, so that a gap is sent."""
     is_number = text.isascii() and text.isdecimal() and len(text) < len(str(params.LARGEST_NUMBER))
     return int(text) if is_number else params.LARGEST_NUMBER

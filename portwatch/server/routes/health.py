@@ -1,4 +1,4 @@
-"""`GET /healthz`: liveness. `GET /readyz`: readiness, engine, its limits, and what is degraded."""
+"""`GET /healthz`: liveness. `GET /readyz`: readiness, the engine and its limits, and what does not work."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
     """Return the route. It answers 404 if there is no journal."""
 
     async def respond(request: web.Request) -> web.Response:
-        """Respond with a page, newest event first. `next` is the next page's `before`, or null."""
+        """Return a page of events, newest first. Its `next` is the `before` of the following page, or null."""
         query = request.query
         params.only_known(query, PARAMETERS)
         now = time.time_ns()
@@ -31,9 +31,9 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
             params.values(query, name, lambda text: parse_time(text, now)) for name in ("since", "until")
         )
         before = params.number(query, "before")
-        limit = params.number(query, "limit", _DEFAULT_LIMIT, least=1, most=_MAX_LIMIT) or _DEFAULT_LIMIT
+        limit = params.number(query, "limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT) or _DEFAULT_LIMIT
         ports = params.values(query, "port", port_range)
-        process = params.values(query, "process", params.some)
+        process = params.values(query, "process", params.non_empty)
         kind = params.values(query, "kind", one_of(KINDS))
         if journal is None:
             raise refusal(

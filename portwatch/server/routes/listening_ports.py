@@ -17,12 +17,12 @@ def routes(state: DaemonState, listings: Listings) -> list[web.RouteDef]:
     async def respond(request: web.Request) -> web.Response:
         params.only_known(request.query, (*PARAMETERS, "min_port", "ignore"))
         scope = params.scope_of(request.query)
-        min_port = params.number(request.query, "min_port", 0, most=65_535) or 0
+        min_port = params.number(request.query, "min_port", 0, maximum=65_535) or 0
         ignored = frozenset(params.values(request.query, "ignore", params.port))
         pids = pids_of(request)
 
         def build() -> str:
-            seq = state.last_seq  # read before the listing: a stream from here on misses nothing
+            seq = state.last_seq  # read before the listing, so that a stream after this seq misses no event
             ports = [
                 port_entry(listener.as_dict())
                 for listener in listings.listeners(pids)

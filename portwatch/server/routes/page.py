@@ -13,7 +13,7 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the route. Its Content-Security-Policy allows only the page's own script and style, by hash."""
+    """Return the route. The Content-Security-Policy allows only the script and style with the page's hashes."""
     text = (resources.files("portwatch.server") / "static" / "page.html").read_text("utf-8")
     hashes = " ".join(f"{kind}-src '{_hash_of(content)}';" for kind, content in _INLINE.findall(text))
     policy = (
