@@ -31,7 +31,7 @@ class Recent:
         self._bytes = 0
         self.first = 0
         """The position of the oldest event that is kept."""
-        self.dropped_seq = 0
+        self.evicted_seq = 0
         """The seq of the newest event that is no longer kept."""
 
     @property
@@ -42,7 +42,7 @@ class Recent:
     @property
     def last_seq(self) -> int:
         """The seq of the newest event."""
-        return self._seqs[-1] if self._seqs else self.dropped_seq
+        return self._seqs[-1] if self._seqs else self.evicted_seq
 
     def append(self, event: Event) -> None:
         """Add an event. If the events exceed the capacity, drop the older half of them."""
@@ -53,7 +53,7 @@ class Recent:
         if self._bytes > self._capacity:
             half = len(self._entries) // 2
             self._bytes -= sum(len(entry.frame) for entry in self._entries[:half])
-            self.dropped_seq = self._seqs[half - 1] if half else self.dropped_seq
+            self.evicted_seq = self._seqs[half - 1] if half else self.evicted_seq
             del self._entries[:half], self._seqs[:half]
             self.first += half
 
@@ -62,7 +62,7 @@ class Recent:
 
         Return None if events after `seq` were dropped, or if `seq` is higher than the newest event's.
         """
-        if not self.dropped_seq <= seq <= self.last_seq:
+        if not self.evicted_seq <= seq <= self.last_seq:
             return None
         return self.first + bisect_right(self._seqs, seq)
 

@@ -63,9 +63,9 @@ class Stream:
         self.missed = 0
         """Events missed by slow subscribers that have no scope. Those with a scope are not counted."""
         self._loop = loop
-        self._journal = journal
+        self._queries = journal
         self._recent = Recent()
-        self._recent.dropped_seq = first_seq - 1
+        self._recent.evicted_seq = first_seq - 1
         self._inbox: deque[Event] = deque()
         self._subscribers: set[_Subscriber] = set()
         self._is_scheduled = False
@@ -85,7 +85,7 @@ class Stream:
     @property
     def kept_after(self) -> int:
         """The lowest seq after which every event is still in memory."""
-        return self._recent.dropped_seq
+        return self._recent.evicted_seq
 
     def publish(self, event: Event) -> None:
         """Add an event. Never blocks."""
@@ -152,9 +152,9 @@ class Stream:
         position = self._recent.position_after(after)
         if position is not None:
             return position
-        if self._journal:
+        if self._queries:
             try:
-                position = await self._replay(self._journal, response, subscriber, after)
+                position = await self._replay(self._queries, response, subscriber, after)
             except JournalError as error:
                 log.warning("cannot send a subscriber the events that it missed: %s", error)
         if position is not None:
@@ -221,7 +221,7 @@ class Stream:
                 return not self._disconnect_if_stalled(subscriber)
             subscriber.stalled_since = None
             if subscriber.position < recent.first:
-                self._write(subscriber, _gap_frame(recent.dropped_seq, self._count_missed(subscriber)))
+                self._write(subscriber, _gap_frame(recent.evicted_seq, self._count_missed(subscriber)))
                 subscriber.position = recent.first
             if subscriber.scope is not None:
                 chunk, subscriber.position = recent.chunk_at(subscriber.position, subscriber.scope)

@@ -1,4 +1,4 @@
-"""Daemons and a port that the tests of the server share."""
+"""Fixtures shared by the tests of the server: a running daemon and an open port."""
 
 import socket
 
@@ -8,6 +8,7 @@ from daemon import serving
 
 @pytest.fixture(scope="module")
 def daemon():
+    """A daemon that all tests of a module share."""
     with serving() as running:
         yield running
 

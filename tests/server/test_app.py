@@ -1,4 +1,4 @@
-"""Errors, malformed requests and headers: the same form whatever the route."""
+"""Errors, malformed requests and headers. They have the same form on every route."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
         (web.HTTPNotFound(), 404, "Not Found"),
     ],
 )
-def test_an_exception_in_a_handler_becomes_a_json_error(error, status, message):
+def test_an_exception_in_a_handler_is_answered_with_a_json_error(error, status, message):
     async def fail(_request):
         raise error
 
@@ -37,7 +37,7 @@ def test_an_exception_in_a_handler_becomes_a_json_error(error, status, message):
     ("method", "path", "status"),
     [("GET", "/nosuch", 404), ("POST", "/healthz", 405), ("DELETE", "/readyz", 405)],
 )
-def test_an_unknown_path_or_method_is_a_json_error(daemon, method, path, status):
+def test_a_request_with_an_unknown_path_or_method_is_answered_with_a_json_error(daemon, method, path, status):
     actual_status, _, body = daemon.request(path, method)
     assert actual_status == status
     assert set(body) == {"message", "detail"}
@@ -54,7 +54,7 @@ def test_an_unknown_path_or_method_is_a_json_error(daemon, method, path, status)
     ],
     ids=["nonsense", "long header", "long path", "two hosts", "unknown expectation"],
 )
-def test_a_malformed_request_is_a_json_error_and_is_not_logged(request_, status):
+def test_a_malformed_request_is_answered_with_a_json_error_and_not_logged(request_, status):
     with serving() as daemon:
         with socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client:
             client.sendall(request_)
@@ -66,7 +66,7 @@ def test_a_malformed_request_is_a_json_error_and_is_not_logged(request_, status)
         assert daemon.stop()[2] == ""
 
 
-def test_an_oversized_request_affects_only_its_own_connection(daemon):
+def test_after_an_oversized_request_the_daemon_still_answers_other_connections(daemon):
     with (
         socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE) as client,
         contextlib.suppress(ConnectionError),
@@ -76,7 +76,7 @@ def test_an_oversized_request_affects_only_its_own_connection(daemon):
     assert daemon.request("/healthz")[0] == 200
 
 
-def test_headers_forbid_sniffing_and_framing(daemon):
+def test_response_headers_forbid_type_sniffing_and_framing(daemon):
     headers = daemon.request("/healthz")[1]
     assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"]) == ("nosniff", "DENY")
     assert headers.get_all("Server") == ["portwatch"]

@@ -1,4 +1,4 @@
-"""The daemon as a process: start, stop, signals, reload, event log, systemd, journal on a full disk."""
+"""The daemon as a process: start, stop, signals, reload, event log, systemd, and a journal on a full disk."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from support import wait_until
 NOT_RELOADED = "not reloaded, the old settings stay in force: "
 
 
-def test_a_port_in_use_is_an_error_that_names_the_command_to_find_its_holder(port):
+def test_if_the_port_is_in_use_the_error_names_the_command_that_shows_its_holder(port):
     assert start_fails("--listen", f"127.0.0.1:{port}") == (
         f"portwatch: cannot listen on 127.0.0.1:{port}: the port is in use "
         f"(`portwatch who tcp/{port}` shows by which process)\n"
@@ -24,7 +24,7 @@ def test_a_port_in_use_is_an_error_that_names_the_command_to_find_its_holder(por
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_daemon_and_ends_streams(number, tmp_path):
+def test_a_signal_stops_the_daemon_and_ends_all_event_streams(number, tmp_path):
     path = tmp_path / "sock"
     with serving("--listen", f"unix:{path}") as daemon, daemon.subscribe() as events:
         assert path.exists()
@@ -42,7 +42,7 @@ def test_the_daemon_can_restart_at_once_on_the_same_port():
             assert daemon.stop()[0] == 0
 
 
-def test_each_event_is_a_line_of_standard_output():
+def test_each_event_is_written_to_standard_output_as_one_line():
     with serving("--log", "json") as daemon:
         port = daemon.open_and_close_port()
         _, output, _ = daemon.stop()
@@ -50,7 +50,7 @@ def test_each_event_is_a_line_of_standard_output():
     assert [event["kind"] for event in events] == ["open", "close"]
 
 
-def test_with_a_json_log_diagnostics_are_json_too(tmp_path, port):
+def test_with_log_json_diagnostics_are_json_as_well(tmp_path, port):
     (message,) = map(json.loads, start_fails("--log", "json", "--listen", f"127.0.0.1:{port}").splitlines())
     assert (message["level"], "cannot listen on" in message["message"]) == ("error", True)
     config = tmp_path / "portwatch.toml"
@@ -75,7 +75,7 @@ def test_an_unread_standard_output_does_not_block_the_daemon():
         assert daemon.stop()[0] == 0
 
 
-def test_a_reload_loses_no_event(tmp_path):
+def test_no_event_is_lost_during_a_reload(tmp_path):
     config = tmp_path / "portwatch.toml"
     config.write_text("not-port = 1\n")
     with serving("--config", str(config)) as daemon, daemon.subscribe() as events:
@@ -90,10 +90,10 @@ def test_a_reload_loses_no_event(tmp_path):
 
         opening = threading.Thread(target=open_and_close_ports)
         opening.start()
-        wait_until(lambda: len(ports) > 2, "some ports before the reload")
+        wait_until(lambda: len(ports) > 2, "some ports to open before the reload")
         config.write_text("not-port = [1, 2]\n")
         daemon.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(ports) > 20, "more ports")
+        wait_until(lambda: len(ports) > 20, "more ports to open")
         is_over.set()
         opening.join()
         with socket.create_server(("127.0.0.1", 0)) as last:
@@ -109,7 +109,7 @@ def test_a_reload_loses_no_event(tmp_path):
         assert [seq for seq, _, _ in received] == sorted({seq for seq, _, _ in received})
 
 
-def test_a_reload_reports_ports_that_enter_the_scope(tmp_path, port):
+def test_after_a_reload_open_ports_that_are_now_in_the_scope_are_reported(tmp_path, port):
     config = tmp_path / "portwatch.toml"
     config.write_text(f"not-port = {port}\n")
     with serving("--config", str(config)) as daemon:
@@ -135,7 +135,7 @@ def test_a_reload_reports_ports_that_enter_the_scope(tmp_path, port):
         (f"port = {'[' * 5000}", "{config} is nested too deeply to be read"),
     ],
 )
-def test_a_failed_reload_changes_nothing_and_logs_the_reason(tmp_path, port, content, reason):
+def test_a_reload_with_invalid_settings_changes_nothing_and_logs_the_reason(tmp_path, port, content, reason):
     config = tmp_path / "portwatch.toml"
     config.write_text("")
     with serving("--config", str(config)) as daemon:
@@ -150,7 +150,7 @@ def test_a_failed_reload_changes_nothing_and_logs_the_reason(tmp_path, port, con
         assert not daemon.ports(f"?port={port}")
 
 
-def test_systemd_is_notified_of_ready_watchdog_reload_and_stop(tmp_path):
+def test_systemd_is_notified_of_the_start_of_a_reload_of_the_stop_and_for_its_watchdog(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE)
@@ -171,7 +171,7 @@ def test_systemd_is_notified_of_ready_watchdog_reload_and_stop(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which needs root")
-def test_a_full_disk_is_reported_as_degraded_and_loses_no_event(tmp_path):
+def test_a_full_disk_is_reported_by_readyz_and_no_event_is_lost(tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
     try:
         with serving("--journal", str(tmp_path / "journal")) as daemon:
@@ -189,29 +189,31 @@ def test_a_full_disk_is_reported_as_degraded_and_loses_no_event(tmp_path):
             assert (status, len(state["degraded"])) == (200, 1)
             assert "the journal cannot be written: " in state["degraded"][0]
             (tmp_path / "ballast").unlink()
-            wait_until(lambda: not readiness()["degraded"], "the recovery")
-            wait_until(lambda: len(daemon.history(f"?port={port}")["events"]) == 2, "the events that waited")
+            wait_until(lambda: not readiness()["degraded"], "the disk to be reported as writable again")
+            wait_until(
+                lambda: len(daemon.history(f"?port={port}")["events"]) == 2, "the events that were not written"
+            )
             daemon.stop()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_foreign_file_as_journal_is_refused_and_not_changed(tmp_path):
+def test_a_file_that_is_not_a_journal_is_refused_and_not_changed(tmp_path):
     path = tmp_path / "journal"
     path.write_bytes(b"my diary")
     assert "is not a portwatch journal" in start_fails("--listen", "127.0.0.1:0", "--journal", str(path))
     assert path.read_bytes() == b"my diary"
 
 
-def test_an_empty_file_becomes_the_journal(tmp_path):
+def test_an_empty_file_is_accepted_as_a_new_journal(tmp_path):
     path = tmp_path / "journal"
     path.write_bytes(b"")
     with serving("--journal", str(path)) as daemon:
         assert daemon.stop()[0] == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="creates namespaces as a container has them, which needs root")
-def test_in_a_container_with_the_hosts_procfs_it_sees_the_hosts_processes(tmp_path, port):
+@pytest.mark.skipif(os.geteuid() != 0, reason="creates a container's namespaces, which needs root")
+def test_a_daemon_in_a_container_sees_host_processes_through_the_mounted_procfs(tmp_path, port):
     script = f'mount --bind /proc {tmp_path} && exec unshare --pid --fork --kill-child --mount-proc "$@"'
     container = ["unshare", "--mount", "sh", "-c", script, "sh"]
     with serving(

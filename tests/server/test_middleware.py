@@ -14,11 +14,11 @@ from support import wait_until
 from portwatch.server import middleware
 
 LARGE = 32 << 20
-"""Bytes, more than any socket buffer holds."""
+"""A number of bytes that exceeds every socket buffer."""
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:9935", "127.0.0.1.evil.example", ""])
-def test_a_foreign_host_header_is_refused(daemon, host):
+def test_a_request_for_another_host_is_refused(daemon, host):
     status, _, body = daemon.request("/api/v0/listening-ports", Host=host)
     assert status == 421
     assert "ports" not in body
@@ -28,11 +28,11 @@ def test_a_foreign_host_header_is_refused(daemon, host):
     "host",
     ["localhost", "LOCALHOST:1", "127.0.0.1:9935", "[::1]:9935", "[::1]", "10.1.2.3", socket.gethostname()],
 )
-def test_ip_addresses_and_this_machines_names_are_accepted(daemon, host):
+def test_a_host_header_with_an_ip_address_or_a_name_of_this_machine_is_accepted(daemon, host):
     assert daemon.request("/healthz", Host=host)[0] == 200
 
 
-def test_over_a_socket_file_every_host_is_accepted(tmp_path):
+def test_over_a_unix_socket_every_host_header_is_accepted(tmp_path):
     path = tmp_path / "sock"
     with serving("--listen", f"unix:{path}"), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -42,7 +42,7 @@ def test_over_a_socket_file_every_host_is_accepted(tmp_path):
         assert response.status == 200
 
 
-def test_a_request_that_never_ends_is_cut_off(daemon):
+def test_a_client_that_never_completes_its_request_is_disconnected(daemon):
     assert middleware.IDLE_TIMEOUT * 2 < DAEMON_PATIENCE
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=DAEMON_PATIENCE) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHo")

@@ -25,18 +25,18 @@ def events():
 
 
 @pytest.fixture
-def start(engine, events):  # noqa: ARG001  # the engine is found by its name
-    """Start a monitor, and stop it at the end of the test."""
-    started = []
+def start(engine, events):  # noqa: ARG001  # the monitor finds the fake engine by its name
+    """A function that starts a monitor. The monitor is stopped at the end of the test."""
+    monitors = []
 
     def start_monitor(scope=None, *, on_failure=lambda: None, resumes=False, outputs=None):
         monitor = Monitor(Settings(engine="fake", scope=scope or Scope()), outputs or [events], on_failure)
-        started.append(monitor)
+        monitors.append(monitor)
         monitor.start(100, resumes=resumes)
         return monitor
 
     yield start_monitor
-    for monitor in started:
+    for monitor in monitors:
         monitor.stop()
 
 
@@ -44,7 +44,7 @@ def port(number):
     return Scope(port=Filter(((number, number),)))
 
 
-def test_an_output_that_fails_does_not_stop_the_others(start, engine, events):
+def test_if_an_output_raises_the_other_outputs_still_receive_every_event(start, engine, events):
     def fail(_):
         raise RuntimeError("this output always fails")
 
@@ -53,7 +53,7 @@ def test_an_output_that_fails_does_not_stop_the_others(start, engine, events):
     wait_until(lambda: events == [("open", 8080, "event"), ("close", 8080, "event")], "both events")
 
 
-def test_a_resumed_run_starts_with_a_gap(start, engine, events):
+def test_a_run_that_resumes_a_journal_starts_with_a_gap(start, engine, events):
     engine.open_sockets.append(open_socket())
     start(resumes=True)
     wait_until(
@@ -61,7 +61,9 @@ def test_a_resumed_run_starts_with_a_gap(start, engine, events):
     )
 
 
-def test_a_new_scope_gives_a_gap_and_then_its_open_ports(start, engine, events):
+def test_after_a_change_of_scope_outputs_receive_a_gap_and_then_the_open_ports_in_the_new_scope(
+    start, engine, events
+):
     engine.open_sockets += [open_socket(1, 8080), open_socket(2, 9090)]
     monitor = start(port(8080))
     wait_until(lambda: len(events) == 1, "port 8080")
@@ -72,7 +74,7 @@ def test_a_new_scope_gives_a_gap_and_then_its_open_ports(start, engine, events):
     assert events[1:] == [("gap", None, "reconcile"), ("open", 9090, "snapshot"), ("close", 9090, "event")]
 
 
-def test_excluded_trees_change_with_the_settings(start, engine):
+def test_a_change_of_settings_changes_the_process_trees_that_are_excluded(start, engine):
     monitor = start()
     monitor.change(Settings(engine="fake", pids=Filter((), (os.getpid(),))))
     assert engine.watched == {1: os.getpid()}
@@ -87,7 +89,7 @@ def test_settings_that_need_a_restart_are_refused_and_change_nothing(start):
     assert monitor.settings.scope == port(8080)
 
 
-def test_an_engine_that_opens_after_stop_is_closed(engine, monkeypatch):
+def test_an_engine_is_closed_if_the_monitor_was_stopped_while_it_opened(engine, monkeypatch):
     attaching, release, errors = threading.Event(), threading.Event(), []
     monkeypatch.setattr(engine, "attach", lambda: (attaching.set(), release.wait(PATIENCE)))
     monitor = Monitor(Settings(engine="fake"), [], lambda: None)
@@ -109,7 +111,7 @@ def test_an_engine_that_opens_after_stop_is_closed(engine, monkeypatch):
     assert engine.detached == 1
 
 
-def test_a_failing_engine_is_reported(start, engine):
+def test_a_failure_of_the_engine_is_reported_with_its_reason(start, engine):
     failed = threading.Event()
     monitor = start(on_failure=failed.set)
     engine.fail(OSError("the ring is gone"))

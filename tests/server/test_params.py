@@ -1,4 +1,4 @@
-"""Wrong query parameters are refused, with a hint."""
+"""Wrong query parameters are refused. The error says how to correct them."""
 
 import pytest
 
@@ -23,6 +23,6 @@ def test_a_wrong_parameter_is_refused_with_a_hint(daemon, path, text):
 
 
 @pytest.mark.parametrize("name", ["nosuch", "/proc/1/ns/net", ""])
-def test_netns_accepts_no_paths(daemon, name):
+def test_a_path_or_an_unknown_name_as_netns_is_not_found(daemon, name):
     status, _, body = daemon.request(f"/api/v0/listening-ports?netns={name}")
     assert (status, body["message"]) == (404, f"there is no network namespace named {name!r}")

@@ -1,4 +1,4 @@
-"""The metrics, rules and dashboard in deploy/, with a real Prometheus and Alertmanager that scrape a daemon."""
+"""The metrics and the files in deploy/, tested with a real Prometheus, an Alertmanager and a daemon."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ from daemon import POLL, free_port, serving
 from support import ENGINES, ROOT
 from support import wait_until as wait_until_within
 
-# Three programs start, perhaps on a busy machine.
+# Three programs must start, and the machine may be busy.
 wait_until = partial(wait_until_within, patience=90)
 
 DEPLOY = ROOT / "deploy"
@@ -66,7 +66,7 @@ def is_up(url):
 
 
 class Receiver:
-    """A webhook for Alertmanager. It keeps the alerts in the order of their arrival."""
+    """A webhook for Alertmanager. `alerts` has the alerts that it has received, oldest first."""
 
     def __init__(self, stack):
         self.alerts = []
@@ -88,19 +88,19 @@ class Receiver:
         stack.callback(lambda: (server.shutdown(), thread.join(), server.server_close()))
 
     def statuses(self, name, **labels):
-        """Return "firing" or "resolved" for each notification of an alert."""
+        """Return the status ("firing" or "resolved") of each notification of an alert, oldest first."""
         expected = {"alertname": name, **labels}
         return [alert["status"] for alert in self.alerts if expected.items() <= alert["labels"].items()]
 
 
 class Monitoring:
-    """A daemon with an expected port, a Prometheus that scrapes it, and an Alertmanager."""
+    """A daemon that expects a port to be open, a Prometheus that scrapes the daemon, and an Alertmanager."""
 
     def __init__(self, stack, directory, engine):
-        self.expected = free_port()
+        self.expected_port = free_port()
         self.receiver = Receiver(stack)
         self.daemon = stack.enter_context(
-            serving("--metrics-ephemeral", "--expect", f"tcp/{self.expected}", engine=engine)
+            serving("--metrics-ephemeral", "--expect", f"tcp/{self.expected_port}", engine=engine)
         )
         alertmanager, prometheus = free_port(), free_port()
         self.url = f"http://127.0.0.1:{prometheus}"
@@ -190,7 +190,7 @@ def test_promtool_accepts_the_metrics(monitoring):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_port_appears_and_disappears_within_a_scrape(monitoring):
+def test_the_series_of_a_port_appears_and_disappears_with_the_next_scrape(monitoring):
     wait_until(lambda: monitoring.value('up{job="portwatch"}') == 1, "a scrape")
     with socket.create_server(("127.0.0.1", 0)) as server:
         series = f'portwatch_listening_port{{proto="tcp", port="{server.getsockname()[1]}"}}'
@@ -200,8 +200,8 @@ def test_a_port_appears_and_disappears_within_a_scrape(monitoring):
     wait_until(lambda: not monitoring.query(series), "the port to disappear")
 
 
-def test_an_expected_port_fires_while_closed_and_resolves_when_open(monitoring):
-    port = monitoring.expected
+def test_the_alert_for_an_expected_port_fires_while_it_is_closed_and_resolves_when_it_opens(monitoring):
+    port = monitoring.expected_port
     labels = {"proto": "tcp", "port": str(port), "severity": "critical"}
     wait_until(
         lambda: monitoring.receiver.statuses("ExpectedPortDown", **labels)[:1] == ["firing"], "the alert"
@@ -231,7 +231,7 @@ def test_each_query_of_the_dashboard_returns_data(monitoring, expression):
 
 
 @pytest.mark.parametrize("rule", re.findall(r"alert: (\w+)", RULES.read_text()))
-def test_prometheus_evaluates_each_rule(monitoring, rule):
+def test_prometheus_evaluates_each_alert_rule_without_error(monitoring, rule):
     groups = wait_until(
         lambda: [
             group
@@ -244,23 +244,23 @@ def test_prometheus_evaluates_each_rule(monitoring, rule):
     assert (state["health"], state.get("lastError", "")) == ("ok", "")
 
 
-def test_the_rules_pass_their_own_tests():
+def test_the_alert_rules_pass_their_unit_tests():
     result = promtool("test", "rules", RULES.with_suffix(".test.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_example_configuration_is_valid():
+def test_promtool_accepts_the_example_configuration():
     result = promtool("check", "config", RULES.with_name("prometheus.yml"))
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_panels_of_the_dashboard_do_not_overlap():
-    taken = [
+    cells = [
         (x, y)
-        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
+        for position in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
     ]
-    assert len(taken) == len(set(taken))
-    assert max(x for x, _ in taken) < 24
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])

@@ -1,4 +1,4 @@
-"""The stream over real connections: slow, silent and disconnecting subscribers."""
+"""The event stream over real connections, with subscribers that read slowly, stop reading, or disconnect."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ FRAME_BYTES = len(frame_of(event(1000)))
 
 
 class EndlessJournal:
-    """JournalQueries and Reader in one, with infinitely many events."""
+    """A replacement for both JournalQueries and Reader, with an unlimited number of events."""
 
     async def ask(self, query):
         return query(self)
@@ -43,14 +43,14 @@ class EndlessJournal:
 
 
 class StreamServer(HttpServerThread):
-    """A stream whose events the test publishes."""
+    """A server of an event stream. The test publishes the events."""
 
     def __init__(self, **options):
         super().__init__(lambda loop: self._routes(Stream(loop, **options)))
 
-    def _routes(self, made):
-        self.stream = made
-        return events.routes(made)
+    def _routes(self, new_stream):
+        self.stream = new_stream
+        return events.routes(new_stream)
 
     def publish(self, seqs):
         for seq in seqs:
@@ -70,19 +70,19 @@ def server():
 
 @pytest.fixture
 def small_limits(server, monkeypatch):
-    """Make a subscriber fall behind, and its events be dropped, early."""
+    """Lower the limits, so that a subscriber that reads slowly soon misses events."""
     monkeypatch.setattr(stream, "_UNREAD_MAX", 1 << 12)
     server.stream._recent._capacity = 200 * FRAME_BYTES
 
 
 def subscribe(server, query="", small_buffer=False):
-    """Return a subscribed connection and its lines."""
-    others = server.stream.subscribers
+    """Subscribe. Return the connection and a file of the lines received over it."""
+    subscribers_before = server.stream.subscribers
     client = server.send_request(EVENTS + query, small_buffer=small_buffer)
     lines = client.makefile("rb")
     while lines.readline() != b"retry: 1000\n":
         pass
-    wait_until(lambda: server.stream.subscribers > others, "the subscription")
+    wait_until(lambda: server.stream.subscribers > subscribers_before, "the subscription")
     return client, lines
 
 
@@ -132,7 +132,7 @@ def timers(server):
     return count.result(PATIENCE)
 
 
-def test_one_timer_serves_all_that_are_behind_however_many_events_arrive(server, monkeypatch):
+def test_all_slow_subscribers_share_one_timer(server, monkeypatch):
     monkeypatch.setattr(stream, "_UNREAD_MAX", 1 << 12)
     monkeypatch.setattr(stream, "_RETRY_INTERVAL", 0.02)
     slow, slow_lines = subscribe(server, small_buffer=True)
@@ -157,7 +157,7 @@ def test_a_subscriber_that_reads_nothing_is_disconnected(server, monkeypatch):
         return server.stream.subscribers < 2
 
     wait_until(is_disconnected, "the subscriber to be disconnected")
-    while client.recv(1 << 20):  # the connection ends
+    while client.recv(1 << 20):  # until the server has closed the connection
         pass
     for file in (client, lines, fast, fast_lines):
         file.close()
@@ -170,7 +170,7 @@ def test_a_subscriber_that_disconnects_is_removed_at_once(server):
     wait_until(lambda: not server.stream.subscribers, "the subscriber to be removed")
 
 
-def test_subscribers_above_the_maximum_are_refused(server, monkeypatch):
+def test_when_the_maximum_number_of_subscribers_is_connected_another_one_is_refused(server, monkeypatch):
     monkeypatch.setattr(stream, "SUBSCRIBERS_MAX", 1)
     client, lines = subscribe(server)
     with socket.create_connection(server.address, timeout=PATIENCE) as second:
@@ -189,7 +189,7 @@ def test_a_quiet_stream_sends_heartbeats(server, monkeypatch):
     client.close()
 
 
-def test_a_subscriber_that_reads_nothing_of_a_replay_is_disconnected(monkeypatch):
+def test_a_subscriber_that_reads_nothing_during_a_replay_is_disconnected(monkeypatch):
     monkeypatch.setattr(stream, "_PATIENCE", 0.2)
     server = StreamServer(first_seq=10**9, journal=EndlessJournal())
     client = server.send_request(f"{EVENTS}?after=1", small_buffer=True)
@@ -199,7 +199,7 @@ def test_a_subscriber_that_reads_nothing_of_a_replay_is_disconnected(monkeypatch
     server.stop()
 
 
-def test_an_event_during_the_sending_of_a_gap_follows_the_gap(monkeypatch):
+def test_an_event_published_while_a_gap_is_sent_comes_after_the_gap(monkeypatch):
     server = StreamServer(first_seq=100)
 
     async def send(response, subscriber, data, send=stream._send):
@@ -215,7 +215,7 @@ def test_an_event_during_the_sending_of_a_gap_follows_the_gap(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_a_gap_of_a_subscriber_with_a_scope_has_no_count(server):
+def test_a_gap_does_not_say_how_many_events_were_missed_if_the_subscriber_has_a_scope(server):
     client, lines = subscribe(server, "?not_port=1", small_buffer=True)
     server.publish(range(1, 40_000))
     wait_until(lambda: server.stream.last_seq == 39_999, "the last event")

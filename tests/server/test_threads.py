@@ -6,7 +6,7 @@ from support import PATIENCE
 from portwatch.server.threads import Limiter, restart_on_failure, run_in_thread
 
 
-def test_the_end_of_the_loop_does_not_wait_for_hanging_work():
+def test_the_event_loop_ends_even_if_work_in_a_thread_hangs():
     is_hanging, release = threading.Event(), threading.Event()
 
     def hang():
@@ -24,7 +24,7 @@ def test_the_end_of_the_loop_does_not_wait_for_hanging_work():
     release.set()
 
 
-def test_a_failed_task_is_logged_and_restarted(monkeypatch, caplog):
+def test_if_a_background_task_fails_the_failure_is_logged_and_the_task_restarted(monkeypatch, caplog):
     monkeypatch.setattr("portwatch.server.threads._RESTART_DELAY", 0)
     attempts = []
 

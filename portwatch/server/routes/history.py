@@ -7,13 +7,13 @@ import time
 
 from aiohttp import web
 
+from portwatch.event import EVENT_KINDS
 from portwatch.filters.parsing import one_of, parse_time, port_range
 from portwatch.outputs.journal import Reader
 from portwatch.server import params
 from portwatch.server.journal_queries import JournalQueries
 from portwatch.server.responses import json_response, refusal
 
-KINDS = ("open", "close", "bind_failed", "listen_failed", "gap")
 PARAMETERS = ("port", "process", "kind", "since", "until", "before", "limit")
 _MAX_LIMIT = 1000
 _DEFAULT_LIMIT = 100
@@ -34,7 +34,7 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
         limit = params.number(query, "limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT) or _DEFAULT_LIMIT
         ports = params.values(query, "port", port_range)
         process = params.values(query, "process", params.non_empty)
-        kind = params.values(query, "kind", one_of(KINDS))
+        kind = params.values(query, "kind", one_of(EVENT_KINDS))
         if journal is None:
             raise refusal(
                 web.HTTPNotFound, "this daemon keeps no journal", "start the daemon with --journal PATH"

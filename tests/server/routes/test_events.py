@@ -1,4 +1,4 @@
-"""GET /api/v0/events, with a real daemon. test_stream.py has the stream's own tests."""
+"""GET /api/v0/events, with a real daemon. test_stream.py tests the stream without one."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ from daemon import free_port, serving
 from support import EVENT_FIELDS
 
 
-def test_an_open_and_a_close_are_events_with_all_fields(daemon):
+def test_a_subscriber_receives_an_open_and_a_close_with_all_fields(daemon):
     with daemon.subscribe() as events:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -22,7 +22,7 @@ def test_an_open_and_a_close_are_events_with_all_fields(daemon):
     assert opened[0] == opened[2]["seq"] < closed[0]
 
 
-def test_a_subscriber_that_reconnects_gets_what_it_missed(daemon):
+def test_a_subscriber_that_reconnects_receives_the_events_that_it_missed(daemon):
     seq = daemon.listing()["seq"]
     port = daemon.open_and_close_port()
     for headers, query in (({"Last_Event_ID": str(seq)}, ""), ({}, f"?after={seq}")):
@@ -33,7 +33,7 @@ def test_a_subscriber_that_reconnects_gets_what_it_missed(daemon):
         assert next(events) == missed[1]
 
 
-def test_kept_after_replays_everything_in_memory(daemon, listed_port):
+def test_after_with_kept_after_replays_every_event_in_memory(daemon, listed_port):
     kept_after = daemon.listing()["kept_after"]
     with daemon.subscribe(f"?after={kept_after}") as events:
         assert next(data for _, _, data in events if data["port"] == daemon.port)["origin"] == "snapshot"
@@ -43,7 +43,7 @@ def test_kept_after_replays_everything_in_memory(daemon, listed_port):
 
 
 @pytest.mark.parametrize("event_id", ["1", "9223372036854775807", "x"])
-def test_an_unknown_last_event_id_gives_a_gap_and_then_new_events(daemon, event_id):
+def test_with_an_unknown_last_event_id_a_subscriber_receives_a_gap_and_then_new_events(daemon, event_id):
     with daemon.subscribe(Last_Event_ID=event_id) as events:
         _, kind, data = next(events)
         assert (kind, data["lost"]) == ("gap", None)
@@ -51,7 +51,7 @@ def test_an_unknown_last_event_id_gives_a_gap_and_then_new_events(daemon, event_
             assert server.getsockname()[1] in (data["port"] for _, _, data in events)
 
 
-def test_a_subscriber_gets_only_events_within_its_scope(daemon):
+def test_a_subscriber_receives_only_events_within_its_scope(daemon):
     with socket.create_server(("127.0.0.1", 0)) as first:
         excluded = first.getsockname()[1]
         daemon.wait_for(excluded)
@@ -75,11 +75,11 @@ def test_a_subscriber_that_never_reads_does_not_delay_others(daemon):
             assert Counter(islice(kinds, 2 * ports)) == {"open": ports, "close": ports}
 
 
-def test_head_is_not_allowed(daemon):
+def test_a_head_request_is_not_allowed(daemon):
     assert daemon.request("/api/v0/events", "HEAD")[0] == 405
 
 
-def test_an_id_of_an_earlier_run_gives_a_gap():
+def test_without_a_journal_a_last_event_id_from_an_earlier_run_causes_a_gap():
     port = free_port()
     with serving(port=port) as daemon:
         seq = daemon.listing()["seq"]
@@ -88,15 +88,15 @@ def test_an_id_of_an_earlier_run_gives_a_gap():
         assert next(events)[1] == "gap"
 
 
-def test_after_a_restart_a_subscriber_gets_the_journals_events_and_then_a_gap(tmp_path):
+def test_after_a_restart_a_subscriber_receives_the_missed_events_from_the_journal_and_then_a_gap(tmp_path):
     journal = str(tmp_path / "journal")
     with serving("--journal", journal) as daemon:
         daemon.open_and_close_port()
         seq = daemon.listing()["seq"]
         port = daemon.open_and_close_port()
-        own = daemon.port  # the daemon may see its own port close at its end
+        first_port = daemon.port  # the daemon may report that its own port closes when it stops
         assert daemon.stop()[0] == 0
     with serving("--journal", journal) as daemon, daemon.subscribe(Last_Event_ID=str(seq)) as events:
-        others = ((kind, data["port"]) for _, kind, data in events if data["port"] != own)
-        assert [next(others) for _ in range(3)] == [("open", port), ("close", port), ("gap", None)]
+        missed = ((kind, data["port"]) for _, kind, data in events if data["port"] != first_port)
+        assert [next(missed) for _ in range(3)] == [("open", port), ("close", port), ("gap", None)]
         assert next(data["origin"] for _, _, data in events if data["port"] == daemon.port) == "snapshot"

@@ -10,10 +10,12 @@ def kinds(page):
     return [event["kind"] for event in page["events"]]
 
 
-def test_history_pages_through_the_journal(tmp_path):
+def test_history_returns_the_journal_page_by_page_newest_event_first(tmp_path):
     with serving("--journal", str(tmp_path / "journal")) as daemon:
         port = daemon.open_and_close_port()
-        wait_until(lambda: len(daemon.history(f"?port={port}")["events"]) == 2, "both events in the journal")
+        wait_until(
+            lambda: len(daemon.history(f"?port={port}")["events"]) == 2, "both events to be in the journal"
+        )
         first = daemon.history(f"?port={port}&limit=1")
         second = daemon.history(f"?port={port}&limit=1&before={first['next']}")
         assert [page["events"][0]["kind"] for page in (first, second)] == ["close", "open"]
@@ -22,12 +24,12 @@ def test_history_pages_through_the_journal(tmp_path):
         assert daemon.history(f"?port={port}&until=1h")["events"] == []
 
 
-def test_without_a_journal_history_is_not_found_and_names_the_option(daemon):
+def test_without_a_journal_history_is_not_found_and_the_error_names_the_option(daemon):
     status, _, body = daemon.request("/api/v0/history")
     assert (status, body["detail"]) == (404, "start the daemon with --journal PATH")
 
 
-def test_seqs_keep_rising_after_the_daemon_was_killed(tmp_path):
+def test_after_a_kill_and_a_restart_seqs_are_higher_than_before(tmp_path):
     journal = str(tmp_path / "journal")
     with serving("--journal", journal) as daemon:
         daemon.open_and_close_port()
@@ -35,6 +37,6 @@ def test_seqs_keep_rising_after_the_daemon_was_killed(tmp_path):
         daemon.stop(signal.SIGKILL)
     with serving("--journal", journal) as daemon:
         assert daemon.listing()["seq"] > before
-        wait_until(lambda: daemon.history("?kind=gap")["events"], "the gap in the journal")
+        wait_until(lambda: daemon.history("?kind=gap")["events"], "the gap to be in the journal")
         seqs = [event["seq"] for event in daemon.history()["events"]]
         assert seqs == sorted(set(seqs), reverse=True)

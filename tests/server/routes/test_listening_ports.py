@@ -11,7 +11,7 @@ def numbers(entries):
     return {entry["port"] for entry in entries}
 
 
-def test_an_entry_has_the_field_names_that_editors_expect(daemon, listed_port):
+def test_an_entry_has_the_fields_network_and_process_name(daemon, listed_port):
     (entry,) = daemon.ports(f"?port={listed_port}")
     assert (entry["network"], entry["port"]) == ("tcp", listed_port)
     assert entry["process_name"] == entry["process"]
@@ -35,7 +35,7 @@ def test_an_entry_has_the_field_names_that_editors_expect(daemon, listed_port):
         ("netns=1", False),
     ],
 )
-def test_parameters_filter_the_listing(daemon, listed_port, query, is_listed):
+def test_a_query_parameter_filters_the_listing(daemon, listed_port, query, is_listed):
     query = query.format(port=listed_port, above=listed_port + 1)
     assert (listed_port in numbers(daemon.ports(f"?{query}"))) == is_listed
 

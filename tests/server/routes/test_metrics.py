@@ -39,7 +39,7 @@ def open_ports(daemon):
     }
 
 
-def test_a_port_has_a_series_while_it_is_open(port):
+def test_a_port_has_a_series_only_while_it_is_open(port):
     with serving("--metrics-ephemeral", "--metrics-pid") as daemon:
         wait_until(lambda: str(port) in open_ports(daemon), "the port to have a series")
         with socket.create_server(("127.0.0.1", 0)) as other:
@@ -50,7 +50,7 @@ def test_a_port_has_a_series_while_it_is_open(port):
         assert str(port) in open_ports(daemon)
 
 
-def test_openmetrics_and_gzip_are_used_on_request():
+def test_a_scrape_uses_openmetrics_and_gzip_if_the_client_accepts_them():
     with serving("--metrics-ephemeral") as daemon:
         headers, body = scrape(daemon)
         assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -63,7 +63,7 @@ def test_openmetrics_and_gzip_are_used_on_request():
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="drops capabilities with setpriv")
-def test_engine_info_lists_unavailable_engines_and_limits():
+def test_the_label_degraded_lists_unavailable_engines_and_the_engines_limits():
     unprivileged = ("setpriv", "--bounding-set=-all", "--inh-caps=-all") if os.geteuid() == 0 else ()
     with serving(engine=("--engine", "auto", "--netns", "self"), prefix=unprivileged) as daemon:
         limits = [limit["name"] for limit in daemon.request("/readyz")[2]["limits"]]
@@ -78,16 +78,16 @@ def test_engine_info_lists_unavailable_engines_and_limits():
     assert labels["degraded"].split(",") == ["no_core", "no_bcc", *limits]
 
 
-def test_a_journal_that_cannot_be_written_is_degraded(tmp_path):
+def test_the_label_degraded_lists_the_journal_while_it_cannot_be_written(tmp_path):
     journal = tmp_path / "journal"
     with serving("--journal", str(journal)) as daemon, contextlib.closing(sqlite3.connect(journal)) as db:
         db.execute("BEGIN EXCLUSIVE")
-        with socket.create_server(("127.0.0.1", 0)):  # an event to write
+        with socket.create_server(("127.0.0.1", 0)):  # causes an event, which must be written
             wait_until(lambda: b'degraded="journal,' in scrape(daemon)[1], "the label degraded")
         assert b'portwatch_events_lost_total{where="journal"} 0.0' in scrape(daemon)[1]
 
 
-def test_a_reload_changes_expected_ports_labels_and_scope(tmp_path, port):
+def test_a_reload_changes_the_expected_ports_the_labels_and_the_scope(tmp_path, port):
     config = tmp_path / "portwatch.toml"
     config.write_text("metrics-ephemeral = true\n")
     with serving("--config", str(config)) as daemon:
@@ -105,14 +105,14 @@ def test_a_reload_changes_expected_ports_labels_and_scope(tmp_path, port):
         wait_until(lambda: open_ports(daemon) == {}, "the new scope")
 
 
-def test_clients_that_disconnect_during_a_scrape_do_no_harm(daemon):
+def test_after_clients_disconnect_during_a_scrape_the_next_scrape_succeeds(daemon):
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", daemon.port)) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert daemon.request("/metrics")[0] == 200
 
 
-def test_scrapes_run_one_at_a_time_even_if_clients_disconnect():
+def test_only_one_scrape_runs_at_a_time_even_if_clients_disconnect():
     running, max_running, release = [], [], threading.Event()
 
     def scrape():

@@ -1,4 +1,4 @@
-"""GET /api/v0/openapi.json: the daemon behaves as its description says."""
+"""GET /api/v0/openapi.json. The daemon must behave as this description says."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from support import ROOT
 
 OPTIONS = (
     *("--max-examples", "25"),
-    *("--exclude-path", "/api/v0/events"),  # never ends
+    *("--exclude-path", "/api/v0/events"),  # its response never ends
     *("--phases", "examples,coverage,fuzzing"),
     *("--workers", "1"),
     *("--seed", "1"),

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 
-def test_a_holder_has_its_command_line_and_ancestry(daemon, listed_port):
+def test_who_returns_the_command_line_and_ancestry_of_a_holder(daemon, listed_port):
     entry = daemon.who(listed_port)
     assert entry["ancestry"][-1]["pid"] == os.getpid()
     assert entry["holders"][0]["command"][0]
 
 
-def test_holders_are_those_at_the_time_of_the_request(daemon):
+def test_who_returns_the_holders_at_the_time_of_the_request(daemon):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         daemon.wait_for(port)
@@ -27,7 +27,7 @@ def test_holders_are_those_at_the_time_of_the_request(daemon):
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X_Forwarded_For", "Via"])
-def test_command_lines_are_hidden_from_proxies(daemon, listed_port, header):
+def test_a_request_that_came_through_a_proxy_gets_no_command_lines(daemon, listed_port, header):
     entry = daemon.who(listed_port, **{header: "203.0.113.1"})
     assert entry["ancestry"]
     assert entry["command"] is None
