@@ -1,4 +1,4 @@
-"""`portwatch serve` as a process, an HTTP client for it, and ports that open and close beside it."""
+"""Helpers that run `portwatch serve` as a process, send it HTTP requests, and open and close ports."""
 
 import http.client
 import json
@@ -21,14 +21,14 @@ def free_port():
 
 
 class Daemon:
-    """A running daemon."""
+    """A running daemon and its client."""
 
     def __init__(self, process, port):
         self.process = process
         self.port = port
 
     def request(self, path, method="GET", **headers):
-        """Return status, headers and body, decoded if it is JSON."""
+        """Return the status, the headers and the body of a response. A JSON body is decoded."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         connection.request(method, path, headers=_header_names(headers))
         response = connection.getresponse()
@@ -38,7 +38,7 @@ class Daemon:
         return response.status, response.headers, json.loads(body) if is_json and body else body
 
     def listing(self, query=""):
-        """Return the body of a listing of ports."""
+        """Return the body of /api/v0/listening-ports."""
         return self.request(f"/api/v0/listening-ports{query}")[2]
 
     def ports(self, query=""):
@@ -82,7 +82,7 @@ class Daemon:
         return port
 
     def open_and_close_ports(self, count):
-        """The same for many ports at a time."""
+        """Open and close `count` ports, wait until the daemon has reported them, and return them."""
         with ExitStack() as stack:
             servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
             ports = [server.getsockname()[1] for server in servers]
@@ -90,9 +90,9 @@ class Daemon:
         self.wait_until_gone(ports[-1])
         return ports
 
-    def stop(self, number=15):
-        """Send a signal. Return exit code, standard output and standard error."""
-        self.process.send_signal(number)
+    def stop(self, signal_number=15):
+        """Send a signal, and wait for the exit. Return the exit code, standard output and standard error."""
+        self.process.send_signal(signal_number)
         output, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, output, errors
 
@@ -116,7 +116,7 @@ def _events(response):
 
 @contextmanager
 def serving(*arguments, engine=POLL, port=None, environment=None, prefix=()):
-    """Start a daemon, yield it when it is ready, and kill it at the end."""
+    """Start a daemon, yield it when it is ready, and kill it at the end unless it has exited."""
     port = port or free_port()
     process = subprocess.Popen(
         [*prefix, *SERVE, "--listen", f"127.0.0.1:{port}", *engine, *arguments],
@@ -137,7 +137,7 @@ def serving(*arguments, engine=POLL, port=None, environment=None, prefix=()):
 
 
 def start_fails(*arguments):
-    """Start a daemon that fails to start. Return what it wrote to standard error."""
+    """Start a daemon whose start must fail. Return its standard error."""
     result = subprocess.run(
         [*SERVE, *POLL, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
     )

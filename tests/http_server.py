@@ -1,4 +1,4 @@
-"""The daemon's HTTP server in a thread of the test, with routes of the test."""
+"""Runs the daemon's HTTP server in a thread of the test process, with routes that the test provides."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from portwatch.server.app import HttpServer
 
 
 class HttpServerThread(threading.Thread):
-    """Serves the routes that `make_routes` returns for the thread's event loop."""
+    """Serves the routes that `make_routes` returns. Its argument is the thread's event loop."""
 
     def __init__(self, make_routes):
         super().__init__()
@@ -43,7 +43,7 @@ class HttpServerThread(threading.Thread):
         self.join()
 
     def send_request(self, path="/", small_buffer=False):
-        """Return a connection that has sent a request and read nothing."""
+        """Send a request, and return the connection without reading the response."""
         client = socket.socket()
         client.settimeout(PATIENCE)
         if small_buffer:
@@ -54,7 +54,7 @@ class HttpServerThread(threading.Thread):
 
 
 def read_response(client):
-    """Return status and decoded JSON body, and close the connection."""
+    """Read a response and close the connection. Return the status and the decoded JSON body."""
     with client, client.makefile("rb") as lines:
         status = int(lines.readline().split()[1])
         while lines.readline() != b"\r\n":

@@ -39,21 +39,21 @@ def write_journal(path, *events, **limits):
     """Open a journal, write events, wait until they are durable, and close it."""
     with open_journal(path, **limits) as journal:
         journal.start()
-        for one in events:
-            journal.write(one)
+        for written in events:
+            journal.write(written)
         wait_until(lambda: (journal.last_seq or 0) >= events[-1].seq, "the events to be durable")
 
 
 def wait_for_seq(journal, seq):
-    """Wait until the event with this seq is the newest durable one."""
+    """Wait until the event with this seq is the newest durable event."""
     wait_until(lambda: journal.last_seq == seq, f"event {seq} to be durable")
 
 
 def seqs(path, **query):
-    """Return the seqs that a query finds."""
+    """Return the seqs of the events that match a query."""
     return [json.loads(line)["seq"] for line in Reader(path).events(**query)]
 
 
 def bytes_of(path):
-    """Return the size of a journal with its WAL and shared memory."""
+    """Return the total size of all files of a journal."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))

@@ -1,4 +1,4 @@
-"""Helpers for the tests of the metrics: data for a scrape, and the scrape as Prometheus parses it."""
+"""Helpers for the tests of the metrics, which make the data for a scrape and parse its text."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def scrape_data(*listeners, lost=None, counts=None, engine=None, **options):
 
 
 class Scrape:
-    """A scrape as Prometheus parses it."""
+    """A scrape, parsed as Prometheus does."""
 
     def __init__(self, data, tally=None):
         self.text, self.content_type = exposition(data, tally or Tally(), "")

@@ -1,4 +1,4 @@
-"""The systemd unit, checked against the command line and by systemd-analyze."""
+"""The systemd unit: its commands must be valid, and systemd-analyze must accept it."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ UNIT = ROOT / "deploy/systemd/portwatch.service"
 
 
 def commands():
-    """Return the argument lists of the unit's Exec lines."""
+    """Return the argument lists of the unit's ExecStart and ExecStartPre lines."""
     lines = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("ExecStart")]
     return [shlex.split(line) for line in lines]
 

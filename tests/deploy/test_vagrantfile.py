@@ -1,4 +1,4 @@
-"""The Vagrantfile, evaluated by Ruby without Vagrant, refers to files and targets that exist."""
+"""The Vagrantfile must refer to files and targets that exist. Ruby evaluates it here without Vagrant."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from support import ROOT
 
 @pytest.fixture(scope="module")
 def calls():
-    """The configuration calls of the Vagrantfile, each [name, arguments, options]."""
+    """The configuration calls of the Vagrantfile. Each is a list: name, arguments, options."""
     if not shutil.which("ruby"):
         pytest.skip("needs Ruby (apt-get install ruby)")
     command = ["ruby", "-w", ROOT / "tests" / "vm" / "record_vagrantfile.rb", ROOT / "Vagrantfile"]
@@ -21,14 +21,14 @@ def calls():
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_the_project_is_synced_to_the_folder_that_is_provisioned_from(calls):
+def test_the_provisioning_commands_use_the_folder_to_which_the_project_is_synced(calls):
     (folder,) = [arguments for name, arguments, _ in calls if name == "vm.synced_folder"]
     lines = [options["inline"] for name, _, options in calls if name == "vm.provision"]
     assert folder == [".", "/portwatch"]
     assert all(" /portwatch" in f" {line}" for line in lines)
 
 
-def test_it_is_provisioned_by_the_script_that_ci_runs(calls):
+def test_the_machine_is_provisioned_by_the_script_that_ci_runs(calls):
     lines = [options["inline"] for name, _, options in calls if name == "vm.provision"]
     script, *groups = lines[0].split()
     script_path = ROOT / Path(script).relative_to("/portwatch")

@@ -1,4 +1,4 @@
-"""The journal on a working disk: writing, queries, and the limits of age and size."""
+"""The journal on a working disk: writing, queries, and the age and size limits."""
 
 import json
 import sqlite3
@@ -25,23 +25,23 @@ def path(tmp_path):
     return tmp_path / "journal.db"
 
 
-def test_events_are_read_back_as_the_json_that_was_written(path):
+def test_events_are_read_back_as_the_json_lines_that_were_written(path):
     events = [event(1), event(2, kind="gap", port=None, process=None, opener=None, lost=3)]
     write_journal(path, *events)
-    assert list(Reader(path).events()) == [one.to_json() for one in events]
+    assert list(Reader(path).events()) == [written.to_json() for written in events]
 
 
-def test_all_files_of_a_journal_are_private(path):
+def test_all_files_of_a_journal_have_mode_600(path):
     with open_journal(path) as journal:
         journal.start()
         journal.write(event(1))
         wait_for_seq(journal, 1)
         files = sorted(path.parent.iterdir())
-        assert [one.name for one in files] == [path.name + end for end in ("", "-lock", "-shm", "-wal")]
-        assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
+        assert [file.name for file in files] == [path.name + end for end in ("", "-lock", "-shm", "-wal")]
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
-def test_a_journal_is_continued(path):
+def test_new_events_are_added_to_an_existing_journal(path):
     write_journal(path, event(7), event(9))
     with open_journal(path) as journal:
         assert journal.last_seq == 9
@@ -50,7 +50,7 @@ def test_a_journal_is_continued(path):
     assert seqs(path) == [7, 9, 10]
 
 
-def test_an_existing_seq_is_not_overwritten(path):
+def test_an_event_whose_seq_is_in_the_journal_already_is_ignored(path):
     write_journal(path, event(1, port=80))
     write_journal(path, event(1, port=81), event(2))
     assert [json.loads(line)["port"] for line in Reader(path).events()] == [80, 8080]
@@ -86,7 +86,7 @@ def test_an_existing_seq_is_not_overwritten(path):
     ],
     ids=str,
 )
-def test_queries(path, query, expected):
+def test_a_query_returns_the_events_that_match_every_argument(path, query, expected):
     gap = {"kind": "gap", "port": None, "process": None, "opener": None}
     write_journal(
         path,
@@ -98,20 +98,20 @@ def test_queries(path, query, expected):
     assert seqs(path, **query) == expected
 
 
-def test_has_is_true_for_existing_seqs_only(path):
+def test_has_is_true_only_for_seqs_in_the_journal(path):
     write_journal(path, event(1), event(3))
     reader = Reader(path)
     assert [reader.has(seq) for seq in (0, 1, 2, 3, 4)] == [False, True, False, True, False]
 
 
-def test_a_query_that_exceeds_its_time_limit_is_given_up(path):
+def test_a_query_that_exceeds_its_time_limit_is_an_error(path):
     write_journal(path, *(event(seq) for seq in range(1, 5001)))
     with pytest.raises(JournalError, match="took longer than 0 s: narrow it"):
         list(Reader(path, time_limit=0).events(process=("nobody*",)))
 
 
 @pytest.mark.parametrize("line", ['{"seq": 2, "ti', "[]", ""])
-def test_a_damaged_line_is_an_error(path, line):
+def test_a_line_that_is_not_a_json_object_is_an_error(path, line):
     write_journal(path, event(1), event(2))
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE events SET line = ? WHERE seq = 2", (line,))
@@ -127,7 +127,7 @@ def test_a_line_that_is_not_an_event_is_an_error(path):
         Reader(path).event("{}")
 
 
-def test_readers_see_a_growing_prefix_while_events_are_written(path):
+def test_while_events_are_written_readers_see_all_events_up_to_some_point(path):
     results = []
     with open_journal(path) as journal:
         journal.start()
@@ -154,7 +154,7 @@ def test_readers_see_a_growing_prefix_while_events_are_written(path):
     assert seqs(path) == list(range(1, 3001))
 
 
-def test_a_reader_that_pauses_blocks_neither_writing_nor_trimming(path):
+def test_a_query_that_pauses_blocks_neither_writing_nor_trimming(path):
     with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         for seq in range(1, 1001):
@@ -170,12 +170,12 @@ def test_a_reader_that_pauses_blocks_neither_writing_nor_trimming(path):
 
 
 def bytes_of_pages(path):
-    """Return the size that the file will have once its WAL is checkpointed."""
+    """Return the size that the database file will have after its WAL is checkpointed."""
     with closing(sqlite3.connect(path)) as db:
         return db.execute("PRAGMA page_count").fetchone()[0] * PAGE
 
 
-def test_old_events_are_deleted_and_their_space_is_freed(path):
+def test_events_above_the_age_limit_are_deleted_and_their_space_is_freed(path):
     now = time.time_ns()
     write_journal(path, *(event(seq, time=now - 3 * HOUR) for seq in range(1, 5001)))
     before = bytes_of(path)
@@ -188,7 +188,7 @@ def test_old_events_are_deleted_and_their_space_is_freed(path):
     assert bytes_of(path) < before / 2
 
 
-def test_the_oldest_events_are_deleted_above_the_size_limit(path):
+def test_above_the_size_limit_the_oldest_events_are_deleted(path):
     sizes = []
     with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
@@ -206,7 +206,7 @@ def test_the_oldest_events_are_deleted_above_the_size_limit(path):
     assert max(sizes) <= MIN_BYTES
 
 
-def test_a_journal_shrinks_to_a_smaller_limit(path):
+def test_a_journal_shrinks_when_it_is_opened_with_a_smaller_size_limit(path):
     write_journal(path, *(event(seq) for seq in range(1, 25_001)))
     before = bytes_of(path)
     assert before > MIN_BYTES
@@ -219,7 +219,7 @@ def test_a_journal_shrinks_to_a_smaller_limit(path):
     assert len(kept) > 5000
 
 
-def test_events_can_be_queued_before_the_thread_starts(path):
+def test_events_queued_before_the_thread_starts_are_written_after_it_has_started(path):
     with open_journal(path) as journal:
         for seq in range(1, 101):
             journal.write(event(seq))
@@ -228,7 +228,7 @@ def test_events_can_be_queued_before_the_thread_starts(path):
         wait_for_seq(journal, 100)
 
 
-def test_events_above_the_capacity_are_counted_as_lost(path, monkeypatch):
+def test_if_too_many_events_are_pending_further_events_are_counted_as_lost(path, monkeypatch):
     monkeypatch.setattr("portwatch.outputs.journal.writer.CAPACITY", 10)
     with open_journal(path) as journal:
         for seq in range(1, 14):
@@ -245,7 +245,7 @@ def test_events_after_close_are_counted_as_lost(path):
     assert journal.lost == 1
 
 
-def test_events_of_a_journal_that_never_started_are_counted_as_lost(path):
+def test_if_the_thread_never_starts_events_are_counted_as_lost(path):
     with open_journal(path) as journal:
         journal.write(event(1))
     assert journal.lost == 1

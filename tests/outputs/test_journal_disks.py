@@ -1,4 +1,4 @@
-"""Full, read-only and hanging disks: writing is delayed, and the reason is reported."""
+"""The journal on full, read-only and hanging disks: writing is delayed, and the reason is reported."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk):
-    """Fill a disk to the last byte. Return the file that does so."""
+    """Fill a disk to the last byte with one file, and return that file."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
@@ -49,7 +49,7 @@ def fill(disk):
 
 
 @needs_root
-def test_on_a_full_disk_events_wait_up_to_the_capacity_and_are_written_later(small_disk):
+def test_on_a_full_disk_up_to_capacity_events_wait_and_are_written_when_there_is_space(small_disk):
     path = small_disk / "journal.db"
     total = CAPACITY + 5_000
     with open_journal(path) as journal:
@@ -59,7 +59,7 @@ def test_on_a_full_disk_events_wait_up_to_the_capacity_and_are_written_later(sma
         filler = fill(small_disk)
         for seq in range(2, 2_001):
             journal.write(event(seq))
-        wait_until(lambda: journal.trouble == DISK_FULL, "trouble")
+        wait_until(lambda: journal.trouble == DISK_FULL, "the journal to report trouble")
         for seq in range(2_001, total + 1):
             journal.write(event(seq))
         lost = journal.lost
@@ -68,7 +68,7 @@ def test_on_a_full_disk_events_wait_up_to_the_capacity_and_are_written_later(sma
         assert seqs(path) == list(range(1, durable + 1))
         filler.unlink()
         wait_for_seq(journal, total - lost)
-        wait_until(lambda: journal.trouble is None, "the trouble to end")
+        wait_until(lambda: journal.trouble is None, "the journal to report no more trouble")
         journal.write(event(total + 1))
         wait_for_seq(journal, total + 1)
         assert journal.lost == lost
@@ -77,7 +77,7 @@ def test_on_a_full_disk_events_wait_up_to_the_capacity_and_are_written_later(sma
 
 @needs_root
 @pytest.mark.parametrize("exists", [True, False], ids=["existing journal", "new journal"])
-def test_a_disk_that_is_full_at_the_start_only_delays_writing(small_disk, exists):
+def test_if_the_disk_is_full_at_the_start_events_are_written_when_there_is_space(small_disk, exists):
     path = small_disk / "journal.db"
     if exists:
         write_journal(path, event(1))
@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_at_the_start_only_delays_writing(small_disk, exists
 
 
 @needs_root
-def test_a_disk_without_free_inodes_only_delays_writing(small_disk):
+def test_if_the_disk_has_no_free_inodes_events_are_written_when_it_has_some(small_disk):
     path = small_disk / "journal.db"
     with contextlib.suppress(OSError):
         for number in range(1_000):
@@ -110,14 +110,14 @@ def test_a_disk_without_free_inodes_only_delays_writing(small_disk):
 
 
 @needs_root
-def test_close_on_a_full_disk_counts_lost_events(small_disk):
+def test_if_the_disk_is_full_at_close_unwritten_events_are_counted_as_lost(small_disk):
     path = small_disk / "journal.db"
     with open_journal(path) as journal:
         journal.start()
         fill(small_disk)
         for seq in range(1, 2_001):
             journal.write(event(seq))
-        wait_until(lambda: journal.trouble == DISK_FULL, "trouble")
+        wait_until(lambda: journal.trouble == DISK_FULL, "the journal to report trouble")
     assert journal.lost == 2_000 - (journal.last_seq or 0)
     assert seqs(path) == list(range(1, (journal.last_seq or 0) + 1))
 
@@ -128,9 +128,9 @@ def test_on_a_read_only_disk_a_journal_can_be_read_but_not_written(small_disk):
     write_journal(path, event(1))
     mount("-o", "remount,ro", small_disk)
     assert seqs(path) == [1]
-    for where in (path, small_disk / "new.db"):
+    for file in (path, small_disk / "new.db"):
         with pytest.raises(JournalError, match=r"Read-only file system|is not writable"):
-            open_journal(where)
+            open_journal(file)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def freezable(tmp_path):
 
 
 @needs_root
-def test_a_hanging_disk_is_reported_and_blocks_no_caller(freezable, monkeypatch):
+def test_a_hanging_disk_is_reported_and_does_not_block_write(freezable, monkeypatch):
     monkeypatch.setattr(writer, "_HANGING", 0.1)
     with open_journal(freezable.path) as journal:
         journal.start()
@@ -173,7 +173,10 @@ def test_a_hanging_disk_is_reported_and_blocks_no_caller(freezable, monkeypatch)
         wait_for_seq(journal, 1)
         freezable.freeze()
         journal.write(event(2))
-        wait_until(lambda: (journal.trouble or "").startswith("the disk has not answered for"), "trouble")
+        wait_until(
+            lambda: (journal.trouble or "").startswith("the disk has not answered for"),
+            "the journal to report trouble",
+        )
         journal.write(event(3))
         freezable.thaw()
         wait_for_seq(journal, 3)
@@ -188,7 +191,7 @@ def test_close_does_not_wait_for_a_hanging_disk(freezable):
     freezable.freeze()
     journal.write(event(1))
     wait_until(lambda: journal._busy_since, "the thread to write")
-    journal.close()  # the disk is frozen all this time
+    journal.close()  # must return although the disk is frozen
     assert journal.lost == 1
     freezable.thaw()
     journal._thread.join(PATIENCE)

@@ -1,4 +1,4 @@
-"""Kills, damage, foreign files, other writers and readers: the journal continues, or says why not."""
+"""The journal after kills and damage, with foreign files, and with other writers and readers."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ with open_journal(Path(sys.argv[1]), max_bytes=MIN_BYTES) as journal:
 
 @contextlib.contextmanager
 def writing(path):
-    """Start a process that writes to a journal and prints the newest durable seq."""
+    """Start a process that writes to a journal. It prints the newest durable seq whenever that has changed."""
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as process:
         try:
             yield process
@@ -61,7 +61,7 @@ def writing(path):
             process.kill()
 
 
-def test_after_a_kill_every_durable_event_is_there_and_the_journal_continues(path):
+def test_after_a_kill_the_journal_has_every_durable_event_and_can_be_continued(path):
     random.seed(7)
     durable = 0
     for _ in range(ROUNDS):
@@ -80,7 +80,7 @@ def test_after_a_kill_every_durable_event_is_there_and_the_journal_continues(pat
     assert {file.name for file in path.parent.iterdir()} == {path.name, path.name + "-lock"}
 
 
-def test_another_process_can_read_while_one_writes(path):
+def test_a_journal_can_be_read_while_another_process_writes_to_it(path):
     with writing(path) as process:
         process.stdout.readline()
         durable = int(process.stdout.readline())
@@ -89,7 +89,7 @@ def test_another_process_can_read_while_one_writes(path):
         assert len(kept) >= durable
 
 
-def test_a_truncated_wal_loses_only_its_end(path, tmp_path):
+def test_if_the_wal_is_truncated_only_the_events_at_its_end_are_lost(path, tmp_path):
     with writing(path) as process:
         for _ in range(3):
             durable = int(process.stdout.readline())
@@ -138,7 +138,7 @@ def test_seqs_continue_after_a_damaged_journal_whose_last_seq_can_be_read(path):
     assert seqs(path) == []
 
 
-def test_damage_found_while_writing_loses_no_new_event(path):
+def test_if_damage_is_found_while_writing_no_new_event_is_lost(path):
     write_journal(path, *(event(seq, time=1) for seq in range(1, 5001)))
     with path.open("r+b") as file:
         file.seek(10 * 4096)
@@ -154,7 +154,7 @@ def test_damage_found_while_writing_loses_no_new_event(path):
     assert b"\xff" * 4096 in broken.read_bytes()
 
 
-def test_damage_found_while_reading_is_an_error(path):
+def test_if_damage_is_found_while_reading_the_query_raises_an_error(path):
     write_journal(path, *(event(seq) for seq in range(1, 5001)))
     with path.open("r+b") as file:
         file.seek(10 * 4096)
@@ -183,7 +183,7 @@ def test_an_empty_file_becomes_a_journal(path):
     assert {file.name for file in path.parent.iterdir()} == {path.name, path.name + "-lock"}
 
 
-def test_files_of_a_killed_start_are_removed(path):
+def test_files_left_over_from_a_start_that_was_killed_are_removed(path):
     for end in ("-new", "-new-wal", "-new-journal"):
         Path(f"{path}{end}").write_bytes(b"half of it")
     write_journal(path, event(1))
@@ -199,7 +199,7 @@ def one_byte(path):
     path.write_bytes(b"x")
 
 
-def head_of_a_journal(path):
+def beginning_of_a_journal(path):
     write_journal(path, event(1))
     content = path.read_bytes()
     path.write_bytes(content[:60])
@@ -222,24 +222,24 @@ def database_in_use(path):
             shutil.copy(f"{original}{end}", f"{path}{end}")
 
 
-@pytest.mark.parametrize("make", [text, one_byte, head_of_a_journal, database, database_in_use])
-def test_a_foreign_file_is_refused_and_not_changed(path, make):
+@pytest.mark.parametrize("make", [text, one_byte, beginning_of_a_journal, database, database_in_use])
+def test_a_file_that_is_not_a_journal_is_refused_and_not_changed(path, make):
     make(path)
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
-    for opener in (open_journal, Reader):
+    for open_function in (open_journal, Reader):
         with pytest.raises(JournalError, match="is not a portwatch journal and was not changed: choose"):
-            opener(path)
+            open_function(path)
     assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_another_version_is_refused_and_not_changed(path):
+def test_a_journal_of_another_version_is_refused_and_not_changed(path):
     write_journal(path, event(1))
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 7")
     before = path.read_bytes()
-    for opener in (open_journal, Reader):
+    for open_function in (open_journal, Reader):
         with pytest.raises(JournalError, match="has version 7, but this portwatch needs version 1: use"):
-            opener(path)
+            open_function(path)
     assert path.read_bytes() == before
 
 
@@ -258,7 +258,7 @@ def test_a_path_that_cannot_be_a_journal_is_refused(tmp_path, path, message):
         open_journal(tmp_path / path)
 
 
-def test_reading_a_missing_journal_is_an_error(path):
+def test_a_reader_of_a_missing_journal_raises_an_error(path):
     with pytest.raises(JournalError, match="cannot be opened: No such file"):
         Reader(path)
 
@@ -268,7 +268,7 @@ def test_a_size_limit_that_is_too_small_is_refused(path):
         open_journal(path, max_bytes=1000)
 
 
-def test_a_second_writer_is_refused_in_any_process(path):
+def test_a_second_writer_is_refused_in_the_same_and_in_another_process(path):
     with writing(path) as process:
         process.stdout.readline()
         with pytest.raises(JournalError, match="another portwatch writes the journal"):
@@ -281,7 +281,7 @@ def test_a_second_writer_is_refused_in_any_process(path):
         pass
 
 
-def test_a_symlink_opens_the_journal_that_it_points_to(path, tmp_path):
+def test_a_journal_opened_through_a_symlink_is_the_journal_that_the_link_points_to(path, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(path)
     write_journal(link, event(1))
@@ -291,7 +291,7 @@ def test_a_symlink_opens_the_journal_that_it_points_to(path, tmp_path):
         open_journal(link)
 
 
-def test_a_journal_deleted_while_in_use_is_started_again(path):
+def test_if_a_journal_in_use_is_deleted_a_new_one_is_started(path):
     with open_journal(path) as journal:
         journal.start()
         journal.write(event(1))
@@ -305,20 +305,20 @@ def test_a_journal_deleted_while_in_use_is_started_again(path):
             open_journal(path)
 
 
-def test_a_lock_of_another_program_only_delays_writing(path):
+def test_while_another_program_locks_the_database_events_wait_to_be_written(path):
     with open_journal(path) as journal:
         journal.start()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             journal.write(event(1))
-            wait_until(lambda: journal.trouble == "database is locked", "trouble")
+            wait_until(lambda: journal.trouble == "database is locked", "the journal to report trouble")
             journal.write(event(2))
         wait_for_seq(journal, 2)
         assert journal.trouble is None
     assert seqs(path) == [1, 2]
 
 
-def test_a_long_read_transaction_is_reported_before_the_disk_is_full(path):
+def test_if_a_long_read_transaction_makes_the_wal_grow_this_is_reported(path):
     with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -338,13 +338,13 @@ def test_a_long_read_transaction_is_reported_before_the_disk_is_full(path):
         wait_until(lambda: bytes_of(path) <= MIN_BYTES, "the journal to shrink")
 
 
-def test_an_unexpected_error_only_delays_writing(path, monkeypatch):
-    fails = threading.Event()
-    fails.set()
+def test_after_an_unexpected_error_writing_is_retried(path, monkeypatch):
+    must_fail = threading.Event()
+    must_fail.set()
     trim = Store._trim
 
     def fail(store):
-        if fails.is_set():
+        if must_fail.is_set():
             raise RuntimeError("unexpected")
         return trim(store)
 
@@ -352,9 +352,9 @@ def test_an_unexpected_error_only_delays_writing(path, monkeypatch):
     with open_journal(path) as journal:
         journal.start()
         journal.write(event(1))
-        wait_until(lambda: journal.trouble == "unexpected", "trouble")
+        wait_until(lambda: journal.trouble == "unexpected", "the journal to report trouble")
         assert seqs(path) == []
-        fails.clear()
+        must_fail.clear()
         wait_for_seq(journal, 1)
         assert journal.trouble is None
     assert seqs(path) == [1]

@@ -1,4 +1,4 @@
-"""The metrics about the daemon, and totals over all ports."""
+"""The metrics about the daemon, and the metrics that count all ports."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def event(kind="open", origin="event", proto="tcp", time=0, **fields):
     return Event(1, time, kind, origin, proto=proto, **fields)
 
 
-def test_listeners_are_counted_by_protocol_and_exposure_including_zeros():
+def test_listeners_are_counted_for_every_protocol_and_exposure_even_if_there_are_none():
     scrape = Scrape(
         scrape_data(
             listener(1),
@@ -55,7 +55,7 @@ def test_an_expected_port_is_up_if_it_is_open_on_any_address():
     assert scrape.values("portwatch_expected_port_up", "port") == {"80": 1, "53": 0, "123": 1}
 
 
-def test_before_the_first_snapshot_there_are_no_metrics_about_ports():
+def test_before_the_first_snapshot_a_scrape_has_no_metrics_about_ports():
     scrape = Scrape(replace(scrape_data(expected=[("tcp", 80)]), listeners=None))
     names = {sample.name for sample in scrape.samples}
     assert "portwatch_build_info" in names
@@ -63,7 +63,7 @@ def test_before_the_first_snapshot_there_are_no_metrics_about_ports():
 
 
 @pytest.mark.parametrize(("origin", "count"), [("event", 1), ("reconcile", 1), ("snapshot", 0)])
-def test_opens_and_closes_are_counted_except_those_of_the_first_snapshot(origin, count):
+def test_opens_and_closes_are_counted_unless_they_come_from_a_snapshot(origin, count):
     tally = Tally()
     tally(event("open", origin))
     tally(event("close", origin, proto="udp"))
@@ -72,7 +72,7 @@ def test_opens_and_closes_are_counted_except_those_of_the_first_snapshot(origin,
     assert scrape.values("portwatch_closes_total", "proto") == {"tcp": 0, "udp": count}
 
 
-def test_failures_are_counted_by_errno():
+def test_failed_binds_and_listens_are_counted_by_errno():
     tally = Tally()
     tally(event("bind_failed", errno="EADDRINUSE"))
     tally(event("bind_failed", errno="EADDRNOTAVAIL", proto="udp"))
@@ -84,7 +84,7 @@ def test_failures_are_counted_by_errno():
     assert scrape.value("portwatch_opens_total", proto="tcp") == 0
 
 
-def test_latency_is_measured_for_events_of_the_kernel_only(monkeypatch):
+def test_latency_is_measured_only_for_events_with_a_kernel_timestamp(monkeypatch):
     now = 1_000_000_000_000
     monkeypatch.setattr("portwatch.outputs.metrics.time_ns", lambda: now)
     tally = Tally()
@@ -109,7 +109,7 @@ def test_latency_is_measured_for_events_of_the_kernel_only(monkeypatch):
     assert scrape.value(f"{name}_sum") == pytest.approx(7.00040001, abs=1e-6)
 
 
-def test_reconciliations_and_losses_start_at_zero():
+def test_counters_of_reconciliations_and_losses_exist_before_anything_is_counted():
     counts = Counts()
     counts.reconciliations["loss"] += 2
     counts.drift["open"] += 7
@@ -124,7 +124,7 @@ def test_reconciliations_and_losses_start_at_zero():
     assert scrape.values("portwatch_events_lost_total", "where") == {"kernel": 3, "subscriber": 0}
 
 
-def test_engine_info_has_the_engines_labels():
+def test_the_engine_and_its_state_are_labels_of_engine_info():
     labels = {"engine": "poll", "kernel": "6.1", "degraded": "no_core,failures"}
     assert Scrape(scrape_data(engine=labels)).labels("portwatch_engine_info") == [labels]
 
@@ -142,11 +142,11 @@ def test_events_dropped_for_a_slow_subscriber_are_counted(engine):
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=x"])
-def test_an_unsupported_accept_header_gives_text(accept):
+def test_for_an_unsupported_accept_header_the_format_is_text(accept):
     assert exposition(scrape_data(), Tally(), accept)[1].startswith("text/plain; version=0.0.4")
 
 
-def test_a_malformed_version_in_the_accept_header_gives_a_scrape():
+def test_a_scrape_succeeds_even_if_the_version_in_the_accept_header_is_malformed():
     assert (
         b"portwatch_build_info"
         in exposition(scrape_data(), Tally(), "application/openmetrics-text;version=x")[0]

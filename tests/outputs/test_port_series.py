@@ -1,4 +1,4 @@
-"""The series of single ports: labels, folding, times and the maximum."""
+"""The per-port metric series: labels, the shared series of ephemeral ports, opening times, and the limit."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from portwatch.outputs.metrics import Tally, exposition
 from portwatch.outputs.port_series import EPHEMERAL, ephemeral_ports, gather
 
 
-def test_a_port_is_a_series_with_its_address_and_opener():
+def test_the_labels_of_a_port_are_its_address_and_the_process_that_opened_it():
     other = replace(PROCESS, pid=11, process="worker")
     opener = replace(PROCESS, container="4f1e")
     scrape = Scrape(scrape_data(replace(listener(opener=opener), holders=(other,))))
@@ -21,12 +21,12 @@ def test_a_port_is_a_series_with_its_address_and_opener():
     ]
 
 
-def test_pid_is_a_label_only_on_request():
+def test_pid_is_a_label_if_that_option_is_set():
     (labels,) = Scrape(scrape_data(listener(), pid=True)).labels("portwatch_listening_port")
     assert labels["pid"] == "10"
 
 
-def test_labels_of_an_unknown_opener_are_empty():
+def test_if_the_opener_is_unknown_its_labels_are_empty():
     (labels,) = Scrape(scrape_data(listener(opener=None), pid=True)).labels("portwatch_listening_port")
     assert (labels["process"], labels["container"], labels["pid"]) == ("", "", "")
 
@@ -64,19 +64,19 @@ def test_the_range_of_ephemeral_ports_includes_both_ends():
 @pytest.mark.parametrize(
     ("opened", "earliest"), [((5, 3, 4), 3), ((None, 3), 3), ((3, None), 3), ((None, None), None), ((0, 3), 0)]
 )
-def test_sockets_with_equal_labels_share_a_series_with_the_earliest_known_time(opened, earliest):
+def test_sockets_with_equal_labels_share_a_series_that_has_the_earliest_known_opening_time(opened, earliest):
     listeners = [listener(number, opened=time, netns=number) for number, time in enumerate(opened)]
     assert list(gather(listeners, series_options()).series.values()) == [earliest]
 
 
-def test_the_time_of_opening_is_in_seconds_and_absent_if_unknown():
+def test_the_opening_time_is_in_seconds_and_absent_if_it_is_unknown():
     scrape = Scrape(scrape_data(listener(1, 80, opened=1_795_499_214_123_456_789), listener(2, 81)))
     name = "portwatch_listening_port_opened_timestamp_seconds"
     assert scrape.values(name, "port") == {"80": pytest.approx(1_795_499_214.123456789, abs=1e-6)}
     assert set(scrape.values("portwatch_listening_port", "port")) == {"80", "81"}
 
 
-def test_series_above_the_maximum_are_counted_and_the_first_ones_stay():
+def test_above_the_limit_the_first_series_are_kept_and_the_others_are_counted_as_dropped():
     tally = Tally()
     data = scrape_data(*(listener(port, port) for port in (5, 4, 3, 2, 1)), max_series=2)
     for scrapes in (1, 2):
@@ -85,14 +85,14 @@ def test_series_above_the_maximum_are_counted_and_the_first_ones_stay():
         assert scrape.value("portwatch_series_dropped_total") == 3 * scrapes
 
 
-def test_two_sockets_of_one_series_above_the_maximum_count_once():
+def test_a_dropped_series_with_two_sockets_is_counted_once():
     ports = gather([listener(1, 80), listener(2, 81), listener(3, 81)], series_options(max_series=1))
     assert len(ports.left_out) == 1
 
 
 @pytest.mark.parametrize("name", ['a"b\n\\', '\\n"', '",x="y', "\\", "é\u2028\t{}"])
 @pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
-def test_any_process_name_is_escaped(name, accept, parse):
+def test_special_characters_in_a_process_name_are_escaped(name, accept, parse):
     text, _ = exposition(scrape_data(listener(opener=replace(PROCESS, process=name))), Tally(), accept)
     families = {family.name: family for family in parse(text.decode())}
     (sample,) = families["portwatch_listening_port"].samples

@@ -150,7 +150,7 @@ def test_a_reload_with_invalid_settings_changes_nothing_and_logs_the_reason(tmp_
         assert not daemon.ports(f"?port={port}")
 
 
-def test_systemd_is_notified_of_the_start_of_a_reload_of_the_stop_and_for_its_watchdog(tmp_path):
+def test_systemd_is_notified_when_the_daemon_is_ready_is_alive_reloads_and_stops(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE)

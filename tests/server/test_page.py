@@ -18,7 +18,7 @@ from support import PATIENCE, wait_until
 
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 NAME = HOSTILE[:15]
-"""The 15 characters that a process name (comm) can have."""
+"""The part of the name that the kernel keeps: a process name (comm) has at most 15 characters."""
 CORE = ("--engine", "core", "--netns", "self")
 
 if not os.environ.get("CI"):
@@ -47,7 +47,7 @@ def browser():
 
 
 class Browser:
-    """A browser window, and queries of the page in it."""
+    """A browser window that shows the page, with methods that read the page."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -70,7 +70,7 @@ class Browser:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def rows(self):
-        """Return the table as a list of cell texts for each row."""
+        """Return the table: for each row, the list of its cell texts."""
         return self.run(
             "return [...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.innerText))"
         )
@@ -88,7 +88,7 @@ class Browser:
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
 
     def console_errors(self):
-        """Return errors of scripts and of the Content-Security-Policy. A refused connection is not one."""
+        """Return script errors and violations of the Content-Security-Policy, but not refused connections."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -111,7 +111,7 @@ def listener():
 
 @contextmanager
 def listening_process(name):
-    """Start a process with this name and argument that listens, and yield its port."""
+    """Start a listening process whose name and last argument are `name`, and yield its port."""
     script = (
         "import socket, sys; open('/proc/self/comm', 'w').write(sys.argv[1]);"
         "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
@@ -133,11 +133,11 @@ def test_the_table_shows_a_port_while_it_is_open(page):
         assert row[1:5] == ["tcp", "127.0.0.1", "loopback", row[4]]
         assert f"({os.getpid()})" in row[4]
         assert page.run("return document.querySelectorAll('tr.fresh').length") >= 1
-    wait_until(lambda: port not in page.ports(), "its end")
+    wait_until(lambda: port not in page.ports(), "the port to disappear")
     wait_until(lambda: len([change for change in page.changes() if f":{port} " in change]) == 2, "both changes")
 
 
-def test_ports_that_were_open_before_are_in_the_table(page, daemon):
+def test_ports_opened_before_the_page_are_in_the_table(page, daemon):
     wait_until(lambda: daemon.port in page.ports(), "the daemon's own port")
 
 
@@ -157,7 +157,7 @@ def test_html_in_a_process_name_is_shown_as_text(browser, daemon):
     assert browser.console_errors() == []
 
 
-def test_a_search_filters_the_table_and_is_part_of_the_address(page, listener):
+def test_a_search_filters_the_table_and_is_kept_in_the_url(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
@@ -171,7 +171,7 @@ def test_a_search_filters_the_table_and_is_part_of_the_address(page, listener):
     wait_until(lambda: "matches" in page.find("#empty").text, "the note that no port matches")
 
 
-def test_chips_filter_by_exposure_and_protocol(page, listener):
+def test_the_filter_buttons_filter_the_table_by_exposure_and_protocol(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     chips = {chip.text.rsplit(None, 1)[0]: chip for chip in page.driver.find_elements(By.CSS_SELECTOR, ".chip")}
     chips["udp"].click()
@@ -182,7 +182,7 @@ def test_chips_filter_by_exposure_and_protocol(page, listener):
     assert {row[3] for row in page.rows()} == {"loopback"}
 
 
-def test_a_column_head_sorts_in_both_directions(page, listener):
+def test_a_click_on_a_column_head_reverses_the_order_of_the_table(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     head = page.find("th.of-port")
     assert head.get_attribute("aria-sort") == "ascending"
@@ -192,7 +192,7 @@ def test_a_column_head_sorts_in_both_directions(page, listener):
     assert page.ports() == sorted(page.ports(), reverse=True)
 
 
-def test_the_keyboard_reaches_a_row_its_details_and_the_table_again(page, listener):
+def test_the_details_of_a_row_can_be_opened_and_closed_with_the_keyboard(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.press("/")
     page.press(str(listener))
@@ -217,7 +217,7 @@ def test_a_click_on_a_row_opens_its_details(page, listener):
     assert page.find("#details").get_attribute("open") is None
 
 
-def test_the_newest_change_is_at_the_top(page):
+def test_the_newest_change_is_at_the_top_of_the_list(page):
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -238,12 +238,12 @@ def test_a_failed_bind_is_shown_with_the_holder_of_the_port(browser, listener):
         assert f"({os.getpid()}) is listening" in failure
         with socket.create_server(("127.0.0.1", 0)) as server:
             opened = f":{server.getsockname()[1]} "
-            wait_until(lambda: any(opened in change for change in browser.changes()), "an open as well")
+            wait_until(lambda: any(opened in change for change in browser.changes()), "the open")
         browser.find("#failures").click()
         assert browser.changes() == [failure]
 
 
-def test_a_search_filters_the_changes_too(page):
+def test_a_search_also_filters_the_list_of_changes(page):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         wait_until(lambda: any(f":{port} " in change for change in page.changes()), "the open")
@@ -255,7 +255,7 @@ def test_a_search_filters_the_changes_too(page):
     wait_until(lambda: "matches" in page.find("#quiet").text, "the note that no change matches")
 
 
-def test_a_lost_connection_is_shown_and_recovers(browser):
+def test_a_lost_connection_is_shown_until_the_daemon_is_back(browser):
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as closing, socket.create_server(("127.0.0.1", 0)) as staying:
         closes, stays = closing.getsockname()[1], staying.getsockname()[1]
@@ -272,7 +272,7 @@ def test_a_lost_connection_is_shown_and_recovers(browser):
             wait_until(lambda: closes not in browser.ports(), "the closed port to disappear")
 
 
-HOLD_THE_LISTING = """
+DELAY_THE_LISTING = """
     const ask = window.fetch;
     window.fetch = async (path, options) => {
       const response = await ask(path, options);
@@ -284,7 +284,7 @@ HOLD_THE_LISTING = """
 
 @pytest.fixture
 def reloading(tmp_path):
-    """A daemon with `reload()`, which changes its scope and thus causes a gap."""
+    """A daemon whose method `reload()` changes its scope, which causes a gap in the event stream."""
     config = tmp_path / "portwatch.toml"
     config.write_text("")
 
@@ -297,12 +297,12 @@ def reloading(tmp_path):
         yield daemon
 
 
-def test_changes_while_the_listing_is_reloaded_after_a_gap_are_applied(browser, reloading):
+def test_changes_that_arrive_during_the_reload_after_a_gap_are_not_lost(browser, reloading):
     with socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
         wait_until(lambda: reloading.ports(f"?port={closes}"), "the port")
         browser.open(reloading.port)
-        browser.run(HOLD_THE_LISTING)
+        browser.run(DELAY_THE_LISTING)
         reloading.reload()
         wait_until(lambda: browser.run("return window.release !== undefined"), "the listing")
     with socket.create_server(("127.0.0.1", 0)) as opening:
@@ -315,7 +315,7 @@ def test_changes_while_the_listing_is_reloaded_after_a_gap_are_applied(browser, 
         browser.wait_for("live")
 
 
-def test_a_listing_that_fails_after_a_gap_is_retried(browser, reloading):
+def test_if_the_listing_fails_after_a_gap_the_page_requests_it_again(browser, reloading):
     browser.open(reloading.port)
     browser.run(
         """
@@ -331,7 +331,7 @@ def test_a_listing_that_fails_after_a_gap_is_retried(browser, reloading):
     browser.wait_for("live")
 
 
-def test_a_connection_that_hangs_is_shown_as_lost_and_recovers(browser):
+def test_a_hanging_connection_is_shown_as_lost_until_the_daemon_answers_again(browser):
     with serving() as daemon, socket.create_server(("127.0.0.1", 0)) as closing:
         closes = closing.getsockname()[1]
         wait_until(lambda: daemon.ports(f"?port={closes}"), "the port")
@@ -346,7 +346,7 @@ def test_a_connection_that_hangs_is_shown_as_lost_and_recovers(browser):
             wait_until(lambda: opens in browser.ports() and closes not in browser.ports(), "the open ports")
 
 
-def test_a_silent_stream_is_restarted_if_the_daemon_has_newer_events(page, daemon):
+def test_if_the_daemon_has_newer_events_a_silent_stream_is_restarted(page, daemon):
     page.run("source.close()")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -357,26 +357,26 @@ def test_a_silent_stream_is_restarted_if_the_daemon_has_newer_events(page, daemo
         page.wait_for("live")
 
 
-def test_hidden_pages_close_their_connections(browser, daemon):
+def test_hidden_tabs_close_their_streams_so_that_more_than_six_tabs_can_be_open(browser, daemon):
     for _ in range(7):
         browser.open(daemon.port)
         browser.driver.switch_to.new_window("tab")
-    for other in browser.driver.window_handles[:-1]:
-        browser.driver.switch_to.window(other)
+    for tab in browser.driver.window_handles[:-1]:
+        browser.driver.switch_to.window(tab)
         browser.wait_for("live")
         wait_until(lambda: browser.run("return source.readyState") == 1, "the stream")
-    for other in browser.driver.window_handles[1:]:
-        browser.driver.switch_to.window(other)
+    for tab in browser.driver.window_handles[1:]:
+        browser.driver.switch_to.window(tab)
         browser.driver.close()
     browser.driver.switch_to.window(browser.driver.window_handles[0])
 
 
-def test_a_new_page_shows_earlier_changes(browser):
+def test_a_new_page_shows_changes_from_before_it_was_opened(browser):
     with serving() as daemon:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             wait_until(lambda: daemon.ports(f"?port={port}"), "the port")
-        wait_until(lambda: not daemon.ports(f"?port={port}"), "its end")
+        wait_until(lambda: not daemon.ports(f"?port={port}"), "the port to close")
         browser.open(daemon.port)
         wait_until(
             lambda: len([change for change in browser.changes() if f":{port} " in change]) == 2, "both changes"
@@ -389,12 +389,12 @@ def test_a_new_page_shows_earlier_changes(browser):
         assert browser.find("#unknown").is_displayed()
 
 
-def test_a_fully_known_timeline_has_no_shading(page):
+def test_a_timeline_without_missed_events_has_no_unknown_spans(page):
     page.run("knownFrom = 0; unknown.length = 0; drawTimeline()")
     assert not page.find("#unknown").is_displayed()
 
 
-def test_the_theme_follows_the_button_and_the_system(page):
+def test_the_button_changes_the_theme_and_the_auto_theme_follows_the_system(page):
     def background():
         return page.run("return getComputedStyle(document.body).backgroundColor")
 
@@ -411,7 +411,7 @@ def test_the_theme_follows_the_button_and_the_system(page):
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_on_a_small_screen_nothing_overflows(page, listener):
+def test_on_a_small_screen_the_page_is_not_wider_than_the_screen(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -427,13 +427,13 @@ def test_the_page_loads_nothing_from_other_servers(page, daemon):
     assert all(name.startswith(f"http://127.0.0.1:{daemon.port}/") for name in urls)
 
 
-def test_of_thousands_of_ports_the_first_are_shown_with_a_note(page, listener):
+def test_only_the_first_1000_ports_are_shown_and_a_note_says_so(page, listener):
     wait_until(lambda: listener in page.ports(), "the port")
     page.run(
         """
-        const one = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
+        const listener = { ...[...listeners.values()][0], kind: 'open', origin: 'snapshot' };
         for (let n = 1; n <= 5000; n++)
-            updateListeners({ ...one, row: undefined, text: undefined, inode: -n, port: n });
+            updateListeners({ ...listener, row: undefined, text: undefined, inode: -n, port: n });
         drawSoon();
         """
     )
