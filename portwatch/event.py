@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from portwatch.addresses import Exposure
 from portwatch.model import Holder, Process, Socket, oldest
 from portwatch.timestamps import iso_time, parse_iso_time
 
 EventKind = Literal["open", "close", "bind_failed", "listen_failed", "gap"]
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 Origin = Literal["event", "snapshot", "reconcile"]
 
 

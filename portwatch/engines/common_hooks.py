@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from portwatch.engines import limits
 
-STABLE = "stable"
+STABLE_NAME = "stable"
 """The name of the set of hooks that consists of stable kernel interfaces only."""
 STABLE_LIMITS = (
     limits.UDP_CONNECT,

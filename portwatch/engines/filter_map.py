@@ -9,7 +9,15 @@ from dataclasses import replace
 from portwatch.filters import KernelFilter
 from portwatch.linux import cgroups, containers
 
-TREES, PORTS, NETNS, NO_TCP, NO_UDP, EXCLUDED_NETNS, CGROUPS = (1 << bit for bit in range(7))
+(
+    FILTER_TREES,
+    FILTER_PORTS,
+    FILTER_NETNS,
+    FILTER_NO_TCP,
+    FILTER_NO_UDP,
+    FILTER_EXCLUDED_NETNS,
+    FILTER_CGROUPS,
+) = (1 << bit for bit in range(7))
 
 _NETNS_MAX = 8
 _CGROUPS_MAX = 4096
@@ -68,11 +76,11 @@ def flags(kernel_filter: KernelFilter) -> int:
     """Return which parts of struct filter apply: enum filter_flag."""
     protos = kernel_filter.protos
     return (
-        TREES * kernel_filter.watched_trees_only
-        | PORTS * (kernel_filter.ports is not None)
-        | NETNS * (kernel_filter.namespaces is not None)
-        | EXCLUDED_NETNS * bool(kernel_filter.excluded_namespaces)
-        | NO_TCP * (protos is not None and "tcp" not in protos)
-        | NO_UDP * (protos is not None and "udp" not in protos)
-        | CGROUPS * (kernel_filter.cgroups is not None)
+        FILTER_TREES * kernel_filter.watched_trees_only
+        | FILTER_PORTS * (kernel_filter.ports is not None)
+        | FILTER_NETNS * (kernel_filter.namespaces is not None)
+        | FILTER_EXCLUDED_NETNS * bool(kernel_filter.excluded_namespaces)
+        | FILTER_NO_TCP * (protos is not None and "tcp" not in protos)
+        | FILTER_NO_UDP * (protos is not None and "udp" not in protos)
+        | FILTER_CGROUPS * (kernel_filter.cgroups is not None)
     )

@@ -21,6 +21,9 @@ from portwatch.linux.lineage import (
 )
 from portwatch.model import Process
 
+BPF_NOEXIST, BPF_EXIST = 1, 2
+"""Flags of an update of a BPF map: insert only, or replace only."""
+
 log = logging.getLogger("portwatch")
 
 NO_ROOM = "the map of watched processes is full: watch fewer process trees"

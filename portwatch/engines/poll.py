@@ -75,7 +75,7 @@ class PollEngine:
 
     def read_up_to_now(self) -> list[Record]:
         """Poll now, and return the differences from the last poll."""
-        current = sock_diag_snapshot.open_sockets()
+        current = sock_diag_snapshot.all_open_sockets()
         self._record_difference(current, lambda new: sock_diag_snapshot.with_holders(new, self._membership))
         records, self._unread = self._unread, []
         return records

@@ -9,7 +9,7 @@ from portwatch.linux import capabilities, netns
 from portwatch.linux.lineage import Lineage
 from portwatch.model import OpenSocket, Snapshot, Socket
 from portwatch.snapshot import sock_diag
-from portwatch.snapshot.owners import holders_of
+from portwatch.snapshot.owners import holders_by_inode
 
 LIMITS = (limits.EPHEMERAL_UDP, limits.EMPTY_NAMESPACES)
 """The limits that apply whatever capabilities we have."""
@@ -17,11 +17,11 @@ LIMITS = (limits.EPHEMERAL_UDP, limits.EMPTY_NAMESPACES)
 
 def take_snapshot(membership: Members | Lineage) -> Snapshot:
     """Return the open sockets of every network namespace that we may enter, with their holders and trees."""
-    sockets = with_holders(open_sockets(), membership)
+    sockets = with_holders(all_open_sockets(), membership)
     return Snapshot(tuple(sockets), {one.socket.inode for one in sockets})
 
 
-def open_sockets() -> list[Socket]:
+def all_open_sockets() -> list[Socket]:
     """Return the same sockets without holders. Raise EngineUnavailable if sock_diag does not answer."""
     own = netns.own()
     namespaces = (
@@ -45,7 +45,7 @@ def with_holders(sockets: list[Socket], membership: Members | Lineage) -> list[O
     """Return the sockets together with the processes that hold them, and the trees of these processes."""
     if not sockets:
         return []
-    holders = holders_of({socket.inode for socket in sockets if socket.inode})
+    holders = holders_by_inode({socket.inode for socket in sockets if socket.inode})
     held = ((socket, holders.get(socket.inode or 0, ())) for socket in sockets)
     return [OpenSocket(socket, processes, membership.of(*processes)) for socket, processes in held]
 

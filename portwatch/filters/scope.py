@@ -19,7 +19,7 @@ PortRange = tuple[int, int]
 _PROCESS_FIELDS = ("process", "cgroup", "container")
 
 
-class _Facts(NamedTuple):
+class _Subject(NamedTuple):
     """The values of a socket, of its opener and of its holders, with which a scope is compared."""
 
     port: int | None
@@ -77,7 +77,7 @@ class Scope:
         if not self._restricted or event.kind == "gap":
             return True
         name, cgroup, container = _opener(event)
-        facts = _Facts(event.port, event.proto, event.exposure, event.netns, {name}, {cgroup}, {container})
+        facts = _Subject(event.port, event.proto, event.exposure, event.netns, {name}, {cgroup}, {container})
         return self._admits(facts, self._restricted)
 
     def admits_listener(self, listener: Listener) -> bool:
@@ -88,15 +88,15 @@ class Scope:
         processes: Iterable[Process] = filter(None, (listener.opener, *listener.holders))
         rows = [(process.process, process.cgroup, process.container) for process in processes]
         names, cgroups, containers = map(set, zip(*rows, strict=True)) if rows else (set(), set(), set())
-        facts = _Facts(socket.port, socket.proto, socket.exposure, socket.netns, names, cgroups, containers)
+        facts = _Subject(socket.port, socket.proto, socket.exposure, socket.netns, names, cgroups, containers)
         return self._admits(facts, self._restricted)
 
     def admits_process(self, process: Process) -> bool:
         """Return True if the process passes the filters by process name, cgroup and container."""
-        facts = _Facts(None, None, None, None, {process.process}, {process.cgroup}, {process.container})
+        facts = _Subject(None, None, None, None, {process.process}, {process.cgroup}, {process.container})
         return self._admits(facts, [name for name in self._restricted if name in _PROCESS_FIELDS])
 
-    def _admits(self, facts: _Facts, restricted: Iterable[str]) -> bool:
+    def _admits(self, facts: _Subject, restricted: Iterable[str]) -> bool:
         for name in restricted:
             matches, condition = _MATCHES[name], getattr(self, name)
             if condition.include and not any(matches(value, facts) for value in condition.include):
@@ -118,7 +118,7 @@ def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
     return opener.process, event.cgroup, event.container
 
 
-_MATCHES: dict[str, Callable[[Any, _Facts], bool]] = {
+_MATCHES: dict[str, Callable[[Any, _Subject], bool]] = {
     "port": lambda bounds, facts: facts.port is not None and bounds[0] <= facts.port <= bounds[1],
     "proto": lambda proto, facts: facts.proto == proto,
     "exposure": lambda exposure, facts: facts.exposure == exposure,

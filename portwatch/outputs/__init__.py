@@ -1,10 +1,7 @@
 """Outputs of the daemon, which receive every event: log, metrics, journal.
 
-How to add
-
-- a metric or label about a single port: change `port_series.py`
-- any other metric: add it to `_DaemonMetrics.collect` in `metrics.py`. Its value comes from `Tally`, which
-  counts events, or from `ScrapeData`, which is read at the scrape.
-
-Document both in `docs/metrics.md`. A test compares that file with a scrape.
+To add a metric or label about a single port, change `port_series.py`. To add any other metric, change
+`_DaemonMetrics.collect` in `metrics.py`. Its value comes from `Tally`, which counts events, or from
+`ScrapeData`, which is read at the scrape. Document every metric in `docs/metrics.md`, which a test compares with
+a scrape.
 """

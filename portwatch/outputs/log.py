@@ -35,7 +35,7 @@ class EventLog:
             self.dropped += 1
 
     def close(self, timeout: float) -> None:
-        """Write the queued events, for at most `timeout` seconds."""
+        """Wait until the queued events are written, but not much longer than `timeout` seconds."""
         try:
             self._queue.put(None, timeout=timeout)
         except Full:  # nobody reads stdout; the thread ends when the process exits

@@ -59,7 +59,7 @@ class Tally:
         self.dropped_series = 0
 
     def __call__(self, event: Event) -> None:
-        """Count an event, unless it is from a snapshot and so does not report a change."""
+        """Count an event. Events with the origin `snapshot` are skipped, because they report no change."""
         if event.origin == "snapshot" or event.proto is None:
             return
         if event.kind == "open":
@@ -97,14 +97,14 @@ def exposition(data: ScrapeData, tally: Tally, accept: str) -> tuple[bytes, str]
     """Return the metrics in the format that the Accept header asks for, and the content type of that format."""
     try:
         encoder, content_type = choose_encoder(accept)
-    except TypeError:  # prometheus-client raises it for a version that is not a number
+    except TypeError:  # prometheus-client raises TypeError if the version is not a number
         encoder, content_type = choose_encoder("")
     ports = port_series.gather(data.listeners or (), data.series_options)
     tally.dropped_series += len(ports.left_out)
     registry = CollectorRegistry()
     registry.register(_DaemonMetrics(data, tally, ports))
     registry.register(_PROCESS)
-    return port_series.exposition(ports.series).encode() + encoder(registry), content_type
+    return port_series.port_exposition(ports.series).encode() + encoder(registry), content_type
 
 
 class _DaemonMetrics(Collector):

@@ -32,7 +32,7 @@ class SeriesOptions:
 
 @dataclass(slots=True)
 class PortSeries:
-    """The series of ports, and the counts that are made in the same pass over the listeners."""
+    """The series of ports, and counts that are made in the same pass over the listeners."""
 
     series: dict[str, int | None] = field(default_factory=dict)
     """Maps the labels of a series, as text, to the earliest known opening time of its sockets."""
@@ -54,8 +54,8 @@ def ephemeral_ports() -> range:
 def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
     """Return the series and counts of these listeners.
 
-    No listener is kept. If 10,000 objects lived until the end of the scrape, they would trigger a full garbage
-    collection, which stops every thread for 20 to 30 ms.
+    No reference to a listener is kept. 10,000 objects that live until the end of the scrape would trigger a
+    full garbage collection, which stops every thread for 20 to 30 ms.
     """
     result = PortSeries()
     series, expected = result.series, frozenset(options.expected)
@@ -71,14 +71,14 @@ def gather(listeners: Iterable[Listener], options: SeriesOptions) -> PortSeries:
         if labels in series:
             times = [time for time in (series[labels], listener.opened) if time is not None]
             series[labels] = min(times, default=None)
-        elif len(series) < options.max_series:  # the oldest listeners come first, so each scrape keeps the same
+        elif len(series) < options.max_series:  # the oldest listeners come first and keep their series
             series[labels] = listener.opened
         else:
             result.left_out.add(labels)
     return result
 
 
-def exposition(series: Mapping[str, int | None]) -> str:
+def port_exposition(series: Mapping[str, int | None]) -> str:
     """Return the two metrics as text that is valid in both the Prometheus and the OpenMetrics format.
 
     This function formats the text itself, which takes 15 ms for 10,000 ports. prometheus-client takes 20 ms to

@@ -11,7 +11,7 @@ from errno import ENOSYS
 from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.linux import procfs
 from portwatch.model import Process
-from portwatch.port.lookup import PortQuery, holders_of
+from portwatch.port.lookup import PortQuery, all_holders
 from portwatch.watch.watcher import PortWatcher
 
 
@@ -46,7 +46,7 @@ def signal_holders(
     signalled by this user.
     """
     with _pidfds_of(shown) as pidfds:
-        holders = holders_of(query.select(watcher.listeners()))
+        holders = all_holders(query.select(watcher.listeners()))
         for process in shown:
             if not any(map(process.is_same_as, holders)):
                 raise _changed_error(process)

@@ -90,14 +90,14 @@ def look_up(query: PortQuery, engine: str, options: Options) -> LookupResult:
         )
         matching_holders = tuple(
             holder
-            for holder in holders_of(listeners)
+            for holder in all_holders(listeners)
             if passes_trees(holder) and query.scope.admits_process(holder)
         )
         blockers = () if listeners else _blockers_of(query, choice.engine)
         return LookupResult(choice, listeners, matching_holders, tuple(all_listeners), blockers)
 
 
-def holders_of(listeners: Iterable[Listener]) -> tuple[Process, ...]:
+def all_holders(listeners: Iterable[Listener]) -> tuple[Process, ...]:
     """Return the processes that hold these listeners, each only once, the oldest first."""
     holders = {(holder.pid, holder.start_time): holder for listener in listeners for holder in listener.holders}
     return tuple(sorted(holders.values(), key=lambda holder: (holder.start_time or 0, holder.pid)))

@@ -52,7 +52,7 @@ class Daemon:
         self._load_settings = load_settings
         self._on_engine = on_engine
         self.is_opening_engine = False
-        """True if `run` returned while a thread was still opening the engine. Only exiting ends that thread."""
+        """True if `run` returned while a thread was still opening the engine. Only process exit ends it."""
 
     def run(self) -> None:
         """Run until stopped. Raise PortwatchError if the start fails or if no more events can be read."""

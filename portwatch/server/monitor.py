@@ -48,7 +48,7 @@ class Monitor:
     def start(self, first_seq: int, *, resumes: bool) -> Hub:
         """Open the engine and return when the first snapshot has been taken.
 
-        With `resumes`, the outputs receive a gap first, because events since an earlier run may be missing.
+        With `resumes`, send a gap first, because events may have been missed since the earlier run.
         """
         settings = self.settings
         roots, excluded_roots = _trees(settings)
@@ -111,7 +111,7 @@ class Monitor:
             self.settings = settings
 
     def _subscription_ended(self) -> None:
-        """Report it if the hub has failed. Otherwise `change` or `stop` has ended the subscription."""
+        """Call `on_failure` if the hub has failed. Otherwise `change` or `stop` ended the subscription."""
         if self.hub and self.hub.failure:
             self._on_failure()
 

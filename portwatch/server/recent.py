@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
 
 class Recent:
-    """The newest events. Positions count all events since the start, so an event's position never changes."""
+    """The newest events. The position of an event is its number since the start, and never changes."""
 
     def __init__(self, capacity: int = KEPT_BYTES) -> None:
         self._capacity = capacity

@@ -23,12 +23,12 @@ from portwatch.server.responses import refusal
 log = logging.getLogger("portwatch")
 
 HEARTBEAT = 15.0
-"""Seconds between two comments, which keep the connection alive."""
+"""Seconds between two comment lines, which show the client that the connection works."""
 SUBSCRIBERS_MAX = 4096
 _UNREAD_MAX = 256 << 10
 """If a subscriber has more unread bytes than this, it is sent nothing until it has read some of them."""
 _PATIENCE = 60.0
-"""Seconds after which such a subscriber is disconnected if it still reads nothing."""
+"""Seconds after which a subscriber with too many unread bytes is disconnected if it reads none of them."""
 _RETRY_INTERVAL = 0.05
 """Seconds until the next attempt to send to subscribers that have too many unread bytes."""
 _REPLAY_ROWS = 500
@@ -102,7 +102,7 @@ class Stream:
             subscriber.ended.set()
 
     async def follow(self, request: web.Request, scope: Scope | None, after: int | None) -> web.StreamResponse:
-        """Send the events after the seq `after`, then new events, but only events that match `scope`."""
+        """Send the events after the seq `after`, then each new event. Leave out events outside `scope`."""
         if self.subscribers >= SUBSCRIBERS_MAX:
             raise refusal(
                 web.HTTPServiceUnavailable,
@@ -234,7 +234,7 @@ class Stream:
         return False
 
     def _count_missed(self, subscriber: _Subscriber) -> int | None:
-        """Return how many events the subscriber has missed, and count them. Return None if it has a scope."""
+        """Add the number of missed events to `missed`, and return it. Return None if there is a scope."""
         if subscriber.scope is not None or subscriber.position is None:
             return None
         missed = self._recent.first - subscriber.position

@@ -1,4 +1,4 @@
-"""Blocking work in daemon threads, which do not delay the exit, and background tasks that are restarted."""
+"""Runs blocking work in daemon threads, which do not delay the exit, and restarts background tasks."""
 
 from __future__ import annotations
 

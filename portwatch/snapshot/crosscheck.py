@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from portwatch.linux import procfs
 from portwatch.model import OpenSocket, Snapshot, Socket
-from portwatch.snapshot.owners import holders_of
+from portwatch.snapshot.owners import holders_by_inode
 
 
 def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[Socket]]) -> list[OpenSocket]:
@@ -27,5 +27,5 @@ def cross_checked(take: Callable[[], Snapshot], read_listed: Callable[[], list[S
         after = set(read_listed())
         missed = [socket for socket in missed if socket in after]
     has_host_procfs = procfs.root() != procfs.OWN_ROOT
-    holders = holders_of({socket.inode or 0 for socket in missed}) if missed and has_host_procfs else {}
+    holders = holders_by_inode({socket.inode or 0 for socket in missed}) if missed and has_host_procfs else {}
     return [*snapshot.sockets, *(OpenSocket(socket, holders.get(socket.inode or 0, ())) for socket in missed)]

@@ -29,7 +29,7 @@ def read_pass(fd: int) -> list[RawRecord]:
     return rows
 
 
-def open_sockets(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
+def snapshot_of(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
     """Return the open sockets among the rows, each with all its holders.
 
     If `ephemeral` is set, they include UDP sockets whose port the kernel chose.

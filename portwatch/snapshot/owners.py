@@ -20,7 +20,7 @@ def process(pid: int) -> Process | None:
     return Process(pid, start_time, comm.decode("utf-8", "backslashreplace"), uid, ns_pid, *cgroup_info)
 
 
-def holders_of(inodes: Container[int]) -> dict[int, tuple[Process, ...]]:
+def holders_by_inode(inodes: Container[int]) -> dict[int, tuple[Process, ...]]:
     """Return the holders of each socket, by inode. Sockets without a visible holder are left out."""
     holders: dict[int, list[Process]] = {}
     for pid in procfs.pids():

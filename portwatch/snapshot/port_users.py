@@ -8,7 +8,7 @@ from itertools import chain
 from portwatch.model import Holder, Socket, Why
 from portwatch.record import TCP_LISTEN, RawRecord, process_of, socket_of
 from portwatch.snapshot import sock_diag
-from portwatch.snapshot.owners import holders_of
+from portwatch.snapshot.owners import holders_by_inode
 
 _TCP_CLOSE = 7
 _BY_RELEVANCE: tuple[Why, ...] = ("listening", "bound", "connected")
@@ -48,8 +48,8 @@ def listed_port_users(refused: Socket) -> tuple[Holder, ...]:
     On kernels before LISTS_BOUND_SINCE, sockets that are bound but do not listen are not found.
     """
     for why, states in _SOCK_DIAG_STATES.items():
-        inodes = {socket.inode for socket in sock_diag.blockers_of(refused, states) if socket.inode}
-        holders = holders_of(inodes - {refused.inode})
+        inodes = {socket.inode for socket in sock_diag.blocking_sockets(refused, states) if socket.inode}
+        holders = holders_by_inode(inodes - {refused.inode})
         processes = dict.fromkeys(chain.from_iterable(holders.values()))
         if processes:
             return tuple(Holder(holder.pid, holder.process, holder.container, why) for holder in processes)
@@ -57,7 +57,7 @@ def listed_port_users(refused: Socket) -> tuple[Holder, ...]:
 
 
 def _without_process(refused: Socket) -> tuple[Holder, ...]:
-    if refused.proto == "tcp" and sock_diag.blockers_of(refused, sock_diag.TIME_WAIT):
+    if refused.proto == "tcp" and sock_diag.blocking_sockets(refused, sock_diag.TIME_WAIT):
         return (Holder(None, None, None, "time_wait"),)
     return UNKNOWN_HOLDER
 

@@ -82,7 +82,7 @@ def open_sockets(namespace: Namespace) -> list[Socket]:
     return result
 
 
-def blockers_of(refused: Socket, states: int) -> list[Socket]:
+def blocking_sockets(refused: Socket, states: int) -> list[Socket]:
     """Return the sockets in one of `states` that block the address of `refused`."""
     protocol = IPPROTO_TCP if refused.proto == "tcp" else IPPROTO_UDP
     for namespace in all_namespaces():

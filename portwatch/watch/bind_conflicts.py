@@ -42,14 +42,14 @@ class BindConflicts:
         conflict = (refused.endpoint, *(blocker.socket.inode for blocker in blockers))
         if conflict not in self._holders:
             if len(self._holders) >= LOOKUPS_PER_BATCH:
-                return _holders_of(blockers, _current_name) or None
+                return _named_holders(blockers, _current_name) or None
             self._holders[conflict] = self._look_up(refused, blockers)
         return self._holders[conflict]
 
     def _look_up(self, refused: Socket, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
         # The engine comes last: its pass over all open files takes longer the more there are. While it has a
         # reference to a file, a close by another process is not the last one, and the real one runs here.
-        if holders := _holders_of(blockers, _name_if_open):
+        if holders := _named_holders(blockers, _name_if_open):
             return holders
         if blockers and (holders := self._closers_of(blockers)):
             return holders
@@ -59,7 +59,7 @@ class BindConflicts:
             log.error("cannot look up which process holds a port: %s", error)
             holders = UNKNOWN_HOLDER
         if holders == UNKNOWN_HOLDER:
-            return _holders_of(blockers, _current_name) or UNKNOWN_HOLDER
+            return _named_holders(blockers, _current_name) or UNKNOWN_HOLDER
         return holders
 
     def _closers_of(self, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
@@ -77,10 +77,10 @@ class BindConflicts:
             if socket_id := next((one for one in ids if one in closers), None):
                 closer = closers[socket_id]
                 closed.append(replace(blocker, holders=(closer,)) if closer else blocker)
-        return _holders_of(closed, lambda process, _: process.process)
+        return _named_holders(closed, lambda process, _: process.process)
 
 
-def _holders_of(
+def _named_holders(
     open_sockets: Iterable[OpenSocket], name_of: Callable[[Process, set[int | None]], str | None]
 ) -> tuple[Holder, ...]:
     """Return the processes that hold these sockets and for which `name_of` returns a name.

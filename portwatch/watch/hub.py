@@ -317,7 +317,7 @@ class Hub:
         if missed := subscription.take_missed():
             self.counts.subscriber_drops += missed.count
             gap = self._table.gap(missed.count, time.time_ns())
-            subscription.catch_up([gap, *self._table.repeat(missed.changes())])
+            subscription.catch_up([gap, *self._table.reissue(missed.changes())])
 
     def _unsubscribe(self, subscription: Subscription) -> None:
         def close() -> None:
@@ -606,7 +606,7 @@ class Hub:
                 subscription.offer(event if origin_here == origin else replace(event, origin=origin_here))
             # Sockets that were open before and have come into one of its trees, as by a passed descriptor.
             if subscription.filters_by_tree:
-                for event in self._table.replay(time.time_ns(), origin_here, subscription.misses):
+                for event in self._table.replay(time.time_ns(), origin_here, subscription.lacks):
                     subscription.offer(event)
         self._apply(records)
         return events

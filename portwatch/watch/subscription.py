@@ -131,7 +131,7 @@ class Subscription:
         """True if it includes or excludes process trees."""
         return self.kernel_filter.watched_trees_only or bool(self.excluded_roots)
 
-    def misses(self, socket: Socket, trees: int) -> bool:
+    def lacks(self, socket: Socket, trees: int) -> bool:
         """Return True if an open socket of these trees passes, and its open was never offered."""
         return self.filters_by_tree and self._passes_trees(trees) and not self._was_reported(socket)
 

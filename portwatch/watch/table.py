@@ -126,7 +126,7 @@ class Table:
             if predicate(entry.socket, entry.trees)
         ]
 
-    def repeat(self, changes: list[Event]) -> list[Event]:
+    def reissue(self, changes: list[Event]) -> list[Event]:
         """Return opens and closes that a subscriber missed as events of now. `changes` are its net changes.
 
         `sockets` is counted back from now, as events in between have cancelled each other out.

@@ -21,7 +21,7 @@ from portwatch.errors import NotPermitted, PortwatchError
 from portwatch.linux.ancestry import details_of
 from portwatch.model import Process
 from portwatch.port.kill import require_signal_pids, signal_holders, why_not_signalled
-from portwatch.port.lookup import LookupResult, Port, PortQuery, holders_of, look_up
+from portwatch.port.lookup import LookupResult, Port, PortQuery, all_holders, look_up
 from portwatch.port.wait import PortWait, watch_port
 
 _TIMEOUT = 5.0
@@ -93,13 +93,13 @@ def command(
         click.echo(f"sent {number.name} to {format_processes(targets)}")
         waiting = PortWait(query, watcher, result.listeners)
         if not waiting.until_gone(_TIMEOUT) and (remaining := waiting.remaining()):
-            raise PortwatchError(_not_free_message(port, number, result, targets, holders_of(remaining)))
+            raise PortwatchError(_not_free_message(port, number, result, targets, all_holders(remaining)))
     click.echo(_free_message(port, query, result))
 
 
 def _targets(port: Port, result: LookupResult) -> tuple[Process, ...]:
     """Return the processes to signal. Report every holder that is skipped, and why."""
-    holders = holders_of(result.listeners)
+    holders = all_holders(result.listeners)
     if not holders:
         raise _no_holder_error(port, result)
     reasons = {holder: _why_skipped(holder, port, result) for holder in holders}
@@ -144,7 +144,7 @@ def _not_free_message(
     remaining: tuple[Process, ...],
 ) -> str:
     """Return why the port is still open, and what to try."""
-    if remaining and not _overlap(remaining, holders_of(result.listeners)):
+    if remaining and not _overlap(remaining, all_holders(result.listeners)):
         ancestry = " > ".join(f"{one.process}({one.pid})" for one in details_of(remaining[0]).ancestry)
         return (
             f"{port} is held again, by {format_processes(remaining)}: stop the supervisor that restarts it "
@@ -173,5 +173,5 @@ def _free_message(port: Port, query: PortQuery, result: LookupResult) -> str:
     ]
     if not outside_scope:
         return f"{port} is free"
-    holders = format_processes(holders_of(outside_scope)) or _NO_PROCESS
+    holders = format_processes(all_holders(outside_scope)) or _NO_PROCESS
     return f"{port} is free in the selected scope, but still held outside it, by {holders}"

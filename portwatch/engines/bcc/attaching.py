@@ -11,8 +11,8 @@ from portwatch.engines.bcc.compiler import quiet
 from portwatch.engines.bcc.programs import Programs
 from portwatch.engines.common_hooks import (
     LIMITS_WITHOUT_FAILURES,
-    STABLE,
     STABLE_LIMITS,
+    STABLE_NAME,
     SYSCALL_TRACEPOINTS,
 )
 from portwatch.engines.limits import Limit
@@ -103,7 +103,9 @@ def _attach_stable(programs: Programs, failures: bool, why: str) -> Attachment:
             f"forbids them, or {ROOT_CGROUP_IS_TAKEN}; {ASK_DOCTOR}"
         ) from error
     sees_failures = failures and _attach_tracepoints(programs)
-    return Attachment(STABLE, STABLE_LIMITS if sees_failures else STABLE_LIMITS + LIMITS_WITHOUT_FAILURES, why)
+    return Attachment(
+        STABLE_NAME, STABLE_LIMITS if sees_failures else STABLE_LIMITS + LIMITS_WITHOUT_FAILURES, why
+    )
 
 
 def _attach_tracepoints(programs: Programs) -> bool:

@@ -99,7 +99,7 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
     if VMLINUX.exists():
         header = (SOURCES / "kernel.h").read_text("utf-8")
         btf = Btf(VMLINUX.read_bytes(), layout.names(header))
-        function = btf.function(layout.ITERATOR)
+        function = btf.function(layout.ITERATOR_FUNCTION)
         source = layout.render(header, btf) + source
         kernel_headers = headers.MINIMAL
     else:

@@ -13,7 +13,7 @@ from portwatch.engines.bcc.cpu_buffers import CpuBuffers
 from portwatch.engines.bcc.order import Fields, OrderedReader
 from portwatch.engines.bcc.programs import Programs
 from portwatch.engines.bcc.shared_map import SharedMap
-from portwatch.engines.common_hooks import STABLE, STABLE_LIMITS
+from portwatch.engines.common_hooks import STABLE_LIMITS, STABLE_NAME
 from portwatch.engines.members import Members
 from portwatch.engines.permissions import missing_capabilities
 from portwatch.engines.wakeup import Wakeup
@@ -50,7 +50,7 @@ class BccEngine:
             raise NotPermitted(missing)
         self._failures = failures
         self._ephemeral = ephemeral
-        self._attachment = Attachment(STABLE, STABLE_LIMITS)
+        self._attachment = Attachment(STABLE_NAME, STABLE_LIMITS)
         self._programs = Programs(ephemeral=ephemeral)
         self._drops = SharedMap(self._programs.table("drops"), _Drops)
         self._controls = SharedMap(self._programs.table("controls"), _Control)
@@ -133,7 +133,7 @@ class BccEngine:
             self._membership.forget_ended()
         if not self._programs.has_iterator:
             return sock_diag_snapshot.take_snapshot(self._membership)
-        return open_files.open_sockets(self._read_iterator(0), ephemeral=self._ephemeral)
+        return open_files.snapshot_of(self._read_iterator(0), ephemeral=self._ephemeral)
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
         """Return the current users of the port of `socket`, listening or not."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from portwatch.engines.bcc.btf import Btf, FieldLocation
 from portwatch.errors import EngineUnavailable
 
-ITERATOR = "bpf_iter_task_file"
+ITERATOR_FUNCTION = "bpf_iter_task_file"
 """The kernel function that represents the iterator over open files, from 5.8 on."""
 _READS = ("bpf_probe_read_kernel", "bpf_probe_read_kernel_str", "bpf_probe_read_user")
 """The kernel functions that implement these helpers, from 5.5 on."""
@@ -68,7 +68,7 @@ def declared(header: str) -> Iterator[Struct]:
 
 def names(header: str) -> set[str]:
     """Return the names to look up in the kernel's BTF."""
-    return {struct.name for struct in declared(header)} | {ITERATOR, _CONTROLLERS, *_READS}
+    return {struct.name for struct in declared(header)} | {ITERATOR_FUNCTION, _CONTROLLERS, *_READS}
 
 
 def render(header: str, btf: Btf) -> str:
@@ -78,7 +78,7 @@ def render(header: str, btf: Btf) -> str:
     """
     memory_id = btf.enumerator(_CONTROLLERS, "memory_cgrp_id")
     lines = ["#define LAYOUT", f"#define MEMORY_CONTROLLER {-1 if memory_id is None else memory_id}"]
-    if btf.function(ITERATOR) is not None:
+    if btf.function(ITERATOR_FUNCTION) is not None:
         lines.append("#define HAS_ITERATOR")
     # bcc looks for these helpers in kallsyms, which is empty without CAP_SYSLOG, and then redefines them as
     # macros.

@@ -9,10 +9,8 @@ from contextlib import suppress
 from errno import EEXIST, ENOENT
 from typing import Any
 
-from portwatch.engines.members import NO_ROOM
+from portwatch.engines.members import BPF_EXIST, BPF_NOEXIST, NO_ROOM
 from portwatch.errors import PortwatchError
-
-_BPF_NOEXIST, _BPF_EXIST = 1, 2
 
 
 class BccMemberMap:
@@ -33,7 +31,7 @@ class BccMemberMap:
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
         """Insert or replace the entry. Return False if a BPF program was faster."""
         key, leaf = self._table.Key(pid), self._table.Leaf(start, trees)
-        flags = _BPF_NOEXIST if is_new else _BPF_EXIST
+        flags = BPF_NOEXIST if is_new else BPF_EXIST
         if not self._library.bpf_update_elem(self._table.map_fd, ctypes.byref(key), ctypes.byref(leaf), flags):
             return True
         if ctypes.get_errno() not in (EEXIST, ENOENT):

@@ -133,7 +133,7 @@ class CoreEngine:
         shared = self._programs.shared
         if shared and self._membership:
             self._membership.find_missed(shared.dropped_members + self.recursion_misses)
-        return open_files.open_sockets(self._read_iterator(0), ephemeral=self._ephemeral)
+        return open_files.snapshot_of(self._read_iterator(0), ephemeral=self._ephemeral)
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
         """Return the current users of the port of `socket`, listening or not."""

@@ -70,7 +70,7 @@ FENTRY = HookSet(
 )
 
 STABLE = HookSet(
-    name=common_hooks.STABLE,
+    name=common_hooks.STABLE_NAME,
     limits=common_hooks.STABLE_LIMITS,
     without_failures=common_hooks.LIMITS_WITHOUT_FAILURES,
     without_socket_helpers=(limits.COOKIES, limits.OUTSIDE),

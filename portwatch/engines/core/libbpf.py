@@ -60,7 +60,6 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 _BTF_KIND_FUNC = 12
 _BPF_PROG_TYPE_TRACING = 26
 _BPF_TRACE_FENTRY = 24
-_BPF_NOEXIST, _BPF_EXIST = 1, 2
 _RETURN_0 = (ctypes.c_uint64 * 2)(0xB7, 0x95)
 
 _WARNINGS_MAX = 100
@@ -214,7 +213,7 @@ class Object:
             handles[self._functions.bpf_program__name(program).decode()] = program
         return handles
 
-    def keep_only(self, names: set[str]) -> None:
+    def select_programs(self, names: set[str]) -> None:
         """Select the programs that `load` loads."""
         for name, program in self.programs().items():
             self._functions.bpf_program__set_autoload(program, name in names)

@@ -8,10 +8,8 @@ from ctypes import byref, c_uint32, c_uint64
 from errno import EEXIST, ENOENT
 
 from portwatch.engines.core.libbpf import Libbpf
-from portwatch.engines.members import NO_ROOM
+from portwatch.engines.members import BPF_EXIST, BPF_NOEXIST, NO_ROOM
 from portwatch.errors import PortwatchError
-
-_BPF_NOEXIST, _BPF_EXIST = 1, 2
 
 
 class _Member(ctypes.Structure):
@@ -37,7 +35,7 @@ class LibbpfMemberMap:
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
         """Insert or replace the entry. Return False if a BPF program was faster."""
         member = byref(_Member(start, trees))
-        flags = _BPF_NOEXIST if is_new else _BPF_EXIST
+        flags = BPF_NOEXIST if is_new else BPF_EXIST
         result = self._functions.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), member, flags)
         if result and -result not in (EEXIST, ENOENT):
             raise PortwatchError(NO_ROOM)

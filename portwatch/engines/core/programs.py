@@ -167,7 +167,7 @@ class Programs:
             self._object.close()
             self._iterator = None
             self._object = self._open(socket_helpers=socket_helpers)
-            self._object.keep_only(names)
+            self._object.select_programs(names)
             self._object.resize("records", self._ring_bytes)
             try:
                 self._object.load()

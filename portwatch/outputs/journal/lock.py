@@ -1,4 +1,4 @@
-"""The lock that allows only one writer of a journal among all processes."""
+"""The lock on a journal. It keeps out a second writer in this process or in any other."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Return True if the error means a damaged file. For other errors, sqlite3 raises a subclass."""
+    """Return True if the file is damaged. Then sqlite3 raises DatabaseError itself, otherwise a subclass."""
     return type(error) is sqlite3.DatabaseError
 
 
@@ -118,7 +118,7 @@ def check_is_journal(path: Path) -> None:
         raise JournalError(f"the journal {path} cannot be opened: {error.strerror}") from None
     except sqlite3.OperationalError as error:
         raise JournalError(f"the journal {path} cannot be opened: {error}") from None
-    except sqlite3.DatabaseError:  # not a database at all
+    except sqlite3.DatabaseError:  # the file is not a database
         application_id = version = 0
     if application_id != APPLICATION_ID:
         raise JournalError(

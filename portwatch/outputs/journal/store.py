@@ -58,7 +58,10 @@ class Store:
         self._max_free = max_pages // 8
         self._max_used = max_pages - self._max_free
         self._db, self.last_seq = self._open()
-        """The newest seq at the time of opening. If the journal was damaged, that of the damaged one."""
+        """The newest seq when the journal was opened.
+
+        If the journal was damaged and has been renamed, this is the newest seq of the damaged one.
+        """
         self._inode = path.stat().st_ino
 
     def _open(self) -> tuple[sqlite3.Connection, int | None]:
@@ -134,7 +137,7 @@ class Store:
     def _checkpoint(self) -> None:
         """Truncate the WAL if it has grown.
 
-        Raise OperationalError if a reader has blocked that until the WAL is as large as the journal may be.
+        Raise OperationalError if a reader prevents this and the WAL exceeds the journal's size limit.
         """
         if self._wal_bytes() < self._max_wal_bytes // 2:
             return
@@ -159,7 +162,7 @@ def _create(path: Path) -> None:
     """Create a journal. The file appears under its name only when it is complete."""
     new = path.with_name(path.name + "-new")
     try:
-        _remove(new)  # may be left over from a portwatch that was killed here; safe, since we hold the lock
+        _remove(new)  # a start that was killed may have left the file; the lock is held, so nobody uses it
         os.close(os.open(new, os.O_CREAT | os.O_EXCL, 0o600))
         with closing(connect(new, "mode=rw", _LOCK_TIMEOUT)) as db:
             db.executescript(SCHEMA)

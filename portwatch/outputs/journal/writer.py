@@ -51,7 +51,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, max_age: float, max_bytes: int) -> None:
-        """Keep events for `max_age` seconds, and the file with its WAL below `max_bytes`."""
+        """Events are kept for `max_age` seconds. The file and its WAL together stay below `max_bytes`."""
         if max_bytes < MIN_BYTES:
             raise JournalError(
                 f"a journal of {max_bytes:,} bytes is too small: use at least {MIN_BYTES:,} bytes"

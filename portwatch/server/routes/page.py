@@ -13,7 +13,10 @@ _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def routes() -> list[web.RouteDef]:
-    """Return the route. The Content-Security-Policy allows only the script and style with the page's hashes."""
+    """Return the route.
+
+    Its Content-Security-Policy has hashes that allow only the page's own script and style.
+    """
     text = (resources.files("portwatch.server") / "static" / "page.html").read_text("utf-8")
     hashes = " ".join(f"{kind}-src '{_hash_of(content)}';" for kind, content in _INLINE.findall(text))
     policy = (
