@@ -2,6 +2,6 @@
 
 To add a metric or label about a single port, change `port_series.py`. To add any other metric, change
 `_DaemonMetrics.collect` in `metrics.py`. Its value comes from `Tally`, which counts events, or from
-`ScrapeData`, which is read at the scrape. Document every metric in `docs/metrics.md`, which a test compares with
-a scrape.
+`ScrapeData`, which is read at the scrape. Document every metric in `docs/metrics.md`. A test compares it
+with a scrape.
 """
