@@ -1,4 +1,4 @@
-"""The check of the Host header, and the time limits for slow clients."""
+"""Tests of the Host header check and of the time limits for slow clients."""
 
 import contextlib
 import http.client
