@@ -40,7 +40,10 @@ def routes(listings: Listings) -> list[web.RouteDef]:
 
 
 def _is_local(request: web.Request) -> bool:
-    """Return True if the client is on this machine and is not a proxy. Command lines may contain secrets."""
+    """Return True if the client is on this machine and is not a proxy.
+
+    Only such clients are sent command lines, because command lines may contain secrets.
+    """
     if is_over_socket_file(request):
         return True
     remote = request.remote or ""
