@@ -38,8 +38,8 @@ def test_a_process_that_ends_between_two_reads_is_skipped(error, monkeypatch):
         return namespace(pid, kind)
 
     inodes = set(procfs.socket_inodes(os.getpid()))
-    assert owners.holders_of(inodes)
+    assert owners.holders_by_inode(inodes)
     monkeypatch.setattr(procfs, "read", fail_to_read_status)
     monkeypatch.setattr(procfs, "namespace", fail_to_read_namespaces_of_pids)
-    assert owners.holders_of(inodes) == {}
+    assert owners.holders_by_inode(inodes) == {}
     assert netns.own().inode in {namespace.inode for namespace in netns.all_namespaces()}

@@ -131,8 +131,12 @@ def test_an_exit_in_a_callback_is_logged_and_the_next_events_follow(engine, capl
 
 
 def test_a_start_that_is_interrupted_leaves_no_subscription(engine, monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
+    wait = portwatch.watch.hub.Request.wait
+
+    def interrupt(request):
+        if threading.current_thread() is threading.main_thread():  # as a KeyboardInterrupt does
+            raise KeyboardInterrupt
+        return wait(request)
 
     with fake_watcher() as watcher:
         hub = watcher._hub
