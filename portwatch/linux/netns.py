@@ -111,7 +111,7 @@ class _Names:
 
     def inode(self, name: str) -> int | None:
         self._refresh()
-        return next((inode for inode, candidate in self._names.items() if candidate == name), None)
+        return next((inode for inode, candidate in list(self._names.items()) if candidate == name), None)
 
     def _refresh(self) -> None:
         with self._lock:
