@@ -35,7 +35,8 @@ def hold(number, ready):
 
 def start_processes(stack):
     """Start the processes. Return once all of them have opened their files."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(FILES + 50, resource.getrlimit(0)[1]),) * 2)
+    limit = max(FILES + 50, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     read_end, ready = os.pipe()
     for number in range(PROCESSES):
         stack.enter_context(forked(lambda number=number: hold(number, ready)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-FILTERS = "Filters (repeat an option for several values; all but --pid also take a,b)"
+FILTERS = "Filters (for several values, repeat the option or write a,b; --pid: repeat)"
 ENGINE = "Engine"
 JOURNAL = "Journal"
 METRICS = "Metrics"

@@ -21,14 +21,14 @@ CAPACITY = 65_536
 
 @dataclass(slots=True)
 class Missed:
-    """What a subscriber that fell behind has not been told: how many events, and what they changed in sum."""
+    """The events that a slow subscriber missed: their number, and their net effect."""
 
     count: int = 0
     _changes: dict[tuple[object, ...], list[Event]] = field(default_factory=dict)
-    """For each socket, the close or the open that it missed, or a close and then an open."""
+    """What the subscriber missed, by socket: a close, an open, or a close and then an open."""
 
     def add(self, event: Event) -> None:
-        """Count an event. A close that follows an open which was missed too leaves nothing to tell."""
+        """Count an event. If the open and the close of a socket are both missed, they cancel out."""
         self.count += 1
         if event.kind not in ("open", "close"):
             return
@@ -42,21 +42,24 @@ class Missed:
             del self._changes[socket]
 
     def changes(self) -> list[Event]:
-        """Return the closes and opens that are left, in their order."""
+        """Return the opens and closes that have not cancelled out, in order."""
         return sorted((event for changes in self._changes.values() for event in changes), key=_seq_of)
 
 
 class Subscription:
     """The bounded queue between the hub and one subscriber.
 
-    The hub's reader offers events and never waits. A subscriber that falls behind loses the newest events. When
-    it has taken all that is queued, it asks the hub to catch up. It then gets one gap, and the opens and closes
-    that leave it with what is open.
+    The hub's reader offers events and never waits. A subscriber that falls behind loses the newest events.
+    When it has taken all that is queued, it asks the hub to catch up. It then gets one gap, and after it the
+    opens and closes that it needs to know again what is open.
 
-    The reader alone puts events; one thread at a time takes them: with a callback, a worker of the hub by
-    `deliver`; without, the subscriber's own thread by `get` or `get_nowait`. `_lock` guards `_missed` together
-    with the decision whether an event is queued, so a subscriber that finds the queue empty and `_missed` None
-    is woken by the next event. The reader owns the filter by tree: `roots`, `excluded_roots` and `_reported`.
+    Only the reader puts events into the queue. One thread at a time takes them out. If there is a callback, a
+    worker of the hub does, by `deliver`. Otherwise the subscriber's own thread does, by `get` or `get_nowait`.
+
+    `offer` holds `_lock` while it decides whether to queue an event or to count it in `_missed`. So if a
+    subscriber finds the queue empty and `_missed` None, the next event is queued and wakes it.
+
+    Only the reader's thread uses the filter by process tree: `roots`, `excluded_roots` and `_reported`.
     """
 
     def __init__(
@@ -73,26 +76,38 @@ class Subscription:
         self.kernel_filter = kernel_filter
         """Passes every event that the subscriber wants, and maybe others."""
         self.roots: dict[Identity, int] = {}
-        """The included trees, each with its bit. Used only if `kernel_filter` restricts to trees."""
+        """The roots of the included process trees, each with its bit in a record.
+
+        Used only if `kernel_filter` restricts to trees.
+        """
         self.excluded_roots: dict[Identity, int] = {}
-        """The excluded trees, each with its bit. They stay the same until the subscription ends."""
+        """The roots of the excluded process trees, each with its bit in a record.
+
+        They stay the same until the subscription ends.
+        """
         self.is_scheduled = False
-        """True while a worker delivers or is about to: at most one does. Guarded by the hub's condition."""
+        """True while a worker delivers events or is about to, so that no second worker does.
+
+        Guarded by the hub's condition.
+        """
         self.ended = threading.Event()
         """Set when the callback has had the last event."""
         self._admits = admits
         self._on_event = on_event
         self._on_lag = on_lag
-        """Called in the subscriber's thread when it has taken everything before a gap: makes the reader put
-        the gap."""
+        """Asks the reader to queue the gap. The subscriber's thread calls it when it has taken every event from
+        before the gap."""
         self._capacity = capacity
         self._reported: set[int | None] = set()
-        """Open sockets whose open passed the filter by tree. Their close passes too, whichever process holds
-        them by then. Unused without such a filter."""
+        """Sockets that are still open and whose open event passed the filter by tree. Their close event passes
+        too, whichever process holds them by then. Empty without such a filter."""
         self._queue: SimpleQueue[Event | None] = SimpleQueue()
         self._missed: Missed | None = None
         self._has_asked = False
-        """True from when the subscriber asked to catch up until it did. Guarded by `_lock`."""
+        """True after the subscriber has asked to catch up, until the reader takes `_missed`.
+
+        Guarded by `_lock`.
+        """
         self._lock = threading.Lock()
 
     def offer(self, event: Event) -> None:
@@ -105,7 +120,7 @@ class Subscription:
         if not self._admits(event):
             return
         with self._lock:
-            # After the first drop, drop everything until the gap is put: it stands for one stretch.
+            # After the first drop, drop all events until the gap is queued: a gap stands for consecutive events.
             if self._missed is None and self._queue.qsize() >= self._capacity:
                 self._missed = Missed()
             if self._missed is not None:
@@ -115,13 +130,13 @@ class Subscription:
         self._notify()
 
     def take_missed(self) -> Missed | None:
-        """Return what was dropped, and start anew. The reader then puts the events that make up for it."""
+        """Return what the subscriber missed, and forget it. The reader then calls `catch_up`."""
         with self._lock:
             missed, self._missed, self._has_asked = self._missed, None, False
         return missed
 
     def catch_up(self, events: Iterable[Event]) -> None:
-        """Queue the gap and what follows it, however many these are."""
+        """Queue a gap and the events that follow it, without a limit."""
         for event in events:
             self._queue.put(event)
         self._notify()
@@ -132,11 +147,14 @@ class Subscription:
         return self.kernel_filter.watched_trees_only or bool(self.excluded_roots)
 
     def lacks(self, socket: Socket, trees: int) -> bool:
-        """Return True if an open socket of these trees passes, and its open was never offered."""
+        """Return True if this open socket passes the filter by tree now, but its open was never offered."""
         return self.filters_by_tree and self._passes_trees(trees) and not self._was_reported(socket)
 
     def shows(self, socket: Socket, trees: int) -> bool:
-        """Return True if an open socket of these trees passes, or was reported before it was excluded."""
+        """Return True if the subscriber regards this socket as open.
+
+        It passes the filter by tree now, or it did when it was reported and an excluded tree holds it since.
+        """
         if self._was_reported(socket):
             trees &= ~sum(self.excluded_roots.values())
         return self._passes_trees(trees)

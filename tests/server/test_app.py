@@ -1,4 +1,4 @@
-"""Errors, malformed requests and headers. They have the same form on every route."""
+"""Every route answers errors and malformed requests in the same form, with the same headers."""
 
 import contextlib
 import http.client

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import click
 
 from portwatch.cli.exit_codes import FAILED
-from portwatch.cli.options import engine_option, procfs_option
+from portwatch.cli.options import procfs_option
 from portwatch.cli.render.terminal import terminal_width, use_color
 from portwatch.cli.render.text import printable
 from portwatch.cli.sections import SectionedCommand
+from portwatch.engines import ENGINES
 from portwatch.engines.doctor import Report, Trial, examine
 
 _STATE_COLORS = {"ok": "green", "limited": "yellow", "not ok": "red"}
@@ -22,7 +23,13 @@ _INDENT = " " * (_NAME_WIDTH + _STATE_WIDTH)
 
 @click.command("doctor", cls=SectionedCommand, short_help="Check which engines work here, and their limits.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-@engine_option
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", *ENGINES]),
+    default="auto",
+    metavar="ENGINE",
+    help=f"Test only this engine: {', '.join(ENGINES)}.  [default: test all]",
+)
 @procfs_option
 def command(as_json: bool, engine: str) -> None:
     """Check which engines work on this machine, which one is used and why, and what

@@ -32,7 +32,7 @@ def command(
     """Print everything known about a port and the processes that hold it.
 
     PORT has the form 8080, tcp/8080 or udp/53. All network namespaces are
-    searched. If nothing listens on PORT, who prints what else uses it, and exits
+    searched. If nothing listens on PORT, print what else uses the port, and exit
     with 1.
 
     Example: portwatch who udp/53

@@ -23,7 +23,10 @@ def routes(journal: JournalQueries | None) -> list[web.RouteDef]:
     """Return the route. It answers 404 if there is no journal."""
 
     async def respond(request: web.Request) -> web.Response:
-        """Return a page of events, newest first. Its `next` is the `before` of the following page, or null."""
+        """Return a page of events, newest first.
+
+        Its `next` is the value of `before` for the following page, or null on the last page.
+        """
         query = request.query
         params.only_known(query, PARAMETERS)
         now = time.time_ns()
