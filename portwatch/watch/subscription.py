@@ -120,7 +120,7 @@ class Subscription:
         if not self._admits(event):
             return
         with self._lock:
-            # After the first drop, drop all events until the gap is queued: a gap stands for consecutive events.
+            # After the first drop, drop all until the gap is queued: a gap stands for consecutive events.
             if self._missed is None and self._queue.qsize() >= self._capacity:
                 self._missed = Missed()
             if self._missed is not None:
