@@ -23,6 +23,7 @@ from portwatch.model import OpenSocket, Record
 from portwatch.snapshot import proc_net
 from portwatch.snapshot.crosscheck import cross_checked
 from portwatch.watch.bind_conflicts import BindConflicts
+from portwatch.watch.checks import CheckSchedule
 from portwatch.watch.counts import Counts
 from portwatch.watch.subscription import CAPACITY, Subscription
 from portwatch.watch.table import Table, socket_ids
@@ -32,12 +33,6 @@ log = logging.getLogger("portwatch")
 
 RECONCILE_INTERVAL = 60.0
 """Seconds between two checks of the table against the kernel."""
-_RETRY_AFTER = 5.0
-"""Seconds after which a check that failed is repeated."""
-_CHECK_AFTER_MISSES = 5.0
-"""Seconds from one check to the next if BPF programs were skipped. Most skips lost nothing: do not hurry."""
-_MISSES_INTERVAL = 1.0
-"""Seconds for which the number of skips is cached: counting takes at least 20 µs, and every read needs it."""
 _READ_TIMEOUT = 1.0
 """Seconds that a read may block while another thread reads /proc/net."""
 
@@ -108,16 +103,7 @@ class Hub:
         """Why reading ended, if `stop` did not end it."""
         self._engine: Engine = choice.engine
         self._table = Table(self._engine.name, first_seq)
-        self._interval = reconcile_interval
-        self._next_check = 0.0
-        """When the next check is due, by time.monotonic, as for the three below."""
-        self._next_repair = 0.0
-        """The earliest time for the next repair after a loss."""
-        self._retry_at = 0.0
-        """The earliest time for the next check of any kind, after one failed."""
-        self._misses_due = 0.0
-        """When the cached `_recursion_misses` expires."""
-        self._recursion_misses = 0
+        self._checks = CheckSchedule(self._engine, self.counts, reconcile_interval)
         self._subscriptions: list[Subscription] = []
         self._requests: deque[Request[Any]] = deque()
         self._trees = TreeBits()
@@ -458,39 +444,21 @@ class Hub:
                 self._requests.popleft().run()
         elif not self._ready.is_set():
             self._take_first_snapshot()
-        elif (left := self._check_due() - time.monotonic()) > 0:
+        elif (left := self._checks.due() - time.monotonic()) > 0:
             self._apply(self._engine.read(left))
         else:
             self._check()
-
-    def _check_due(self) -> float:
-        """Return when the table must be checked next."""
-        due = self._next_check
-        if self._engine.lost > self.counts.lost:
-            due = min(due, self._next_repair)
-        if self._may_have_missed():
-            due = min(due, self._next_check - self._interval + _CHECK_AFTER_MISSES)
-        return max(due, self._retry_at)
-
-    def _may_have_missed(self) -> bool:
-        """Return True if BPF programs were skipped since the last check."""
-        if (now := time.monotonic()) >= self._misses_due:
-            self._misses_due = now + _MISSES_INTERVAL
-            self._recursion_misses = self._engine.recursion_misses
-        return self._recursion_misses > self.counts.recursion_misses
 
     def _check(self) -> None:
         try:
             if not self.counts.reconciliations:
                 self._reconcile("start", "snapshot")
-            elif self._engine.lost > self.counts.lost and time.monotonic() >= self._next_repair:
+            elif self._checks.is_repair_due():
                 self._repair()
             else:
-                is_due = time.monotonic() >= self._next_check
-                self._reconcile("interval" if is_due else "loss", "reconcile")
+                self._reconcile("interval" if self._checks.is_interval_over() else "loss", "reconcile")
         except (OSError, PortwatchError) as error:
-            self._retry_at = time.monotonic() + _RETRY_AFTER
-            log.error("the check of open ports failed, next attempt in %d s: %s", _RETRY_AFTER, error)
+            log.error("the check of open ports failed, next attempt in %d s: %s", self._checks.failed(), error)
 
     def _drain(self) -> None:
         """Apply every record of what has happened so far."""
@@ -535,8 +503,7 @@ class Hub:
         self._apply(self._engine.read_up_to_now())
         self._reconcile("loss", "reconcile")
         self.counts.lost = lost
-        # Under constant loss, spend at most a third of the time on repairs and the rest on reading.
-        self._next_repair = time.monotonic() + 2 * (time.monotonic() - begin)
+        self._checks.repaired(time.monotonic() - begin)
         self._publish(self._table.gap(newly_lost, time.time_ns()))
 
     def _reconcile(self, reason: str, origin: Origin, requester: Subscription | None = None) -> None:
@@ -552,8 +519,8 @@ class Hub:
             raise
         events = self._merge(open_sockets, origin, requester, meanwhile)
         self.counts.reconciliations[reason] += 1
+        self._checks.checked(has_missed=misses > self.counts.recursion_misses, has_found=bool(events))
         self.counts.recursion_misses = misses
-        self._next_check = time.monotonic() + self._interval
         if reason == "start" or origin == "reconcile":
             for event in events:
                 self.counts.drift[event.kind] += 1

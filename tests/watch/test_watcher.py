@@ -333,8 +333,8 @@ def test_after_a_loss_the_missed_changes_are_reported_and_then_one_gap(engine):
 
 
 def test_a_skipped_bpf_program_causes_a_check_but_no_gap(engine, monkeypatch):
-    monkeypatch.setattr(portwatch.watch.hub, "_CHECK_AFTER_MISSES", 0.0)
-    monkeypatch.setattr(portwatch.watch.hub, "_MISSES_INTERVAL", 0.0)
+    monkeypatch.setattr(portwatch.watch.checks, "_CHECK_AFTER_MISSES", 0.0)
+    monkeypatch.setattr(portwatch.watch.checks, "_MISSES_INTERVAL", 0.0)
     events = []
     with fake_watcher(events.append) as watcher:
         engine.push(opening(1, 80))
@@ -402,7 +402,7 @@ def test_a_later_watcher_does_not_share_an_engine_that_failed(engine):
 
 
 def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
-    monkeypatch.setattr(portwatch.watch.hub, "_RETRY_AFTER", 0.01)
+    monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
     with fake_watcher(reconcile_interval=0.01) as watcher:
         wait_until(lambda: watcher.counts.reconciliations["interval"], "a check")
         engine.snapshot_error = OSError(24, "Too many open files")
@@ -417,7 +417,7 @@ def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
 
 
 def test_after_a_loss_a_check_that_fails_is_repeated(engine, monkeypatch):
-    monkeypatch.setattr(portwatch.watch.hub, "_RETRY_AFTER", 0.01)
+    monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
     with fake_watcher() as watcher:
         wait_until(lambda: watcher.counts.reconciliations, "the first check")
         engine.snapshot_error = OSError(24, "Too many open files")
