@@ -1,6 +1,7 @@
-"""Where records come from: one protocol, several engines, and the choice between them.
+"""The engines, which are the sources of records: their common protocol, and the choice between them.
 
-`portwatch.engines.doctor` is not re-exported, because it imports every engine.
+Import `portwatch.engines.doctor` itself where it is needed: it is not re-exported here, because it imports
+every engine.
 """
 
 from portwatch.engines.choice import ENGINES, Choice, choose

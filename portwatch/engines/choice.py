@@ -1,4 +1,4 @@
-"""Selects an engine: the requested one, or the best that works on this machine."""
+"""Selects the requested engine, or the best engine that works on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portwatch.errors import EngineUnavailable, NotPermitted, WrongUse
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The selected engine, and why better ones cannot run."""
+    """The selected engine, and the reason why each better engine cannot run."""
 
     engine: Engine
     refusals: dict[str, EngineUnavailable] = field(default_factory=dict)
@@ -38,15 +38,17 @@ def _poll(options: Options) -> Engine:
 
 
 ENGINES: dict[str, Callable[[Options], Engine]] = {"core": _core, "bcc": _bcc, "poll": _poll}
-"""Best first. Each function imports its engine when it is called."""
+"""The engines by name, best first. Each function imports its engine only when it is called."""
 
 
 def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Choice:
-    """Return the engine of that name, or for "auto" the best one that works.
+    """Return the engine called `name`. If `name` is "auto", return the best engine that works.
 
-    `prove` is called with each candidate and uses it; the engine works if that does not raise EngineUnavailable
-    or OSError. Raise EngineUnavailable or NotPermitted if no candidate works, WrongUse if the name or the hooks
-    are unknown.
+    `prove` is called with each candidate, and must use it in some way. If it raises EngineUnavailable or
+    OSError, the candidate does not work and is detached.
+
+    Raise EngineUnavailable or NotPermitted if no candidate works. Raise WrongUse if `name` or the requested
+    hooks are unknown.
     """
     if name not in ("auto", *ENGINES):
         raise WrongUse(f"unknown engine {name!r}: choose one of auto, {', '.join(ENGINES)}")

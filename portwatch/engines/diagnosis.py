@@ -1,4 +1,4 @@
-"""Facts about this machine that engines depend on, each found by one check."""
+"""Checks of what engines depend on. Each check finds one fact about this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Finding(NamedTuple):
     state: State
     text: str
     help: str | None = None
-    """What would improve the state."""
+    """What the user can do to improve the state."""
 
 
 Check = Callable[[], Finding]
@@ -25,7 +25,7 @@ Check = Callable[[], Finding]
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A finding and the name of its check."""
+    """The finding of a check, with the name of the check."""
 
     name: str
     state: State
@@ -34,7 +34,7 @@ class Fact:
 
 
 def run_checks(checks: Mapping[str, Check]) -> Iterator[Fact]:
-    """Yield a fact for each check. A check that raises counts as "not ok", with the error as its text."""
+    """Yield one fact for each check. If a check raises, its state is "not ok" and its text is the error."""
     for name, check in checks.items():
         try:
             yield Fact(name, *check())

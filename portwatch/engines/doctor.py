@@ -1,4 +1,4 @@
-"""What this machine allows, and which engine works on it."""
+"""Finds out what this machine allows, and which engines work on it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _DIAGNOSES = (machine.diagnose, core.diagnose, bcc.diagnose, poll.diagnose)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The outcome of attaching an engine."""
+    """The result of an attempt to attach an engine."""
 
     engine: str
     works: bool
     refusal: str | None = None
     hooks: str | None = None
     why: str | None = None
-    """Why better hooks are not used."""
+    """The reason why better hooks are not used."""
     limits: tuple[Limit, ...] = ()
 
 
@@ -38,9 +38,9 @@ class Report:
     facts: tuple[Fact, ...]
     capabilities: dict[str, bool]
     trials: tuple[Trial, ...]
-    """In order of preference."""
+    """The tested engines, most preferred first."""
     requested: str = "auto"
-    """The engine that was requested."""
+    """The name of the requested engine, or "auto"."""
 
     @property
     def taken(self) -> Trial | None:
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """Which engine is used, in words."""
+        """A clause that says which engine is used."""
         if not self.taken:
             return (
                 "no engine works here" if self.requested == "auto" else f"{self.requested} does not work here"
@@ -58,7 +58,7 @@ class Report:
 
     @property
     def why(self) -> str:
-        """The reason for the verdict, in words."""
+        """A clause that gives the reason for the verdict."""
         refusals = [
             f"{trial.engine} cannot run here ({trial.refusal})" for trial in self._trials_before_taken()
         ]
@@ -67,7 +67,7 @@ class Report:
         return "it is the first choice and works" if self.requested == "auto" else "it was requested and works"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the report as `portwatch doctor --json` prints it."""
         return {
             "engine": self.taken.engine if self.taken else None,
             "why": self.why,
@@ -91,7 +91,7 @@ class Report:
 
 
 def examine(engine: str = "auto") -> Report:
-    """Run every check, then attach and detach the requested engine, or each engine in turn."""
+    """Run every check. Then attach and detach the requested engine, or each engine in turn for "auto"."""
     return Report(
         tuple(fact for diagnose in _DIAGNOSES for fact in diagnose()),
         _effective_capabilities(),

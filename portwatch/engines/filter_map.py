@@ -1,4 +1,4 @@
-"""The kernel filter in the form that BPF programs read: bpf/filter.h in Python."""
+"""The kernel filter in the form that BPF programs read. The declarations mirror bpf/filter.h."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CGROUPS_MAX = 4096
 
 
 class FilterMap(ctypes.Structure):
-    """struct filter, in memory that the programs share."""
+    """struct filter of bpf/filter.h, in memory shared with the BPF programs."""
 
     _fields_ = (
         ("ports", ctypes.c_uint64 * 1024),
@@ -34,7 +34,7 @@ class FilterMap(ctypes.Structure):
     )
 
     def load(self, kernel_filter: KernelFilter) -> None:
-        """Write a filter that `supported` has returned."""
+        """Write the ports and namespaces of a filter from `supported`, and clear the excluded cgroups."""
         if kernel_filter.ports is not None:
             size = ctypes.sizeof(self.ports)
             ctypes.memmove(self.ports, kernel_filter.ports.to_bytes(size, "little"), size)
@@ -46,10 +46,10 @@ class FilterMap(ctypes.Structure):
         ctypes.memset(self.excluded_cgroups, 0, ctypes.sizeof(self.excluded_cgroups))
 
     def exclude_cgroups(self, kernel_filter: KernelFilter, ids: Iterable[int]) -> None:
-        """Exclude each of these cgroups that no subscriber wants. Programs send no further records from it.
+        """Exclude each cgroup in `ids` that no subscriber wants. The programs then send no records from it.
 
-        A filter matches cgroups by path, and programs know only ids. So the first record from a cgroup is
-        always sent, and judged here.
+        A filter matches cgroups by path, but the programs know only their ids. So the programs send the first
+        record from each cgroup, and this method decides whether they send more.
         """
         for cgroup_id in ids:
             path = cgroups.path_of(cgroup_id)
@@ -60,10 +60,10 @@ class FilterMap(ctypes.Structure):
 def supported(wanted: KernelFilter, *, has_marks: bool) -> KernelFilter:
     """Return the narrowest filter that the programs can apply and that passes everything that `wanted` passes.
 
-    Trees and cgroups need a mark on each socket: any process may close it, and only the mark tells who opened
-    it.
+    To filter by process tree or cgroup, the programs need a mark on each socket (`has_marks`). Any process may
+    close the socket, and only the mark tells which tree or cgroup opened it.
     """
-    # Where cgroup v1 is mounted beside v2, the id of a v2 cgroup does not tell which cgroup a process is in.
+    # If cgroup v1 is mounted as well as v2, the id of a v2 cgroup does not tell which cgroup a process is in.
     cgroup_filters = wanted.cgroups if has_marks and cgroups.is_v2_only() else None
     narrowest = replace(
         wanted, watched_trees_only=wanted.watched_trees_only and has_marks, cgroups=cgroup_filters
@@ -73,7 +73,7 @@ def supported(wanted: KernelFilter, *, has_marks: bool) -> KernelFilter:
 
 
 def flags(kernel_filter: KernelFilter) -> int:
-    """Return which parts of struct filter apply: enum filter_flag."""
+    """Return the parts of struct filter that apply, as bits of enum filter_flag."""
     protos = kernel_filter.protos
     return (
         FILTER_TREES * kernel_filter.watched_trees_only

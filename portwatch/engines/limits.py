@@ -1,4 +1,7 @@
-"""What engines cannot see, as data: read by doctor, /readyz, the README's table and the tests."""
+"""The limits of engines, which say what an engine cannot see.
+
+They are data, because doctor, /readyz, the table of engines in the docs, and the tests all read them.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """An engine as it runs on this machine: its hooks and their limits."""
+    """The hooks that an engine uses on this machine, and their limits."""
 
     engine: str
     hooks: str
     limits: tuple[Limit, ...] = ()
     why: str | None = None
-    """Why better hooks are not used."""
+    """The reason why better hooks are not used."""
 
     def has_limit(self, name: str) -> bool:
         """Return True if this engine has the limit of that name."""
@@ -32,8 +35,8 @@ class EngineInfo:
 
 UDP_CONNECT = Limit(
     "udp_connect",
-    "a bound UDP socket that connects to a peer (and so stops serving others), or disconnects, is noticed only "
-    "at the next reconciliation",
+    "when a bound UDP socket connects to a peer (and so stops serving others), or disconnects, this is noticed "
+    "only at the next reconciliation",
     ("S17",),
 )
 UDP_AUTOBIND = Limit(
@@ -52,7 +55,8 @@ BIND_FAILURES = Limit("bind_failures", "failed bind() calls are not reported", (
 LISTEN_FAILURES = Limit("listen_failures", "failed listen() calls are not reported", ("S05",))
 BOUND_HOLDERS = Limit(
     "bound_holders",
-    "when a bind() fails, a process that has bound the port but does not listen on it is not named",
+    "when a bind() fails because of a process that has bound the port but does not listen on it, that process "
+    "is not named",
     ("S06",),
 )
 MPTCP_FAILURES = Limit(
@@ -62,8 +66,8 @@ MPTCP_FAILURES = Limit(
 )
 REFUSED_UDP = Limit(
     "refused_udp",
-    "a UDP port that the kernel assigned and a cgroup BPF program then refused is shown as open until the next "
-    "reconciliation",
+    "if the kernel assigns a UDP port and a cgroup BPF program then refuses the bind, the port is shown "
+    "as open until the next reconciliation",
 )
 UDP = Limit("udp", "UDP ports are noticed only at the next reconciliation", ("S15", "S16", "S17"))
 SHORT_LIVED = Limit(
@@ -73,7 +77,8 @@ SHORT_LIVED = Limit(
 )
 ACTOR = Limit(
     "actor",
-    "the process that opened or closed a port is inferred from those that hold it at the time of the poll",
+    "the process that opened or closed a port is inferred from the processes that hold the port at the time of "
+    "the poll",
     ("S09", "S12", "S24", "S30"),
 )
 EPHEMERAL_UDP = Limit(
@@ -88,7 +93,7 @@ OTHER_NAMESPACES = Limit(
 )
 EMPTY_NAMESPACES = Limit(
     "empty_namespaces",
-    "a network namespace that has neither a process nor a mount is not found, and neither are its ports",
+    "a network namespace that has neither a process nor a mount is not found, so its ports are not seen",
     ("S18",),
 )
 OTHER_OWNERS = Limit(
@@ -97,18 +102,18 @@ OTHER_OWNERS = Limit(
 )
 COOKIES = Limit(
     "cookies",
-    "a socket's cookie is unknown unless something requested it before; its inode identifies it instead",
+    "a socket has no cookie until some program requests it; until then, the inode identifies the socket",
 )
 TREES = Limit(
     "trees",
-    "membership in a process tree (--pid, --not-pid) is read from /proc after the event: if the process or one "
-    "of its ancestors has exited by then, the process may appear to be outside the tree",
+    "whether a process belongs to a tree (--pid, --not-pid) is read from /proc after the event; if the process "
+    "or one of its ancestors has exited by then, the process may count as outside the tree",
     ("T03", "T04", "T06", "T09"),
 )
 OUTSIDE = Limit(
     "outside",
-    "--pid, --cgroup and --container are applied after a record has been read, not in the kernel: "
-    "a storm of events elsewhere costs portwatch time",
+    "--pid, --cgroup and --container are applied after a record has been read, not in the kernel, so a storm "
+    "of other events costs portwatch CPU time",
 )
 BACKLOG_CHANGE = Limit(
     "backlog_change", "a changed backlog is noticed only at the next reconciliation", ("S04",)

@@ -105,7 +105,7 @@ def _can_enter(namespace: netns.Namespace) -> bool:
         with netns.entered(namespace):
             return True
     except FileNotFoundError:
-        return True  # it has ended since it was listed
+        return True  # the namespace has ended since it was listed
     except OSError:
         return False
 
@@ -135,7 +135,7 @@ def _hidepid() -> str | None:
     options = ""
     for mount in mounts.mounts():
         if mount.point == procfs.root():
-            options = mount.options  # a later mount hides the earlier ones
+            options = mount.options  # the last mount at a path hides the earlier ones
     hidepid = re.search(r"(?:^|,)hidepid=(\w+)", options)
     return None if not hidepid or hidepid[1] in ("0", "off") else hidepid[1]
 

@@ -1,4 +1,4 @@
-"""The processes of watched trees, in a BPF map that the kernel updates at each fork and exit."""
+"""The processes of watched trees, in a map that BPF programs update at each fork and exit."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from portwatch.linux.lineage import (
 from portwatch.model import Process
 
 BPF_NOEXIST, BPF_EXIST = 1, 2
-"""Flags of an update of a BPF map: insert only, or replace only."""
+"""Flags of a BPF map update. BPF_NOEXIST only inserts an entry, BPF_EXIST only replaces one."""
 
 log = logging.getLogger("portwatch")
 
 NO_ROOM = "the map of watched processes is full: watch fewer process trees"
 MAP_ENTRIES = 65536
-"""The size of the map in bpf/. It also bounds a walk over the keys, which starts again at the first key
-whenever the key that it has reached is deleted."""
+"""The number of entries that the map in bpf/ has room for. Also the maximum number of keys in a walk.
+
+A walk over the keys starts again at the first key if the kernel deletes the key that the walk has reached. So
+without a maximum, it might never end."""
 _ALL_TREES = (1 << 64) - 1
 
 
 class MemberMap(Protocol):
-    """A BPF map from pid to (start, trees). BPF programs change it at any time."""
+    """A BPF map from pid to (start, trees). BPF programs may change it at any time.
+
+    `start` is the start time of the process in clock ticks. `trees` has one bit for each tree.
+    """
 
     def get(self, pid: int) -> tuple[int, int] | None:
         """Return the entry of a process, or None."""
@@ -50,7 +55,7 @@ class MemberMap(Protocol):
         """Delete the entry, if there is one."""
 
     def pids(self) -> Iterable[int]:
-        """Yield every pid. Entries that change during the walk may be missed or yielded twice."""
+        """Yield the pid of every entry. Pids of entries that change meanwhile may be missing or repeated."""
 
 
 class Members:
@@ -61,15 +66,16 @@ class Members:
         self._missed = 0
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Add a process and all its descendants. Raise PortwatchError if it has ended."""
+        """Add `root` and all its descendants to a tree. Raise PortwatchError if `root` has ended."""
         require_running(root)
         self._join(root, tree)
         self._add_descendants(tree)
 
     def find_missed(self, missed: int) -> None:
-        """Repair the map after the kernel missed forks or exits; `missed` counts them since the start.
+        """Repair the map if forks or exits have been missed since the last call.
 
-        If the map is full, the next call tries again. A process whose parents have all ended is not found.
+        `missed` is how many were missed in total. If the map is full, the next call tries again. A missed
+        process is not found if none of its current ancestors is a member.
         """
         if missed == self._missed:
             return
@@ -83,17 +89,20 @@ class Members:
             self._missed = missed
 
     def unwatch(self, tree: int) -> None:
-        """Drop a tree. Repeats until no member is left, because members may fork meanwhile."""
+        """Remove all members of a tree. Members may fork meanwhile, so repeat until none is left."""
         while members := [pid for pid, _, trees in self._all() if trees & tree]:
             for pid in members:
                 self._leave(pid, tree)
 
     def of(self, *processes: Process) -> int:
-        """Return the trees that the processes belong to, one bit per tree."""
+        """Return the trees that any of the processes belongs to, one bit per tree."""
         return reduce(or_, map(self._of, map(identity_of, processes)), 0)
 
     def _all(self) -> list[tuple[int, int, int]]:
-        """Return pid, start and trees of every member. A list, because deletions disturb the walk."""
+        """Return pid, start and trees of every member.
+
+        The result is a list, because the caller may delete entries, which would disturb a walk in progress.
+        """
         pids = islice(self._entries.pids(), MAP_ENTRIES)
         return [(pid, *entry) for pid in pids if (entry := self._entries.get(pid))]
 
@@ -102,16 +111,16 @@ class Members:
         return trees if start == clock.ticks(process.start_time) else 0
 
     def _add_descendants(self, trees: int) -> None:
-        """Add all descendants of the members of any of these trees."""
-        while self._add_descendants_once(trees):  # until a pass finds no new one
+        """Add all descendants of the members of `trees` to the same trees."""
+        while self._add_descendants_once(trees):  # repeat until a pass adds no process
             pass
 
     def _add_descendants_once(self, watched: int) -> bool:
-        """Look at each process once. Return True if one was added."""
+        """Examine each process once, and add it if an ancestor is a member. Return True if any was added."""
         non_members: set[Identity] = set()
         has_added = False
         for process in filter(None, map(identity_at, procfs.pids())):
-            path: list[Identity] = []  # from the process up to below its nearest member
+            path: list[Identity] = []  # the process and its ancestors below the nearest member
             trees = 0
             for ancestor in with_ancestors(process):
                 if ancestor in non_members or (trees := self._of(ancestor) & watched):
@@ -120,7 +129,7 @@ class Members:
             if not trees:
                 non_members.update(path)
                 continue
-            # Ancestors first: once a process is a member, the kernel adds its later children.
+            # Add ancestors first. Once a process is a member, the BPF programs add each child that it forks.
             for descendant in reversed(path):
                 has_added |= self._join(descendant, trees)
         return has_added
@@ -128,7 +137,7 @@ class Members:
     def _join(self, process: Identity, trees: int) -> bool:
         """Add a process to trees. Return False if it has ended."""
         start = clock.ticks(process.start_time)
-        while True:  # until no BPF program changes the entry between get and put
+        while True:  # repeat if a BPF program changes the entry between get and put
             entry = self._entries.get(process.pid)
             before = entry[1] if entry and entry[0] == start else 0
             if self._entries.put(process.pid, start, before | trees, is_new=entry is None):
@@ -145,9 +154,10 @@ class Members:
             self._remove_if_ended(pid, start)
 
     def _remove_if_ended(self, pid: int, start: int) -> bool:
-        """Delete the entry of a process that has ended: put after its exit, the kernel would never delete it.
+        """Delete the entry of a process if it has ended. Return True if it has ended.
 
-        A later process with the same pid keeps its own entry.
+        BPF programs delete an entry when the process exits. So if an entry is put after the exit, only this
+        method deletes it. The entry of a later process with the same pid is kept.
         """
         if not has_ended(pid, start):
             return False

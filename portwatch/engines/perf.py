@@ -1,4 +1,7 @@
-"""perf_event_open(2): attaches programs to tracepoints, without a mounted tracefs too, and opens buffers."""
+"""Attaches programs to tracepoints and opens perf buffers, with perf_event_open(2).
+
+This works even if tracefs is not mounted.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def open_tracepoint(tracefs: int, name: str) -> int:
         f"events/{name}/id", encoding="ascii", opener=lambda path, flags: os.open(path, flags, dir_fd=tracefs)
     ) as file:
         tracepoint = int(file.read())
-    # A program runs wherever the tracepoint fires, on whichever CPU the event is opened.
+    # The program runs on every CPU on which the tracepoint is hit, although the event is opened for CPU 0.
     return _open(name, 0, _TYPE_TRACEPOINT, tracepoint)
 
 
@@ -40,7 +43,7 @@ def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
                 events[program] = open_tracepoint(tracefs, tracepoint)
         finally:
             os.close(tracefs)
-    except (OSError, EngineUnavailable):  # the limit `failures` reports it
+    except (OSError, EngineUnavailable):  # not reported here: the engine declares the limit `failures`
         for event in events.values():
             os.close(event)
         return {}
@@ -48,13 +51,16 @@ def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
 
 
 def attach(event: int, program: int) -> None:
-    """Run a program whenever `event` occurs, until the event is closed."""
+    """Attach a program to a perf event. It runs at each occurrence until the event's descriptor is closed."""
     fcntl.ioctl(event, _SET_BPF, program)
     fcntl.ioctl(event, _ENABLE, 0)
 
 
 def open_output(cpu: int) -> int:
-    """Open the perf event whose buffer programs on that CPU write to. It becomes readable with each record."""
+    """Open a perf event with the buffer that programs on this CPU write to.
+
+    The descriptor becomes readable as soon as there is a record.
+    """
     fd = _open(f"CPU {cpu}", cpu, _TYPE_SOFTWARE, _COUNT_BPF_OUTPUT, _SAMPLE_RAW, 1)
     fcntl.ioctl(fd, _ENABLE, 0)
     return fd
@@ -62,7 +68,7 @@ def open_output(cpu: int) -> int:
 
 def _open(what: str, cpu: int, kind: int, config: int, sample_type: int = 0, wakeup_events: int = 0) -> int:
     number = syscall_number("perf_event_open", _PERF_EVENT_OPEN)
-    # type, size, config, sample_period, sample_type, read_format, flags, wakeup_events; the rest is zero.
+    # type, size, config, sample_period, sample_type, read_format, flags, wakeup_events. Later fields are 0.
     attr = struct.pack("=IIQQQQQI", kind, _ATTR_SIZE, config, 1, sample_type, 0, 0, wakeup_events)
     try:
         return syscall(number, attr.ljust(_ATTR_SIZE, b"\0"), -1, cpu, -1, _FLAG_FD_CLOEXEC)

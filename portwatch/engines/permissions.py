@@ -1,4 +1,4 @@
-"""The text of errors about permissions, which several engines raise."""
+"""Texts about missing permissions, which the errors of several engines have in common."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ ROOT_CGROUP_IS_TAKEN = (
 
 
 def missing_capabilities() -> str | None:
-    """Return which capabilities for BPF programs are missing and what to do about it; None if none is."""
+    """Return which capabilities for BPF programs are missing, and what to do, or None if all are there."""
     missing = capabilities.missing_for_programs()
     return f"missing {', '.join(missing)}; run portwatch as root (sudo portwatch)" if missing else None

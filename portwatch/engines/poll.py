@@ -1,4 +1,4 @@
-"""The engine without BPF: polls sock_diag, and reports the differences."""
+"""The engine that needs no BPF. It polls sock_diag, and reports the differences between two polls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMITS = (
 
 
 class PollEngine:
-    """Records and snapshots from sock_diag."""
+    """An engine that gets records and snapshots from sock_diag."""
 
     name = "poll"
     lost = 0
@@ -41,7 +41,7 @@ class PollEngine:
     def __init__(self, *, interval: float = INTERVAL) -> None:
         self._interval = interval
         self._known: dict[int | None, OpenSocket] = {}
-        """By cookie."""
+        """The open sockets at the last poll, by cookie."""
         self._unread: list[Record] = []
         self._next_poll = 0.0
         self._wakeup = Wakeup()
@@ -50,7 +50,7 @@ class PollEngine:
 
     @property
     def info(self) -> limits.EngineInfo:
-        """The limits of polling with the capabilities that we have."""
+        """The limits of this engine with the capabilities that this process has."""
         return limits.EngineInfo(self.name, "sock_diag", self._limits)
 
     def attach(self) -> None:
@@ -60,7 +60,10 @@ class PollEngine:
         self._next_poll = time.monotonic() + self._interval
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for the next poll and return the differences; return [] on a timeout or `wake` before it."""
+        """Wait until the next poll is due, poll, and return the differences.
+
+        Return [] if `timeout` or a call of `wake` ends the wait before that.
+        """
         until_poll = self._next_poll - time.monotonic()
         wait = max(0.0, until_poll if timeout is None else min(until_poll, timeout))
         poller = select.poll()
@@ -74,20 +77,21 @@ class PollEngine:
         return self.read_up_to_now()
 
     def read_up_to_now(self) -> list[Record]:
-        """Poll now, and return the differences from the last poll."""
+        """Poll now, and return all differences that have not been returned yet."""
         current = sock_diag_snapshot.all_open_sockets()
         self._record_difference(current, lambda new: sock_diag_snapshot.with_holders(new, self._membership))
         records, self._unread = self._unread, []
         return records
 
     def wake(self) -> None:
-        """Make a waiting `read` return. Any thread may call it."""
+        """Make `read` return, if it is waiting. Any thread may call this."""
         self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
-        """Return the open sockets of every network namespace that we may enter, with their holders."""
+        """Return all open sockets, with holders, of each network namespace that we may enter."""
         taken = sock_diag_snapshot.take_snapshot(self._membership)
-        # A snapshot is a poll, too: the close of a socket that it shows for the first time must be reported.
+        # A snapshot counts as a poll. If it shows a socket for the first time, and the socket closes before the
+        # next poll, the close must be reported.
         by_cookie = {one.socket.cookie: one for one in taken.sockets}
         self._record_difference(
             [one.socket for one in taken.sockets], lambda new: [by_cookie[socket.cookie] for socket in new]
@@ -95,27 +99,27 @@ class PollEngine:
         return taken
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
-        """Return the users of the port of `socket` that sock_diag lists, listening or not."""
+        """Return the processes that use the port of `socket`, as far as sock_diag lists their sockets."""
         return listed_port_users(socket)
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Mark records and snapshots of a process tree with the bit `tree` from now on."""
+        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
         self._membership.watch(root, tree)
 
     def unwatch(self, tree: int) -> None:
-        """Stop marking a process tree."""
+        """Stop setting the bit `tree` in records and snapshots."""
         self._membership.unwatch(tree)
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:  # noqa: ARG002  # part of the protocol
-        """Return UNRESTRICTED: polling always lists all sockets."""
+        """Return UNRESTRICTED, because polling always lists all sockets."""
         return UNRESTRICTED
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child."""
+        """Close the wakeup descriptor in a forked child. The parent keeps its own copy."""
         self._wakeup.forget()
 
     def detach(self) -> None:
-        """Release the wakeup descriptor."""
+        """Close the wakeup descriptor."""
         self._wakeup.close()
 
     def _record_difference(

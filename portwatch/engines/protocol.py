@@ -1,4 +1,4 @@
-"""The interface of engines, and the options that they take."""
+"""The interface that all engines implement, and their options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from portwatch.model import Holder, Record, Snapshot, Socket
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Settings of an engine. Each engine ignores those that do not apply to it."""
+    """Settings for any engine. An engine ignores the settings that do not apply to it."""
 
     failures: bool = True
     """Report failed bind() and listen() calls."""
     ephemeral: bool = False
-    """Report UDP ports that the kernel chose."""
+    """Report UDP ports that the kernel chose, too."""
     interval: float = 1.0
     """Seconds between two polls."""
     hooks: str = "auto"
@@ -28,7 +28,7 @@ class Options:
 class Engine(Protocol):
     """A source of records about ports.
 
-    One thread at a time may call its methods; only `wake` may be called from any thread.
+    Only one thread at a time may call its methods. The exception is `wake`, which any thread may call.
     """
 
     @property
@@ -37,53 +37,53 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """The hooks on this machine, and their limits."""
+        """The hooks that the engine uses on this machine, and their limits."""
 
     @property
     def lost(self) -> int:
-        """How many records and processes of trees were dropped since `attach`: a buffer or map was full."""
+        """How many records and tree members were dropped since `attach` because a buffer or map was full."""
 
     @property
     def recursion_misses(self) -> int:
-        """How often since `attach` the kernel skipped a program, so that an event may have been missed."""
+        """How often the kernel skipped a program since `attach`. Each time, an event may have been missed."""
 
     def attach(self) -> None:
-        """Start to record events. Raise EngineUnavailable if this machine does not allow it."""
+        """Start recording events. Raise EngineUnavailable if this machine does not allow it."""
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, for `wake`, or for `timeout` seconds; return the records that have arrived."""
+        """Wait for a record, a call of `wake`, or until `timeout` seconds have passed. Return the records."""
 
     def read_up_to_now(self) -> list[Record]:
-        """Return all records of what happened before the call, without waiting."""
+        """Return the unread records of everything that happened before this call, without waiting."""
 
     def wake(self) -> None:
-        """Make a waiting `read` return."""
+        """Make `read` return, if it is waiting."""
 
     def snapshot(self) -> Snapshot:
-        """Return all open sockets. Works without `attach`."""
+        """Return all open sockets. This works before `attach`, too."""
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
-        """Return the processes whose sockets conflict with the address that `socket` was refused."""
+        """Return the processes whose sockets prevent `socket` from using its address."""
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Mark records and snapshots of a process tree with the bit `tree` from now on.
+        """From now on, set the bit `tree` in the records and snapshots of a process tree.
 
         Raise PortwatchError if the root process has ended.
         """
 
     def unwatch(self, tree: int) -> None:
-        """Stop marking a process tree."""
+        """Stop setting the bit `tree` in records and snapshots."""
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:
-        """Record only what passes a filter, as far as this engine can; return the filter that applies now.
+        """Filter records in the kernel, as far as this engine can. Return the filter that is now in effect.
 
-        Snapshots are not filtered.
+        The filter in effect may pass more than `wanted`, but never less. Snapshots are not filtered.
         """
 
     def forget(self) -> None:
-        """Close the descriptors, in a forked child: the parent's engine goes on, so nothing is detached.
+        """Close all descriptors in a forked child. Detach nothing, because the parent still uses the engine.
 
-        A child that kept them would keep the programs attached when the parent has ended.
+        If the child kept the descriptors open, the programs would stay attached after the parent has ended.
         """
 
     def detach(self) -> None:

@@ -2,8 +2,8 @@
 
 The kernel does not run a program on a CPU on which that program is already running. If the running instance
 is preempted, another process can reach the same hook on that CPU, and its event is missed. This happens with
-fentry in preemptible kernels, and with raw tracepoints in the newest kernels (in a slow virtual machine with
-7.2, for a few of 10,000 forks and exits; for none with 6.12).
+fentry in preemptible kernels, and with raw tracepoints in the newest kernels. In a slow virtual machine, a few
+of 10,000 forks and exits were missed with 7.2, and none with 6.12.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from portwatch.linux.libc import bpf
 _OBJ_GET_INFO_BY_FD = 15
 _INFO = ctypes.c_char * 232
 _RECURSION_MISSES_OFFSET = 208
-"""The offset of recursion_misses in struct bpf_prog_info. Kernels before 5.12 do not write it: it stays 0."""
+"""The offset of recursion_misses in struct bpf_prog_info. Kernels before 5.12 leave it at 0."""
 
 
 def recursion_misses(program: int) -> int:
-    """Return how often a program was skipped, or 0 if this machine does not tell.
+    """Return how often the kernel skipped a program, or 0 if the kernel does not say.
 
-    The skipped events need not concern anything that is watched.
+    The events that were missed may all have been unrelated to watched ports and processes.
     """
     info = _INFO()
     try:
         bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, ctypes.sizeof(info), ctypes.addressof(info)))
-    except (OSError, EngineUnavailable):  # a counter that cannot be read must not end the reading of events
+    except (OSError, EngineUnavailable):  # events must still be read if this counter cannot be
         return 0
     return int(struct.unpack_from("=Q", info, _RECURSION_MISSES_OFFSET)[0])

@@ -1,4 +1,4 @@
-"""Snapshots without BPF: sockets from sock_diag, and their owners from /proc."""
+"""Snapshots without BPF. sock_diag lists the sockets, and /proc tells which processes hold them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from portwatch.snapshot import sock_diag
 from portwatch.snapshot.owners import holders_by_inode
 
 LIMITS = (limits.EPHEMERAL_UDP, limits.EMPTY_NAMESPACES)
-"""The limits that apply whatever capabilities we have."""
+"""The limits that apply even with all capabilities."""
 
 
 def take_snapshot(membership: Members | Lineage) -> Snapshot:
-    """Return the open sockets of every network namespace that we may enter, with their holders and trees."""
+    """Return all open sockets, with holders and trees, of each network namespace that we may enter."""
     sockets = with_holders(all_open_sockets(), membership)
     return Snapshot(tuple(sockets), {one.socket.inode for one in sockets})
 
 
 def all_open_sockets() -> list[Socket]:
-    """Return the same sockets without holders. Raise EngineUnavailable if sock_diag does not answer."""
+    """Return the open sockets of the same namespaces, without holders.
+
+    Raise EngineUnavailable if sock_diag does not answer.
+    """
     own = netns.own()
     namespaces = (
         netns.all_namespaces() if capabilities.has(capabilities.SYS_ADMIN, capabilities.effective()) else [own]
@@ -42,7 +45,7 @@ def all_open_sockets() -> list[Socket]:
 
 
 def with_holders(sockets: list[Socket], membership: Members | Lineage) -> list[OpenSocket]:
-    """Return the sockets together with the processes that hold them, and the trees of these processes."""
+    """Return each socket with the processes that hold it, and with the trees of these processes."""
     if not sockets:
         return []
     holders = holders_by_inode({socket.inode for socket in sockets if socket.inode})
@@ -51,7 +54,7 @@ def with_holders(sockets: list[Socket], membership: Members | Lineage) -> list[O
 
 
 def current_limits() -> tuple[limits.Limit, ...]:
-    """Return the limits that apply with the capabilities that we have."""
+    """Return the limits that apply with the capabilities of this process."""
     effective = capabilities.effective()
     current = [*LIMITS]
     if not capabilities.has(capabilities.SYS_ADMIN, effective):

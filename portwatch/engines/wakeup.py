@@ -1,4 +1,4 @@
-"""An event that makes the thread that reads an engine return from its wait."""
+"""A way to wake the thread that waits for an engine's records."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 
 
 class Wakeup:
-    """An eventfd to poll together with other descriptors.
+    """An eventfd. A thread polls it together with other descriptors, so that another thread can end the wait.
 
-    `set` is safe at any time, even after `close`: it never writes to another file that has got the same
-    descriptor number since.
+    `set` is safe at any time. Even after `close`, when another file may have the same descriptor number, it
+    never writes to that file.
     """
 
     def __init__(self) -> None:
         self._fd: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # Guards _fd. Reentrant, because a signal handler may call `set` while its own thread holds the lock.
+        # Guards _fd. It is reentrant, because a signal handler may call `set` in a thread that holds the lock.
         self._lock = threading.RLock()
 
     def fileno(self) -> int:
@@ -23,17 +23,24 @@ class Wakeup:
         return -1 if self._fd is None else self._fd
 
     def set(self) -> None:
-        """End the current wait or, if there is none, the next one. Any thread or signal handler may call it."""
+        """End the current wait. If no thread is waiting, the next wait ends at once.
+
+        Any thread or signal handler may call this.
+        """
         with self._lock:
             if self._fd is not None:
                 os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
-        """Re-arm the event."""
+        """Reset the eventfd, so that the next wait lasts until `set` is called again."""
         os.eventfd_read(self.fileno())
 
     def forget(self) -> None:
-        """Close the descriptor, in a forked child, where a thread that held the lock may not exist any more."""
+        """Close the descriptor in a forked child.
+
+        This does not take the lock. The thread that held it at the fork may not exist in the child, so no
+        thread would release it.
+        """
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Which engine is chosen, and what an error says if none is."""
+"""The choice of an engine, and the errors if none can be chosen."""
 
 import errno
 
@@ -40,19 +40,19 @@ def test_auto_takes_the_first_engine_that_works_and_detaches_the_others(engines)
 
 
 @pytest.mark.usefixtures("engines")
-def test_a_requested_engine_that_does_not_work_raises_its_error():
+def test_if_a_requested_engine_does_not_work_its_error_is_raised():
     with pytest.raises(EngineUnavailable, match=r"^no BTF$"):
         choose("best", Options(), attach)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), PermissionError(1, "no")])
-def test_an_os_error_makes_an_engine_unavailable_and_the_text_names_doctor(error):
+def test_if_an_engine_fails_with_an_os_error_the_exception_advises_to_run_doctor(error):
     kind = NotPermitted if isinstance(error, PermissionError) else EngineUnavailable
     with pytest.raises(kind, match="run portwatch doctor"):
         choose("poll", Options(), fail_with(error))
 
 
-def test_unknown_names_are_refused_with_the_known_ones():
+def test_an_unknown_engine_or_set_of_hooks_is_refused_and_the_error_lists_the_known_names():
     with pytest.raises(WrongUse, match=r"unknown engine 'nosuch': choose one of auto, core, bcc, poll"):
         choose("nosuch", Options(), attach)
     with pytest.raises(WrongUse, match="unknown hooks 'nosuch': choose one of auto, fentry, stable"):

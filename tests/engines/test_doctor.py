@@ -1,4 +1,4 @@
-"""The facts, the trial of each engine, and how doctor prints them."""
+"""What doctor finds out about the machine and about each engine, and how it prints that."""
 
 import json
 
@@ -49,7 +49,7 @@ def refuse(_options):
 
 @pytest.fixture
 def engines(monkeypatch):
-    """Make core refuse, replace poll with a fake engine, and remove bcc. The value is the fake engine."""
+    """Make core refuse, remove bcc, and replace poll with a fake engine. Return the fake engine."""
     fake = FakeEngine()
     engines = {"core": refuse, "poll": lambda _options: fake}
     for module in (doctor, choice):
@@ -73,13 +73,13 @@ def test_every_fact_has_a_state_and_a_text():
         assert found.text
 
 
-def test_an_engine_is_attached_and_detached_again(engines):
+def test_an_engine_that_doctor_attaches_is_detached_again(engines):
     doctor.examine()
     assert engines.calls == ["attach", "detach"]
 
 
 @pytest.mark.usefixtures("engines")
-def test_auto_selects_the_first_engine_that_works_and_says_why_better_ones_do_not():
+def test_auto_selects_the_first_engine_that_works_and_says_why_better_engines_do_not():
     report = doctor.examine()
     assert report.taken.engine == "poll"
     assert report.why == "core cannot run here (no BTF; boot another kernel)"
@@ -135,14 +135,14 @@ def test_json_is_one_object_with_everything_that_the_text_shows():
 
 
 @pytest.mark.usefixtures("engines")
-def test_the_text_is_aligned_and_without_colours_if_stdout_is_no_terminal():
+def test_if_stdout_is_not_a_terminal_the_text_is_aligned_and_has_no_colours():
     lines = run().stdout.splitlines()
     assert not any("\x1b" in line for line in lines)
     assert "             " + "        " + "limit: some ports are not seen" in lines
     assert "poll         ok      works, with hooks: fake hooks" in lines
 
 
-def test_a_check_that_raises_is_a_fact_with_the_state_not_ok(monkeypatch):
+def test_if_a_check_raises_the_state_of_its_fact_is_not_ok(monkeypatch):
     def fail():
         raise PermissionError(13, "Permission denied", "/proc/self/status")
 
@@ -173,7 +173,7 @@ def test_the_state_of_lockdown_depends_on_its_mode(mode, state, monkeypatch):
     assert (mode or "unknown") in found.text
 
 
-def test_missing_capabilities_are_listed_and_held_ones_are_not(monkeypatch):
+def test_only_missing_capabilities_are_listed(monkeypatch):
     monkeypatch.setattr(capabilities, "effective", lambda: 1 << capabilities.BPF.bit)
     found = fact(doctor.examine(), "capabilities")
     assert found.state == "not ok"
@@ -201,7 +201,7 @@ def test_memlock_matters_only_before_5_11(monkeypatch):
     assert fact(doctor.examine(), "memlock").state == "ok"
 
 
-def test_a_procfs_with_other_pids_than_the_kernels_is_a_limit_with_what_to_mount(monkeypatch):
+def test_if_proc_belongs_to_another_pid_namespace_the_help_says_what_to_mount(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     found = fact(doctor.examine(), "proc")
     assert found.state == "limited"
@@ -209,7 +209,7 @@ def test_a_procfs_with_other_pids_than_the_kernels_is_a_limit_with_what_to_mount
     assert "-v /proc:/host/proc:ro -e HOST_PROC=/host/proc" in found.help
 
 
-def test_a_missing_library_is_a_fact_with_the_text_of_the_error(monkeypatch):
+def test_if_libbpf_is_missing_the_text_of_its_fact_is_the_error(monkeypatch):
     def missing():
         raise EngineUnavailable("libbpf 1.0 or later is required")
 

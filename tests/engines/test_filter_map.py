@@ -13,7 +13,7 @@ NAMESPACES = st.frozensets(st.integers(1, 3))
 
 
 @given(st.integers(0, ALL_PORTS), NAMESPACES, st.booleans())
-def test_the_map_has_the_ports_and_namespaces_of_the_filter(ports, namespaces, are_excluded):
+def test_loading_a_filter_writes_its_ports_and_namespaces_to_the_map(ports, namespaces, are_excluded):
     field = "excluded_namespaces" if are_excluded else "namespaces"
     filter_map = FilterMap()
     filter_map.load(KernelFilter(ports=ports, **{field: namespaces}))
@@ -21,7 +21,7 @@ def test_the_map_has_the_ports_and_namespaces_of_the_filter(ports, namespaces, a
     assert set(filter_map.namespaces) - {0} == namespaces
 
 
-def test_a_filter_with_more_namespaces_than_fit_is_widened_to_all():
+def test_a_filter_with_more_namespaces_than_fit_is_widened_to_all_namespaces():
     for field in ("namespaces", "excluded_namespaces"):
         too_many = KernelFilter(**{field: frozenset(range(1, 10))})
         assert supported(too_many, has_marks=True) == UNRESTRICTED
@@ -42,7 +42,7 @@ def test_unwanted_cgroups_are_excluded_until_the_filter_changes(monkeypatch):
     assert filter_map.generation > generation
 
 
-def test_cgroups_are_supported_only_with_marks_and_where_ids_name_the_cgroup(monkeypatch):
+def test_a_cgroup_filter_is_supported_only_if_sockets_have_marks_and_cgroup_v1_is_not_in_use(monkeypatch):
     kernel_filter = Scope(cgroup=Filter(("/a",))).kernel_filter
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     assert supported(kernel_filter, has_marks=True) == kernel_filter

@@ -1,4 +1,6 @@
-"""Membership in process trees, with real processes: in a map that the kernel updates, and by /proc."""
+"""Membership in process trees, with real processes.
+
+Members are either kept in a map that the kernel updates, or found in /proc."""
 
 import itertools
 import os
@@ -16,7 +18,7 @@ from portwatch.linux.procfs import stat
 
 
 class FakeMap(dict):
-    """A map in which nothing changes by itself. Its keys may include pids that it has no entry for any more."""
+    """A map that only the test changes. A walk also yields `stale_pids`, which have no entries any more."""
 
     def __init__(self):
         self.stale_pids = []
@@ -38,7 +40,7 @@ class FakeMap(dict):
 
 
 class InterruptedMap(FakeMap):
-    """A map that calls `interrupt(map, pid)` once, just before an entry is put."""
+    """A map that calls `interrupt(map, pid)` once, just before it puts an entry."""
 
     def __init__(self, interrupt):
         super().__init__()
@@ -51,7 +53,7 @@ class InterruptedMap(FakeMap):
 
 
 class OverwritingMap(FakeMap):
-    """A map in which the kernel once overwrites the entry of `newborn` with trees that it computed before."""
+    """A map in which the kernel overwrites the entry of `newborn` once, with trees that are out of date."""
 
     def __init__(self, newborn):
         super().__init__()
@@ -65,7 +67,7 @@ class OverwritingMap(FakeMap):
 
 
 class EndlessMap(FakeMap):
-    """A map whose walk never ends, because entries are deleted all the time."""
+    """A map whose walk never ends, as if entries were deleted all the time."""
 
     def pids(self):
         return itertools.cycle(list(self))
@@ -73,7 +75,7 @@ class EndlessMap(FakeMap):
 
 @pytest.fixture(params=["kernel", "proc"])
 def membership(request):
-    """Membership in a map that misses all forks, and by /proc."""
+    """Membership in a map that misses all forks, or membership found in /proc."""
     return Members(FakeMap()) if request.param == "kernel" else Lineage()
 
 
@@ -89,7 +91,7 @@ def test_existing_children_and_grandchildren_are_members(membership, family):
     assert membership.of(process(os.getpid()), process(grandchild)) == 4
 
 
-def test_a_later_process_with_the_pid_of_a_member_is_no_member(membership, family):
+def test_a_later_process_with_the_pid_of_a_member_is_not_a_member(membership, family):
     child, _ = family
     membership.watch(identity(child.pid), 1)
     assert membership.of(process(child.pid, start_time=stat(child.pid)[2] + 10_000_000)) == 0
@@ -112,7 +114,7 @@ def test_watch_refuses_a_root_that_has_ended(membership):
         membership.watch(root, 1)
 
 
-def test_unwatch_ignores_members_that_end_meanwhile(family):
+def test_unwatch_ignores_members_that_end_during_the_walk(family):
     child, grandchild = family
     entries = FakeMap()
     membership = Members(entries)
@@ -131,7 +133,7 @@ def test_parents_are_added_before_children(family, monkeypatch):
     assert list(entries) == [os.getpid(), child.pid, grandchild]
 
 
-def test_a_grandchild_is_added_even_if_its_parent_ends_meanwhile(family):
+def test_a_grandchild_is_added_even_if_its_parent_ends_during_watch(family):
     child, grandchild = family
     has_other_parent = []
 
@@ -147,7 +149,7 @@ def test_a_grandchild_is_added_even_if_its_parent_ends_meanwhile(family):
     assert entries[grandchild] == (ticks(grandchild), 1)
 
 
-def test_trees_that_the_kernel_adds_meanwhile_are_kept(family):
+def test_trees_that_the_kernel_adds_to_an_entry_during_watch_are_kept(family):
     child, _ = family
     pid = child.pid
     membership = Members(InterruptedMap(lambda entries, _: entries.update({pid: (ticks(pid), 2)})))
@@ -189,7 +191,7 @@ def test_a_later_process_with_the_pid_of_an_ended_member_keeps_its_entry(family,
     assert entries == {child.pid: (later_start, 2)}
 
 
-def test_missed_forks_are_found_by_ancestry_once_there_is_room(family):
+def test_processes_whose_forks_were_missed_are_added_once_the_map_has_room(family):
     child, grandchild = family
     entries = FakeMap()
     membership = Members(entries)
@@ -206,7 +208,7 @@ def test_missed_forks_are_found_by_ancestry_once_there_is_room(family):
     assert membership.of(process(os.getpid())) == 0
 
 
-def test_missed_exits_are_found(family):
+def test_processes_whose_exits_were_missed_are_removed(family):
     child, grandchild = family
     entries = FakeMap()
     membership = Members(entries)
@@ -218,7 +220,7 @@ def test_missed_exits_are_found(family):
     assert set(entries) == {grandchild}
 
 
-def test_a_zombie_is_no_member(family):
+def test_a_zombie_is_not_a_member(family):
     child, _ = family
     entries = FakeMap()
     membership = Members(entries)

@@ -1,4 +1,4 @@
-"""Commands on a machine that lacks privileges, mounts or kernel features: they fall back, and say why."""
+"""Commands without some privileges, mounts or kernel features: they use another engine, and say why."""
 
 import os
 
@@ -39,7 +39,7 @@ def without(*capabilities):
     ],
     ids=["no capabilities", "no CAP_BPF", "no CAP_PERFMON", "no CAP_NET_ADMIN", "no BTF"],
 )
-def test_without_what_core_needs_it_says_why_and_auto_falls_back_to_poll(prefix, reason, listening_port):
+def test_if_core_cannot_run_it_says_why_and_auto_falls_back_to_poll(prefix, reason, listening_port):
     forced = run("tail", "--engine", "core", prefix=prefix)
     assert forced.returncode == 3
     assert reason in one_line(forced.stderr)
@@ -47,7 +47,7 @@ def test_without_what_core_needs_it_says_why_and_auto_falls_back_to_poll(prefix,
 
     fallen_back = run("list", "--netns", "self", "--port", str(listening_port), prefix=prefix)
     assert fallen_back.returncode == 0
-    if "missing CAP_NET_ADMIN" not in reason:  # a list alone does not need CAP_NET_ADMIN
+    if "missing CAP_NET_ADMIN" not in reason:  # core can take snapshots without CAP_NET_ADMIN
         assert reason.partition(";")[0] in one_line(fallen_back.stderr)
         assert fallen_back.stderr.startswith("portwatch: using the engine poll: core cannot run here (")
     assert f"127.0.0.1:{listening_port}" in fallen_back.stdout
@@ -67,7 +67,7 @@ def test_a_user_without_privileges_gets_poll(command):
 
 
 @needs_nobody
-def test_with_hidepid_other_users_ports_have_no_owner(listening_port):
+def test_with_hidepid_ports_of_other_users_have_no_owner(listening_port):
     prefix = [*HIDEPID, *NOBODY]
     result = run("list", "--netns", "self", "--port", str(listening_port), prefix=prefix)
     assert result.returncode == 0

@@ -24,7 +24,7 @@ def test_if_sock_diag_does_not_answer_the_error_names_the_modules_to_load(monkey
 
 @pytest.mark.parametrize("error", [FileNotFoundError, ProcessLookupError, PermissionError])
 @pytest.mark.usefixtures("listening_port")
-def test_a_process_that_ends_between_two_reads_is_skipped(error, monkeypatch):
+def test_a_process_that_ends_while_proc_is_read_is_skipped(error, monkeypatch):
     read, namespace = procfs.read, procfs.namespace
 
     def fail_to_read_status(pid, name):

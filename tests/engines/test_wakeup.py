@@ -1,4 +1,4 @@
-"""The event that ends a wait."""
+"""The eventfd that ends the wait for records."""
 
 import os
 import select
@@ -23,7 +23,7 @@ def test_a_wakeup_stays_set_until_it_is_cleared():
     wakeup.close()
 
 
-def test_set_after_close_does_not_write_to_a_file_with_the_same_descriptor():
+def test_set_after_close_does_not_write_to_another_file_with_the_same_descriptor_number():
     wakeup = Wakeup()
     number = wakeup.fileno()
     wakeup.close()

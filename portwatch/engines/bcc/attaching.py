@@ -1,4 +1,4 @@
-"""Attaches the bcc engine's programs: to kprobes or, where the kernel has none, to the stable hooks."""
+"""Attaches the bcc engine's programs to kprobes or, if that fails, to the stable hooks."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Attachment:
     hooks: str
     limits: tuple[Limit, ...]
     why: str | None = None
-    """Why there are no kprobes, or not all of them."""
+    """The reason why some or all kprobes are not attached."""
 
 
 def attach_hooks(programs: Programs, *, failures: bool) -> Attachment:
-    """Attach the kprobes or, if this kernel has none, the stable hooks.
+    """Attach the kprobes or, if that fails, the stable hooks.
 
     Raise EngineUnavailable if neither set can be attached.
     """
@@ -65,7 +65,7 @@ def _attach_kprobes(programs: Programs, failures: bool) -> Attachment:
 
 
 def _refusal_of(programs: Programs, kprobe: hooks.Kprobe) -> str | None:
-    """Attach a kprobe's programs, all or none. Return the error of bcc or of the kernel, or None."""
+    """Attach both programs of a kprobe, or neither. Return the error of bcc or of the kernel, or None."""
     function = kprobe.function.encode()
     output: list[str] = []
     try:
@@ -109,7 +109,7 @@ def _attach_stable(programs: Programs, failures: bool, why: str) -> Attachment:
 
 
 def _attach_tracepoints(programs: Programs) -> bool:
-    """Return False if there are no tracepoints for system calls."""
+    """Attach the programs that see failures. Return False if their tracepoints cannot be opened."""
     events = perf.open_tracepoints(SYSCALL_TRACEPOINTS)
     for event in events.values():
         programs.keep(event)

@@ -1,4 +1,4 @@
-"""A parser of BTF, the kernel's description of its own types: finds the offsets of fields."""
+"""A parser of BTF, in which the kernel describes its own types. It finds the offsets of fields."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MAGIC = 0xEB9F
 _PTR, _ARRAY, _STRUCT, _UNION, _TYPEDEF, _ENUM, _FUNC, _INT = 2, 3, 4, 5, 8, 6, 12, 1
 _HEADER = struct.Struct("=HxxIIIII")
 _TRANSPARENT = (8, 9, 10, 11, 18)
-"""Typedef, volatile, const, restrict and type tag: they have the layout of the type that they refer to."""
+"""The kinds typedef, volatile, const, restrict and type tag. Each has the layout of the type it refers to."""
 _EXTRA_WORDS = {1: 1, 3: 3, 14: 1, 17: 1}
-"""By kind: the number of words after the three that every type has. 0 if not listed."""
+"""The number of words, by kind, that follow the first three words of a type. It is 0 for other kinds."""
 _WORDS_PER_MEMBER = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
-"""By kind: the number of words for each member. 0 if not listed."""
+"""The number of words, by kind, that describe each member. It is 0 for other kinds."""
 _NEWEST_KIND = 19
 
 
@@ -28,10 +28,13 @@ class FieldLocation:
 
 
 class Btf:
-    """The BTF of a kernel. Only types of the given names, and what they refer to, can be looked up."""
+    """The BTF of a kernel. Only types whose names are given can be looked up."""
 
     def __init__(self, content: bytes, names: set[str]) -> None:
-        """Raise EngineUnavailable if `content` is not BTF, or is newer than this parser."""
+        """Parse `content`, and index the types in `names`.
+
+        Raise EngineUnavailable if it is not BTF, or has a kind of type that this parser does not know.
+        """
         if len(content) < _HEADER.size or _HEADER.unpack_from(content)[0] != _MAGIC:
             raise EngineUnavailable(
                 "the kernel's BTF is damaged: it does not start with the magic number of BTF"
@@ -42,15 +45,15 @@ class Btf:
         self._positions: list[int] = [0]
         """The index of each type's first word, by type id. Type 0 is void."""
         self._ids: dict[tuple[str, bool], int] = {}
-        """Type ids by name, and whether it names a function."""
+        """Type ids. The key is the name, and True if the type is a function."""
         self._index({self._string_offset(name): name for name in names})
 
     def _string_offset(self, name: str) -> int:
-        """Return 0 if no type has that name."""
+        """Return the offset of a name in the string section, or 0 if it is not there."""
         return self._strings.find(b"\0" + name.encode() + b"\0") + 1
 
     def _index(self, names: dict[int, str]) -> None:
-        # A kernel has a hundred thousand types, so this loop is kept short.
+        # This loop runs for each of a kernel's hundred thousand types, so it does little work for each.
         words, positions = self._words, self._positions
         fixed_words = [_EXTRA_WORDS.get(kind, 0) + 3 for kind in range(32)]
         words_per_member = [_WORDS_PER_MEMBER.get(kind, 0) for kind in range(32)]
@@ -78,7 +81,7 @@ class Btf:
         return None if type_id is None else self._size(type_id)
 
     def field(self, struct_name: str, name: str) -> FieldLocation | None:
-        """Return the location of a field, or None. It may be in an anonymous struct or union."""
+        """Return the location of a field, or None. Fields of anonymous structs and unions are found, too."""
         type_id = self._ids.get((struct_name, False))
         return None if type_id is None else self._member(self._resolve(type_id), name)
 
@@ -99,7 +102,7 @@ class Btf:
         )
 
     def _resolve(self, type_id: int) -> int:
-        """Follow typedefs and qualifiers."""
+        """Return the type that a chain of typedefs and qualifiers refers to."""
         while type_id and self._words[self._positions[type_id] + 1] >> 24 & 31 in _TRANSPARENT:
             type_id = self._words[self._positions[type_id] + 2]
         return type_id
@@ -138,7 +141,7 @@ class Btf:
             width = 8 * self._size(type_id)
             position = self._positions[self._resolve(type_id)]
             if self._words[position + 1] >> 24 & 31 == _INT:
-                # In older BTF, the width of a bit field is in an integer type of its own, not in the member.
+                # In older BTF, the integer type of a bit field has its width. The member does not.
                 encoding = self._words[position + 3]
                 offset, width = offset + (encoding >> 16 & 0xFF), encoding & 0xFF
         return FieldLocation(offset, width)

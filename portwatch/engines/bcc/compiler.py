@@ -27,17 +27,17 @@ _HERE = Path(__file__).parent
 SOURCES = next(
     (folder for folder in (_HERE / "bpf", _HERE.parents[2] / "bpf") if folder.is_dir()), _HERE / "bpf"
 )
-"""The folder of C sources: beside this module in an installed package, bpf/ in a source tree."""
+"""The folder of the C sources: bpf/ beside this module if installed, or bpf/ at the top of a source tree."""
 _LRU_MAPS_SINCE = (4, 10)
 _KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
 _BCC_VARIABLES = (_KERNEL_SOURCE, "BCC_LINUX_VERSION_CODE", "ARCH")
-"""The environment variables that bcc reads. If the second is set, bcc also prints to stdout."""
+"""The environment variables that bcc reads. If BCC_LINUX_VERSION_CODE is set, bcc also prints to stdout."""
 _PROCESS_LOCK = threading.RLock()
-"""Held while the state of the whole process is changed: stderr, the environment, the working directory."""
+"""Held while stderr, the environment or the working directory is changed, which all threads share."""
 
 
 def find_bcc() -> ModuleType:
-    """Import the distribution's bcc, not the unrelated package on PyPI.
+    """Import and return the distribution's bcc. The package of the same name on PyPI is unrelated.
 
     Raise EngineUnavailable if it is missing or cannot be imported.
     """
@@ -51,7 +51,7 @@ def find_bcc() -> ModuleType:
 
 def _import_bcc(folders: list[str]) -> ModuleType | None:
     before = sys.path[:]
-    # At the front, for this import only, so that another package called bcc cannot hide it.
+    # Put the folders first, for this import only, so that no other package called bcc is found before.
     sys.path[:0] = folders
     try:
         return importlib.import_module("bcc")
@@ -59,7 +59,7 @@ def _import_bcc(folders: list[str]) -> ModuleType | None:
         if error.name == "bcc":
             return None
         raise _broken(error) from error
-    except Exception as error:  # its C library or this version of Python may not fit: any exception is possible
+    except Exception as error:  # bcc may not fit its C library or this Python: any exception is possible
         raise _broken(error) from error
     finally:
         sys.path[:] = before
@@ -110,8 +110,8 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
         *kernel_headers.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
         f"-DSHARED_FLAGS={shared_map.FLAGS}",
-        # System calls that never return must not fill the map of calls.
-        # Before 4.10, no map type evicts old entries.
+        # A system call that never returns leaves its entry in the map of calls. An LRU map evicts such entries;
+        # kernels before 4.10 have none.
         f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _LRU_MAPS_SINCE else "hash"}"',
         "-Wno-address-of-packed-member",
         "-Wno-macro-redefined",
@@ -129,7 +129,7 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
 
 @contextmanager
 def quiet(output: list[str]) -> Iterator[None]:
-    """Redirect stderr, to which bcc's libraries write, and append its lines to `output` afterwards."""
+    """Redirect stderr, to which bcc's libraries write. On exit, append the lines written to `output`."""
     with _PROCESS_LOCK, open(os.memfd_create("stderr"), "w+b") as redirected:
         saved = os.dup(2)
         os.dup2(redirected.fileno(), 2)
@@ -151,7 +151,7 @@ def _first_error(output: list[str]) -> str | None:
 
 @contextmanager
 def _environment(kernel_source: Path) -> Iterator[None]:
-    """Let bcc find kernel headers in that folder, and hide the user's variables for bcc."""
+    """Make bcc use the kernel headers in `kernel_source`, and hide the user's own variables from bcc."""
     with _PROCESS_LOCK:
         before = {name: os.environ.pop(name) for name in _BCC_VARIABLES if name in os.environ}
         os.environ[_KERNEL_SOURCE] = str(kernel_source)

@@ -1,4 +1,4 @@
-"""The perf buffers of all CPUs."""
+"""The perf buffers, one for each online CPU."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from portwatch.errors import NotPermitted
 from portwatch.linux import capabilities
 
 _TOTAL_BYTES = 16 << 20
-"""The total for all CPUs. With two CPUs, a buffer holds 40,000 records. Larger buffers prolong an overload."""
+"""The size of all buffers together. With two CPUs, each buffer holds 40,000 records.
+
+Larger buffers would prolong an overload."""
 _MIN_PAGES = 64
 _UNPRIVILEGED_PAGES = 128
-"""Per CPU: what kernel.perf_event_mlock_kb lets every user lock by default."""
+"""The pages per CPU that kernel.perf_event_mlock_kb lets every user lock by default."""
 
 
 class CpuBuffers:
-    """One perf buffer for each online CPU. Programs find their CPU's buffer in the map `records`."""
+    """One perf buffer for each online CPU. Programs find the buffer of their CPU in the map `records`."""
 
     def __init__(self, records: Any, poll: select.epoll, pages: int | None = None) -> None:
         self._records = records
         self._poll = poll
         self._pages = pages or _pages_per_cpu()
         self._buffers: dict[int, tuple[int, PerfBuffer]] = {}
-        """By CPU: the perf event, and its buffer."""
+        """The perf event and its buffer, by CPU."""
         self._left_over: list[Fields] = []
-        """Records from buffers of CPUs that went offline."""
+        """Records from the closed buffers of CPUs that went offline."""
         self.lost = 0
-        """Records that the kernel reports as lost."""
+        """The number of records that the kernel reports as lost."""
 
     def open(self) -> None:
-        """Open the buffers: at their full size or, without the right to lock as much, smaller ones."""
+        """Open the buffers. Open smaller ones if this process may not lock enough memory for the full size."""
         cpus = online_cpus()
         try:
             self._open(cpus)
@@ -55,9 +57,9 @@ class CpuBuffers:
                 ) from error
 
     def follow_cpus(self) -> None:
-        """Close the buffers of CPUs that went offline, and open buffers for new ones.
+        """Close the buffers of CPUs that went offline, and open buffers for CPUs that came online.
 
-        A perf event ends with its CPU: it does not work again when the CPU comes back.
+        When a CPU goes offline, its perf event stops for good, even if the CPU comes back.
         """
         if not self._buffers:
             return
@@ -67,16 +69,19 @@ class CpuBuffers:
             self._open(online - self._buffers.keys())
 
     def drain(self) -> list[Fields]:
-        """Return the records of one buffer after the other."""
+        """Drain one buffer after the other, and return the records."""
         records, self._left_over = self._left_over, []
         for _, buffer in self._buffers.values():
             records += self._read(buffer)
         return records
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child. The epoll set stays: it is shared with the parent."""
+        """Unmap the buffers and close the perf events in a forked child.
+
+        The events stay registered in the epoll set, because the parent shares it.
+        """
         for event, buffer in self._buffers.values():
-            with suppress(BufferError):  # a thread of the parent was reading at the moment of the fork
+            with suppress(BufferError):  # a thread was reading the buffer at the fork, so it stays mapped
                 buffer.close()
             os.close(event)
         self._buffers.clear()
@@ -119,6 +124,6 @@ def online_cpus() -> list[int]:
 
 
 def _pages_per_cpu() -> int:
-    """Return a power of two, as perf requires."""
+    """Return the size of a buffer in pages. It is a power of two, as perf requires."""
     pages = _TOTAL_BYTES // os.sysconf("SC_NPROCESSORS_ONLN") // os.sysconf("SC_PAGESIZE")
     return 1 << max(_MIN_PAGES, pages).bit_length() - 1

@@ -1,4 +1,4 @@
-"""The engine whose BPF programs bcc compiles when the engine starts, for machines on which core cannot run."""
+"""The engine whose BPF programs bcc compiles when it starts. It is for machines on which core cannot run."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class _Drops(ctypes.Structure):
 
 
 class BccEngine:
-    """Records from BPF, on kprobes or, where the kernel has none, on the stable hooks."""
+    """An engine that uses kprobes or, if they cannot be attached, the stable hooks."""
 
     name = "bcc"
 
     def __init__(self, *, failures: bool = True, ephemeral: bool = False, pages: int | None = None) -> None:
         """Compile the programs. Raise EngineUnavailable if bcc or something that it needs is missing."""
-        if missing := missing_capabilities():  # checked first, because compiling takes half a second
+        if missing := missing_capabilities():  # checked first, because a compilation takes half a second
             raise NotPermitted(missing)
         self._failures = failures
         self._ephemeral = ephemeral
@@ -78,9 +78,9 @@ class BccEngine:
 
     @property
     def lost(self) -> int:
-        """How many records and processes of trees were dropped since `attach`: a buffer or map was full."""
-        # The kernel and the programs both count lost records. The kernel reports its count only with the next
-        # record that fits; the programs' count is fetched only after records have been read.
+        """How many records and tree members were dropped since `attach` because a buffer or map was full."""
+        # The kernel and the programs both count lost records, so take the larger count. The kernel reports its
+        # count only with the next record that fits. The programs' count is fetched only when records are read.
         return max(self._buffers.lost, self._dropped_records) + self._dropped_members
 
     @property
@@ -89,7 +89,7 @@ class BccEngine:
         return self._programs.recursion_misses
 
     def attach(self) -> None:
-        """Attach all programs. From then on no event is missed."""
+        """Attach all programs. From then on, they see every event."""
         self._buffers.open()
         self._attachment = attach_hooks(self._programs, failures=self._failures)
         if not self._programs.load_fork_programs():
@@ -98,7 +98,7 @@ class BccEngine:
         self._programs.free_compiler_memory()
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, `wake` or the timeout, and return records in the order of their events."""
+        """Wait for records, `wake` or the timeout. Return the records in the order of their events."""
         if not self._reader.has_pending:
             for fd, _ in self._poll.poll(timeout):
                 if fd == self._wakeup.fileno():
@@ -106,7 +106,7 @@ class BccEngine:
         return self.read_up_to_now()
 
     def read_up_to_now(self) -> list[Record]:
-        """Return all records of what happened before the call."""
+        """Return the unread records of everything that happened before this call."""
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
         raw_records = list(map(RawRecord._make, self._reader.read()))
         if self._filter.cgroups is not None:
@@ -120,11 +120,14 @@ class BccEngine:
         ]
 
     def wake(self) -> None:
-        """Make a waiting `read` return. Any thread or signal handler may call it."""
+        """Make `read` return, if it is waiting. Any thread or signal handler may call this."""
         self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
-        """Return every open socket with all its holders. Also start to read the buffers of new CPUs."""
+        """Return every open socket with all its holders.
+
+        Also open and close buffers, if CPUs have come online or gone offline.
+        """
         self._buffers.follow_cpus()
         if isinstance(self._membership, Members):
             self._fetch_drops()
@@ -136,13 +139,13 @@ class BccEngine:
         return open_files.snapshot_of(self._read_iterator(0), ephemeral=self._ephemeral)
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
-        """Return the current users of the port of `socket`, listening or not."""
+        """Return the processes that have the port of `socket` in use, whether they listen on it or not."""
         if not self._programs.has_iterator:
             return port_users.listed_port_users(socket)
         return port_users.port_users(socket, self._read_iterator(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Mark records and snapshots of a process tree with the bit `tree` from now on."""
+        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
         if self._programs.has_fork_hooks and not isinstance(self._membership, Members):
             procfs.require_kernel_pids()
             self._membership = Members(self._programs.attach_fork_hooks())
@@ -151,14 +154,14 @@ class BccEngine:
         self._membership.watch(root, tree)
 
     def unwatch(self, tree: int) -> None:
-        """Stop marking a process tree."""
+        """Stop setting the bit `tree` in records and snapshots."""
         self._controls.value.trees &= ~tree
         self._controls.publish()
         self._membership.unwatch(tree)
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:
-        """Record only what passes a filter, as far as the programs can; return the filter that applies now."""
-        # Without the iterator, sockets that were open before a tree was watched have no mark.
+        """Filter records in the kernel, as far as the programs can. Return the filter that is now in effect."""
+        # Sockets that were open before a tree was watched are marked by the iterator only.
         has_marks = self._programs.has_iterator and self._programs.has_fork_hooks
         self._filter = filter_map.supported(wanted, has_marks=has_marks)
         self._set_filter_flags(0)  # pass everything while the filter is half written
@@ -168,7 +171,7 @@ class BccEngine:
         return self._filter
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child, and detach nothing."""
+        """Close all descriptors in a forked child. Detach nothing, as the parent still uses the programs."""
         self._buffers.forget()
         for shared in (self._drops, self._controls, self._filter_map):
             shared.close()
@@ -177,7 +180,7 @@ class BccEngine:
         self._wakeup.forget()
 
     def detach(self) -> None:
-        """Remove everything from the kernel."""
+        """Detach all programs, and remove them and their maps from the kernel."""
         self._buffers.close()
         for shared in (self._drops, self._controls, self._filter_map):
             shared.close()

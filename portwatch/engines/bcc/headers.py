@@ -1,4 +1,7 @@
-"""The headers that bcc compiles with: our minimal ones if the kernel has BTF, else the running kernel's."""
+"""The headers that bcc compiles with.
+
+They are our own minimal headers if the kernel has BTF, and otherwise the headers of the running kernel.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ _GENERATED = ("include", "include/generated/uapi", "arch/*/include/generated", "
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The headers of a kernel. Some distributions keep the generated ones in a second folder."""
+    """The headers of a kernel. Some distributions keep the generated headers in a second folder, `build`."""
 
     source: Path
     build: Path
 
     @property
     def flags(self) -> list[str]:
-        """Compiler flags for the second folder. bcc handles the first."""
+        """The compiler flags for the folder `build`. bcc itself adds those for `source`."""
         if self.build == self.source:
             return []
         return [f"-I{folder}" for part in _GENERATED for folder in self.build.glob(part)]
@@ -35,10 +38,10 @@ MINIMAL = Headers(_MINIMAL_FOLDER, _MINIMAL_FOLDER)
 
 
 def of_running_kernel(modules: Path = MODULES, release: str | None = None) -> Headers:
-    """Return the running kernel's headers. Raise EngineUnavailable if there are none, or only those of
-    another kernel.
+    """Return the headers of the running kernel.
 
-    With the headers of another kernel, programs would read wrong fields without any error.
+    Raise EngineUnavailable if they are missing, incomplete, or for another kernel. With the headers of another
+    kernel, the programs would read wrong fields without any error.
     """
     release = release or os.uname().release
     build = modules / release / "build"

@@ -1,7 +1,7 @@
 """The two sets of hooks that bcc's programs attach to: kprobes and stable hooks.
 
-One set is attached as a whole, in the order given here. Programs that see closes come first: no open is
-reported whose close is missed.
+Only one set is attached at a time, in the order given here. Programs that see closes come first, so that no
+open is reported whose close is missed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Kprobe:
     entry: str
     exit: str | None = None
     limits_without: tuple[Limit, ...] = ()
-    """The limits where it cannot be attached. If there are none, all of the kprobes depend on it."""
+    """The limits that apply if this kprobe cannot be attached.
+
+    If there are none, the whole set of kprobes is useless without this one."""
 
 
 CGROUP = (
@@ -59,5 +61,5 @@ MPTCP_KPROBES = (
     Kprobe("mptcp_listen", "listen_entry", "listen_exit", (limits.MPTCP_FAILURES,)),
     Kprobe("mptcp_bind", "bind_entry", "bind_exit", (limits.MPTCP_FAILURES,)),
 )
-"""More kprobes for failures, on kernels with MPTCP."""
+"""Additional kprobes that see failures on MPTCP sockets. Used if the kernel supports MPTCP."""
 KPROBES_LIMITS = (limits.UDP_CONNECT, limits.REFUSED_UDP, limits.COOKIES)

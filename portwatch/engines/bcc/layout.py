@@ -1,4 +1,4 @@
-"""Generates C for bcc: the structs of bpf/kernel.h with the field offsets of the running kernel."""
+"""Generates C declarations of the structs of bpf/kernel.h, with the running kernel's field offsets, for bcc."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from portwatch.engines.bcc.btf import Btf, FieldLocation
 from portwatch.errors import EngineUnavailable
 
 ITERATOR_FUNCTION = "bpf_iter_task_file"
-"""The kernel function that represents the iterator over open files, from 5.8 on."""
+"""The kernel function to which programs that iterate over open files attach. It exists since 5.8."""
 _READS = ("bpf_probe_read_kernel", "bpf_probe_read_kernel_str", "bpf_probe_read_user")
-"""The kernel functions that implement these helpers, from 5.5 on."""
+"""BPF helpers to read memory. Since 5.5, the kernel implements each in a function of the same name."""
 
 _CONTROLLERS = "cgroup_subsys_id"
 _OPTIONAL_FIELDS = frozenset({"tcp_sock.is_mptcp", "mptcp_sock.first"})
@@ -22,12 +22,12 @@ BITS = _OPTIONAL_FIELDS | {
     "sock.sk_protocol",
     "sock.sk_userlocks",
 }
-"""The fields that read.h reads with READ_BITS: bit fields in some kernels, or missing in some."""
+"""The fields that read.h reads with READ_BITS, because some kernels have them as bit fields or lack them."""
 
 FORMER_NAMES = {"start_boottime": "real_start_time"}  # renamed in 5.5 by cf25e24db61c
 
 _READ_WHOLE = frozenset({"in6_addr"})
-"""Structs that are read as a whole. Their fields in kernel.h have names of ours."""
+"""Structs that are only read as a whole. kernel.h declares their fields under our own names."""
 _OPTIONAL_STRUCTS = frozenset({"bpf_iter_meta", "bpf_iter__task_file"})
 
 _BLOCK = re.compile(r"#pragma clang attribute push.*?\n(.*)#pragma clang attribute pop", re.DOTALL)
@@ -53,12 +53,12 @@ class Struct:
     fields: tuple[Field, ...]
 
     def member(self, field: Field) -> str:
-        """Return the name of a field together with that of the struct."""
+        """Return the name of a field in the form `struct.field`."""
         return f"{self.name}.{field.name}"
 
 
 def declared(header: str) -> Iterator[Struct]:
-    """Yield the structs that kernel.h declares to be relocated."""
+    """Yield the structs in the block of kernel.h whose field offsets are adapted to the running kernel."""
     block = _BLOCK.search(header)
     assert block, "kernel.h has no relocated structs"
     for struct, body, typedef in _STRUCT.findall(block[1]):
@@ -67,7 +67,7 @@ def declared(header: str) -> Iterator[Struct]:
 
 
 def names(header: str) -> set[str]:
-    """Return the names to look up in the kernel's BTF."""
+    """Return the names of all types and functions to look up in the kernel's BTF."""
     return {struct.name for struct in declared(header)} | {ITERATOR_FUNCTION, _CONTROLLERS, *_READS}
 
 
@@ -80,8 +80,8 @@ def render(header: str, btf: Btf) -> str:
     lines = ["#define LAYOUT", f"#define MEMORY_CONTROLLER {-1 if memory_id is None else memory_id}"]
     if btf.function(ITERATOR_FUNCTION) is not None:
         lines.append("#define HAS_ITERATOR")
-    # bcc looks for these helpers in kallsyms, which is empty without CAP_SYSLOG, and then redefines them as
-    # macros.
+    # If bcc does not find these helpers in kallsyms, it redefines them as macros. Without CAP_SYSLOG, kallsyms
+    # is empty. Undo the redefinition if the kernel does have the helper.
     lines += [f"#undef {helper}" for helper in _READS if btf.function(helper) is not None]
     for struct in declared(header):
         size = btf.size(struct.name)
@@ -117,7 +117,8 @@ def _struct(struct: Struct, size: int, btf: Btf) -> Iterator[str]:
     yield f"\tchar whole[{size}];"
     yield from members
     yield f"}} {struct.name};" if struct.is_typedef else "\t};\n};"
-    # None of these structs is packed in the kernel. If one becomes packed, this fails the compilation.
+    # The generated declarations are right only if no struct is packed in the kernel. If a struct becomes
+    # packed, these assertions make the compilation fail.
     yield from assertions
 
 

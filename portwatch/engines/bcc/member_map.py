@@ -1,4 +1,4 @@
-"""The map of processes of watched trees, through bcc."""
+"""Access through bcc to the map of processes in watched trees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portwatch.errors import PortwatchError
 
 
 class BccMemberMap:
-    """A `MemberMap`, see portwatch.engines.members."""
+    """The implementation of `portwatch.engines.members.MemberMap` for bcc."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -29,7 +29,7 @@ class BccMemberMap:
         return member.start, member.trees
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Insert or replace the entry. Return False if a BPF program was faster."""
+        """Insert or replace the entry. Return False if a BPF program has inserted or deleted it meanwhile."""
         key, leaf = self._table.Key(pid), self._table.Leaf(start, trees)
         flags = BPF_NOEXIST if is_new else BPF_EXIST
         if not self._library.bpf_update_elem(self._table.map_fd, ctypes.byref(key), ctypes.byref(leaf), flags):
@@ -44,5 +44,5 @@ class BccMemberMap:
             del self._table[self._table.Key(pid)]
 
     def pids(self) -> Iterable[int]:
-        """Yield every pid."""
+        """Yield the pid of every entry."""
         return (key.value for key in self._table)

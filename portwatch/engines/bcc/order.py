@@ -1,4 +1,4 @@
-"""Puts the records of several buffers, one per CPU, into the order of their events."""
+"""Sorts the records of several buffers, one per CPU, into the order of their events."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 Fields = tuple[Any, ...]
-"""The fields of a record. The first is its time."""
+"""The fields of a record. The first one is the time of its event."""
 
 
 class OrderedReader:
-    """Reads all buffers, and returns the records that no older record can follow.
+    """Reads all buffers, and returns records only when no older record can arrive any more.
 
-    Buffers are drained one after the other. So a drain may find a close in the second buffer, but not the
-    open before it, which came into the first buffer just after that was drained. But a record is in its
-    buffer before anything later happens to its socket. Therefore all records older than the start of a drain
-    are complete after it; younger records wait for the next drain.
+    Buffers are drained one after the other. So a drain may return a close from the second buffer, but miss the
+    open that came before: its record may have reached the first buffer just after that buffer was drained.
+
+    A record is always in its buffer before anything else happens to its socket. Therefore a drain finds all
+    records that are older than its start. Younger records are kept until the next drain.
     """
 
     def __init__(self, drain: Callable[[], list[Fields]], clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -26,11 +27,11 @@ class OrderedReader:
 
     @property
     def has_pending(self) -> bool:
-        """True if records wait for the next drain."""
+        """True if records are kept until the next drain."""
         return bool(self._pending)
 
     def read(self) -> list[Fields]:
-        """Return at least all records of what happened before the call, in order."""
+        """Return, in order, at least the records of everything that happened before this call."""
         start = self._drain_buffers()
         if self._pending and self._pending[-1][0] >= start:
             start = self._drain_buffers()
@@ -41,7 +42,7 @@ class OrderedReader:
         return records
 
     def _drain_buffers(self) -> int:
-        """Return the time at which the drain started."""
+        """Drain all buffers into the pending records. Return the time at which the drain started."""
         start = self._clock()
         self._pending += self._drain()
         self._pending.sort(key=lambda fields: fields[0])

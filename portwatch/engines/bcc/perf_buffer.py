@@ -1,8 +1,8 @@
-"""The consumer of one CPU's perf buffer.
+"""Reads records from the perf buffer of one CPU.
 
-bcc's consumer calls back for each record. If another thread keeps the interpreter busy, every call waits for
-the GIL, and the consumer never catches up with a storm. It also reads until the buffer is empty, which may
-never happen. This one copies the records that are there now in one pass.
+bcc's own reader calls a Python function for each record. If another thread keeps the interpreter busy, every
+call waits for the GIL, and the reader never catches up with a storm. It also reads until the buffer is empty,
+which may never happen. The reader in this module copies in one pass the records that are there now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from portwatch.engines.bcc.order import Fields
 from portwatch.record import LAYOUT
 
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
-"""The positions of the kernel and of the consumer: word offsets in struct perf_event_mmap_page."""
+"""Where struct perf_event_mmap_page has the kernel's and the reader's positions, in words of 8 bytes."""
 _HEADER = Struct("=IHH")
 _LOST, _SAMPLE = 2, 9
 _COUNT = Struct("=8xQ")
@@ -23,7 +23,7 @@ _RAW_SIZE = 4
 
 
 class PerfBuffer:
-    """A mapped perf buffer: a page with the positions, then the data, whose size is a power of two."""
+    """A mapped perf buffer. Its first page has the positions. The data follows; its size is a power of two."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -34,12 +34,12 @@ class PerfBuffer:
         self._barrier = threading.Lock()
 
     def read(self) -> tuple[list[Fields], int]:
-        """Consume and return the records, and the number of records that the kernel reports as lost."""
+        """Remove and return the records, and the number of records that the kernel reports as lost."""
         tail = self._positions[_TAIL]
         length = self._positions[_HEAD] - tail
         if not length:
             return [], 0
-        # Taking a lock implies a memory barrier, which Python does not offer (see core/ring.py).
+        # Python has no memory barrier, but taking a lock implies one (see core/ring.py).
         with self._barrier:
             start = tail % self._size
             batch = bytes(self._data[start : start + length])

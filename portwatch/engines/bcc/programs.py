@@ -1,4 +1,4 @@
-"""The BPF programs of the bcc engine: compiles and loads them, and keeps their links."""
+"""Compiles and loads the BPF programs of the bcc engine, and keeps the descriptors of their links open."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from portwatch.errors import EngineUnavailable
 
 
 class Programs:
-    """bpf/bcc.bpf.c, compiled for the running kernel. Everything that is attached ends with `close`."""
+    """The programs of bpf/bcc.bpf.c, compiled for the running kernel. `close` detaches them all."""
 
     def __init__(self, *, ephemeral: bool) -> None:
-        """Raise EngineUnavailable if bcc is missing or cannot compile the programs."""
+        """Compile the programs. Raise EngineUnavailable if bcc is missing or the compilation fails."""
         compiled = compile_programs(ephemeral=ephemeral)
         self.bpf = compiled.bpf
         self._descriptors: list[int] = []
         self._loaded: list[int] = []
         self._fork_programs: dict[str, int] = {}
-        """By raw tracepoint."""
+        """The loaded programs that track process trees, by raw tracepoint."""
         self._iterator = self._attach_iterator(compiled.iterator_function)
 
     @property
@@ -35,7 +35,7 @@ class Programs:
 
     @property
     def has_fork_hooks(self) -> bool:
-        """True if the kernel can track process trees. False until `load_fork_programs`."""
+        """True if `load_fork_programs` has loaded the programs that track process trees."""
         return bool(self._fork_programs)
 
     @property
@@ -49,8 +49,8 @@ class Programs:
         return self.bpf[name.encode()]
 
     def load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
-        """Load a program and return its descriptor. Raise OSError or EngineUnavailable if refused."""
-        # libbcc, as loaded by the bcc package that compiled the programs
+        """Load a program, and return its descriptor. Raise OSError or EngineUnavailable on a refusal."""
+        # Use the libbcc that the bcc package which compiled the programs has loaded.
         library = sys.modules[type(self.bpf).__module__].lib
         size = library.bpf_function_size(self.bpf.module, name.encode())
         address = library.bpf_function_start(self.bpf.module, name.encode())
@@ -65,7 +65,10 @@ class Programs:
         return descriptor
 
     def load_fork_programs(self) -> bool:
-        """Load the programs for process trees. Return False if there are no raw tracepoints (before 4.17)."""
+        """Load the programs that track process trees.
+
+        Return False if the kernel has no raw tracepoints (before 4.17).
+        """
         try:
             for name, tracepoint in FORKS.items():
                 self._fork_programs[tracepoint] = self.load(name, syscalls.RAW_TRACEPOINT)
@@ -80,18 +83,19 @@ class Programs:
         return BccMemberMap(self.table("members"))
 
     def open_iterator(self) -> int:
-        """Return a descriptor that reads one pass over all open files."""
+        """Return a descriptor from which one pass over all open files can be read."""
         assert self._iterator is not None
         return syscalls.open_iterator(self._iterator)
 
     def free_compiler_memory(self) -> None:
-        """Free the compiler's memory, which nothing needs once all programs are loaded."""
+        """Free the compiler's memory. No program can be loaded afterwards."""
         self.bpf.free_bcc_memory()
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child, and detach nothing.
+        """Close the descriptors in a forked child. Detach nothing, because the parent still uses the programs.
 
-        Maps that Python has not opened stay open: bcc has freed its list of them. They keep nothing attached.
+        The descriptors of maps that Python has not opened stay open, because bcc has freed its list of maps.
+        An open map keeps no program attached.
         """
         kprobes = self.bpf.kprobe_fds.values()
         functions = (function.fd for function in self.bpf.funcs.values())
@@ -110,7 +114,7 @@ class Programs:
         self._iterator = None
         with quiet([]):
             self.bpf.cleanup()
-        atexit.unregister(self.bpf.cleanup)  # registered by bcc; it would keep the object alive until exit
+        atexit.unregister(self.bpf.cleanup)  # bcc registered it, which keeps self.bpf alive until exit
 
     def _attach_iterator(self, function: int | None) -> int | None:
         if function is None:
@@ -118,5 +122,5 @@ class Programs:
         try:
             program = self.load(ITERATOR, syscalls.TRACING, syscalls.TRACE_ITER, function)
             return self.keep(syscalls.attach_iterator(program))
-        except (OSError, EngineUnavailable):  # some kernels have iterators, but not the helpers that ours calls
+        except (OSError, EngineUnavailable):  # some kernels lack a helper that our iterator calls
             return None

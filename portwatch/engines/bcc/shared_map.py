@@ -1,4 +1,4 @@
-"""Structs in array maps, which BPF programs and this process share."""
+"""Structs in BPF array maps, which this process shares with the BPF programs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ S = TypeVar("S", bound=ctypes.Structure)
 
 _MAPPED_SINCE = (5, 5)
 FLAGS = 1 << 10 if RELEASE >= _MAPPED_SINCE else 0
-"""BPF_F_MMAPABLE for the declaration of the maps, where the kernel supports it. Else 0."""
+"""The flags of the maps. BPF_F_MMAPABLE if the kernel supports it, else 0."""
 
 
 class SharedMap(Generic[S]):
-    """A struct in an array map, as `value`.
+    """A struct in an array map. `value` is the struct.
 
-    It is memory-mapped where the kernel allows that. The bpf(2) calls that are the alternative miss events:
-    until such a call returns, programs at kprobes and perf events do not run on this CPU
-    (bpf_disable_instrumentation), even for a process that preempts us. On a slow machine, 3 of 10,000 listens
-    were missed.
+    The map is memory-mapped if the kernel allows that. Otherwise bpf(2) calls access the map, and events may be
+    missed: until such a call returns, programs at kprobes and perf events do not run on this CPU
+    (bpf_disable_instrumentation), even if another process preempts this one. On a slow machine, 3 of 10,000
+    listens were missed.
     """
 
     def __init__(self, table: Any, layout: type[S]) -> None:
@@ -30,9 +30,9 @@ class SharedMap(Generic[S]):
         self.value = layout.from_buffer(self._memory) if self._memory else layout()
 
     def fetch(self) -> S:
-        """Return the value as the programs have written it."""
+        """Return `value`, with what the programs have written to it."""
         if not FLAGS:
-            entry = self._table[ctypes.c_int(0)]  # bcc has its own type for it
+            entry = self._table[ctypes.c_int(0)]  # an object of bcc's own type
             ctypes.memmove(ctypes.addressof(self.value), ctypes.addressof(entry), ctypes.sizeof(self.value))
         return self.value
 
@@ -42,7 +42,7 @@ class SharedMap(Generic[S]):
             self._table[ctypes.c_int(0)] = self.value
 
     def close(self) -> None:
-        """Unmap the value."""
+        """Unmap `value`, which must not be used afterwards."""
         del self.value
         if self._memory:
             self._memory.close()

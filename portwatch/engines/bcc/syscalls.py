@@ -1,8 +1,8 @@
-"""bpf(2), where bcc does not do what we need.
+"""Calls of bpf(2), for what bcc does wrong or cannot do.
 
-bcc 0.26 passes a program's attach type to libbcc in the place of flags. What it attaches to a cgroup stays
-there if we are killed; a BPF link ends with its descriptor. It attaches to tracepoints only where tracefs is
-mounted.
+bcc 0.26 passes a program's attach type to libbcc in the place of flags. A program that bcc attaches to a cgroup
+stays attached if this process is killed, while a BPF link ends when its descriptor is closed. bcc attaches to
+tracepoints only if tracefs is mounted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from portwatch.linux.libc import bpf
 _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 5, 17, 28, 33
 _LOG_BYTES = 1 << 16
 _STATISTICS = ("processed ", "verification time", "stack depth")
-"""How the lines begin that the verifier writes after its messages."""
+"""The beginnings of the lines with statistics, which the verifier writes after its messages."""
 
 TRACEPOINT, CGROUP_SOCK, SOCK_OPS, RAW_TRACEPOINT, CGROUP_SOCK_ADDR, TRACING = 5, 9, 13, 17, 18, 26
 TRACE_ITER = 28
@@ -28,7 +28,7 @@ TRACE_ITER = 28
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A compiled program: the address and the number of its instructions, of 8 bytes each."""
+    """The instructions of a compiled program: their address, and their count. Each has 8 bytes."""
 
     name: str
     address: int
@@ -36,9 +36,9 @@ class Code:
 
 
 def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
-    """Load a program and return its descriptor. `function` is the BTF id of a TRACING program's target.
+    """Load a program, and return its descriptor. `function` is the BTF id of a TRACING program's target.
 
-    Raise EngineUnavailable if the verifier rejects it, OSError otherwise.
+    Raise OSError if the kernel answers EPERM. Raise EngineUnavailable for other errors, mostly the verifier's.
     """
     licence = ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
@@ -57,7 +57,7 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
     try:
         return bpf(_PROG_LOAD, attr)
     except OSError as error:
-        if error.errno == EPERM:  # EACCES, also a PermissionError in Python, comes from the verifier
+        if error.errno == EPERM:  # EACCES comes from the verifier, but is a PermissionError in Python, too
             raise
         raise EngineUnavailable(
             f"the kernel rejects the BPF program {code.name} ({error.strerror}): {_verifier_message(attr)}"
@@ -65,7 +65,7 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
 
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
-    """Attach a program to a cgroup, and return the link. Closing it detaches the program."""
+    """Attach a program to a cgroup, and return the descriptor of the link. Closing it detaches the program."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
@@ -76,17 +76,17 @@ def attach_raw_tracepoint(program: int, name: str) -> int:
 
 
 def attach_iterator(program: int) -> int:
-    """Return a link for `open_iterator`."""
+    """Attach an iterator program, and return the link that `open_iterator` takes."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, 0, TRACE_ITER, 0))
 
 
 def open_iterator(link: int) -> int:
-    """Return a file descriptor that reads one pass of the iterator."""
+    """Return a file descriptor from which one pass of the iterator can be read."""
     return bpf(_ITER_CREATE, struct.pack("=II", link, 0))
 
 
 def _verifier_message(attr: bytes) -> str:
-    """Load the program again, with a log, and return the verifier's last message."""
+    """Load the program again, this time with a log, and return the verifier's last message."""
     log = ctypes.create_string_buffer(_LOG_BYTES)
     with_log = attr[:24] + struct.pack("=IIQ", 1, _LOG_BYTES, ctypes.addressof(log)) + attr[40:]
     with suppress(OSError):

@@ -24,21 +24,21 @@ from portwatch.record import LAYOUT, RawRecord, decode
 from portwatch.snapshot import open_files, port_users
 
 RING_BYTES = 4 << 20
-"""Counts twice in resident memory, because the data area is mapped twice."""
+"""The size of the ring. Its data area is mapped twice, so it counts twice in resident memory."""
 
 _STRIDE = Struct(f"<{HEADER}x{LAYOUT.format[1:]}")
-"""A record in the ring, including its header."""
+"""The layout of a record in the ring, including its header."""
 _SLICE = 512 * _STRIDE.size
 _BACKLOG_SLICES = 320
-"""The ring is not read while this many slices, of 120 KB each, wait to be decoded.
+"""The ring is not read while this many slices of 120 KB wait to be decoded.
 
-Copying records is faster than decoding them. So a storm that would overflow the ring is kept in ordinary
-memory, which is free for other uses afterwards.
+Copying records is faster than decoding them. So the records of a storm, which would overflow the ring, are
+copied to ordinary memory first. That memory is freed afterwards.
 """
 
 
 class CoreEngine:
-    """Records and snapshots from BPF, on the best set of hooks that this kernel allows."""
+    """An engine that uses the best set of hooks that this kernel allows."""
 
     name = "core"
 
@@ -68,7 +68,7 @@ class CoreEngine:
         self._poll = select.epoll()
         self._poll.register(self._wakeup, select.EPOLLIN)
         self._backlog: deque[memoryview] = deque()
-        """Slices of the ring that are not decoded yet, oldest first."""
+        """Slices that are copied from the ring but not decoded yet, oldest first."""
         self._filter = UNRESTRICTED
 
     @property
@@ -78,7 +78,7 @@ class CoreEngine:
 
     @property
     def lost(self) -> int:
-        """How many records and processes of trees were dropped since `attach`: the ring or the map was full."""
+        """How many records and tree members were dropped since `attach` because the ring or map was full."""
         shared = self._programs.shared
         return int(shared.dropped_records + shared.dropped_members) if shared else 0
 
@@ -88,7 +88,7 @@ class CoreEngine:
         return self._programs.recursion_misses
 
     def attach(self) -> None:
-        """Load and attach the first set of hooks that works. From then on no event is missed."""
+        """Load and attach the first set of hooks that works. From then on, the programs see every event."""
         for hooks in self._candidates:
             try:
                 self._limits = self._programs.attach(hooks)
@@ -104,7 +104,7 @@ class CoreEngine:
         self._poll.register(self._ring.fileno(), select.EPOLLIN)
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, `wake` or the timeout, and return records in the order of their events."""
+        """Wait for records, `wake` or the timeout. Return the records in the order of their events."""
         assert self._ring, "attach first"
         if not self._backlog and self._ring.produced == self._ring.consumed:
             for fd, _ in self._poll.poll(timeout):
@@ -115,7 +115,7 @@ class CoreEngine:
         return self._decode(self._backlog.popleft()) if self._backlog else []
 
     def read_up_to_now(self) -> list[Record]:
-        """Return all records of what happened before the call."""
+        """Return the unread records of everything that happened before this call."""
         assert self._ring, "attach first"
         end = self._ring.produced
         while self._ring.consumed < end:
@@ -125,22 +125,22 @@ class CoreEngine:
         return records
 
     def wake(self) -> None:
-        """Make a waiting `read` return. Any thread or signal handler may call it."""
+        """Make `read` return, if it is waiting. Any thread or signal handler may call this."""
         self._wakeup.set()
 
     def snapshot(self) -> Snapshot:
-        """Return every open socket that a process holds, in every network namespace, with all its holders."""
+        """Return every open socket that a process holds, in any network namespace, with all its holders."""
         shared = self._programs.shared
         if shared and self._membership:
             self._membership.find_missed(shared.dropped_members + self.recursion_misses)
         return open_files.snapshot_of(self._read_iterator(0), ephemeral=self._ephemeral)
 
     def port_users(self, socket: Socket) -> tuple[Holder, ...]:
-        """Return the current users of the port of `socket`, listening or not."""
+        """Return the processes that have the port of `socket` in use, whether they listen on it or not."""
         return port_users.port_users(socket, self._read_iterator(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
-        """Mark records and snapshots of a process tree with the bit `tree` from now on."""
+        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
         shared = self._programs.shared
         assert shared, "attach first"
         if self._membership is None:
@@ -150,14 +150,14 @@ class CoreEngine:
         self._membership.watch(root, tree)
 
     def unwatch(self, tree: int) -> None:
-        """Stop marking a process tree."""
+        """Stop setting the bit `tree` in records and snapshots."""
         shared = self._programs.shared
         if shared and self._membership:
             shared.trees &= ~tree
             self._membership.unwatch(tree)
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:
-        """Record only what passes a filter, as far as the programs can; return the filter that applies now."""
+        """Filter records in the kernel, as far as the programs can. Return the filter that is now in effect."""
         shared = self._programs.shared
         assert shared, "attach first"
         self._filter = filter_map.supported(wanted, has_marks=self._programs.has_socket_helpers)
@@ -167,7 +167,7 @@ class CoreEngine:
         return self._filter
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child, and detach nothing."""
+        """Close all descriptors in a forked child. Detach nothing, as the parent still uses the programs."""
         if self._ring:
             self._ring.forget()
         self._programs.forget()
@@ -175,7 +175,7 @@ class CoreEngine:
         self._wakeup.forget()
 
     def detach(self) -> None:
-        """Remove everything from the kernel."""
+        """Detach all programs, and remove them and their maps from the kernel."""
         if self._ring:
             self._poll.unregister(self._ring.fileno())
             self._ring.close()
@@ -186,7 +186,7 @@ class CoreEngine:
 
     def _copy_ring(self) -> None:
         assert self._ring
-        # Slices of one large block, not copies: small blocks would stay in the heap after a storm.
+        # The slices share one large block. Small copies would stay in the heap after a storm.
         batch = memoryview(self._ring.read())
         self._backlog.extend(batch[start : start + _SLICE] for start in range(0, len(batch), _SLICE))
 

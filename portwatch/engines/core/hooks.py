@@ -11,18 +11,18 @@ from portwatch.engines.limits import Limit
 
 @dataclass(frozen=True, slots=True)
 class HookSet:
-    """Programs that together see every event exactly once. One set is attached at a time."""
+    """A set of programs that together see every event exactly once. Only one set is attached at a time."""
 
     name: str
     limits: tuple[Limit, ...]
     without_failures: tuple[Limit, ...]
     """Additional limits when failures are not requested or cannot be seen."""
     tracing: tuple[str, ...]
-    """Programs whose ELF section names their attach point. Those that see closes come first."""
+    """Programs whose ELF section names their attach point. The programs that see closes come first."""
     cgroup: tuple[str, ...] = ()
-    """Programs for the root cgroup, attached after `tracing`. Those that see closes come first."""
+    """Programs for the root cgroup, attached after `tracing`. The programs that see closes come first."""
     tracepoints: Mapping[str, str] = field(default_factory=dict)
-    """Programs that see failures, and their syscall tracepoints."""
+    """Programs that see failures, and the syscall tracepoints that they attach to."""
     for_failures: tuple[str, ...] = ()
     """Tracing programs that are needed for failures only."""
     for_ephemeral: tuple[str, ...] = ()
@@ -33,7 +33,9 @@ class HookSet:
     """True if the set has no other way to get a socket's cookie."""
     uses_fentry: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
-    """Programs that are left out, at no loss, where the kernel lacks the function they attach to."""
+    """Programs, and the kernel functions that they attach to.
+
+    If a kernel lacks the function, the program is left out. Nothing is missed then."""
 
 
 FENTRY = HookSet(
@@ -87,4 +89,4 @@ STABLE = HookSet(
 )
 
 HOOK_SETS = {hooks.name: hooks for hooks in (FENTRY, STABLE)}
-"""Best first."""
+"""The sets of hooks by name, best first."""

@@ -1,4 +1,4 @@
-"""libbpf.so.1 through ctypes: the calls that load and attach programs and access maps."""
+"""Calls libbpf.so.1 through ctypes, to load and attach programs and to access maps."""
 
 from __future__ import annotations
 
@@ -71,23 +71,23 @@ REINSTALL = "reinstall portwatch (in a source tree: make build); building it nee
 
 
 class _LoadOptions(ctypes.Structure):
-    """The beginning of struct bpf_prog_load_opts. libbpf takes fields beyond `sz` as zero."""
+    """The beginning of struct bpf_prog_load_opts. libbpf treats the fields beyond `sz` bytes as zero."""
 
     _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_int))
 
 
 class _Warnings(threading.local):
-    """What libbpf has warned of in this thread: it does so in the thread that called it."""
+    """The warnings that libbpf has printed in this thread. libbpf prints in the thread that calls it."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_WARNINGS_MAX)
 
     def add(self, line: str) -> None:
-        """Keep a line, and forget the oldest one if there are too many."""
+        """Add a line, and drop the oldest line if there are too many."""
         self._lines.append(line)
 
     def take(self) -> list[str]:
-        """Return the lines since the last call."""
+        """Return and remove all lines."""
         lines = list(self._lines)
         self._lines.clear()
         return lines
@@ -101,7 +101,7 @@ _libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
 def _keep_warning(level: int, template: bytes, arguments: int) -> None:
     if level == 0:
         buffer = ctypes.create_string_buffer(4096)
-        # On x86-64 and arm64 alike, a va_list argument is passed as a pointer.
+        # Both x86-64 and arm64 pass a va_list argument as a pointer.
         _libc.vsnprintf(buffer, len(buffer), template, arguments)
         _warnings.add(buffer.value.decode("utf-8", "backslashreplace").strip())
 
@@ -112,7 +112,9 @@ def _print(level: int, template: bytes, arguments: int) -> int:
 
 
 _PRINT = _PrintFunction(_print)
-"""libbpf has one callback for the whole process, which any thread's call may run: it must never be freed."""
+"""The print callback of libbpf.
+
+It must never be freed. libbpf keeps one callback for the whole process, and calls it from any thread."""
 
 
 class Libbpf:
@@ -128,7 +130,7 @@ class Libbpf:
         except (OSError, AttributeError) as error:
             raise EngineUnavailable(f"libbpf 1.0 or later is required ({error}): {INSTALL}") from None
         self.functions = SimpleNamespace(**{name: getattr(library, name) for name in _PROTOTYPES})
-        """Only those in `_PROTOTYPES`: without a prototype, ctypes truncates a returned pointer to an int."""
+        """The functions in `_PROTOTYPES`. Without a prototype, ctypes would truncate a pointer to an int."""
         self.functions.libbpf_set_print(_PRINT)
 
     @property
@@ -139,8 +141,8 @@ class Libbpf:
     def forbids_fentry(self) -> bool:
         """Return True if the kernel refuses fentry programs for all functions.
 
-        Try to load a program for no function: a kernel that allows fentry answers EINVAL, not EPERM. This takes
-        microseconds; loading the whole object in vain takes 30 ms.
+        Try to load a program that names no function to attach to. A kernel that allows fentry answers EINVAL,
+        not EPERM. This takes microseconds, while a failed attempt to load the whole object takes 30 ms.
         """
         options = _LoadOptions(ctypes.sizeof(_LoadOptions), 1, _BPF_TRACE_FENTRY)
         self.functions.bpf_prog_load(
@@ -149,7 +151,7 @@ class Libbpf:
         return ctypes.get_errno() == EPERM
 
     def kernel_functions(self, names: Iterable[str]) -> set[str]:
-        """Return those of these functions that the running kernel has, and has not inlined everywhere."""
+        """Return the functions in `names` that the running kernel has, and has not inlined everywhere."""
         btf = self.functions.btf__load_vmlinux_btf()
         if not btf:
             raise self.failure("cannot read the kernel's BTF", ctypes.get_errno())
@@ -162,17 +164,17 @@ class Libbpf:
         return present
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
-        """Return the exception for a call that failed, including libbpf's first relevant warning."""
-        # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, whatever the cause.
+        """Return the exception for a failed call. Its text includes libbpf's first relevant warning."""
+        # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, even if that is not the cause.
         relevant = (line for line in _warnings.take() if "RLIMIT_MEMLOCK" not in line)
         warning = next((line for line in relevant if line.startswith("libbpf:")), "")
         reason = os.strerror(errno) if errno < _LIBBPF_ERRNO_START else "libbpf cannot read it"
         text = f"{what}: {reason}"
         if missing := missing_capabilities():
-            # Not only for EPERM: without CAP_PERFMON, some kernels answer EINVAL.
+            # This does not depend on `errno`, because some kernels answer EINVAL if CAP_PERFMON is missing.
             return NotPermitted(f"{text}; {missing}")
         text += f" ({warning})" if warning else ""
-        # For a helper that lockdown forbids, the verifier answers EINVAL, as it does for an unknown one.
+        # The verifier answers EINVAL for a helper that lockdown forbids, as it does for an unknown helper.
         if errno in (EPERM, EINVAL) and kernel.lockdown() == kernel.CONFIDENTIALITY:
             return NotPermitted(
                 f"{text}: the kernel is locked down in confidentiality mode, in which BPF programs may not "
@@ -192,7 +194,7 @@ class Libbpf:
 
 
 class Object:
-    """A BPF object file: opened, configured, loaded, attached. `close` also destroys its links."""
+    """A BPF object file, which is opened, configured, loaded and attached. `close` detaches and unloads it."""
 
     def __init__(self, libbpf: Libbpf, path: Path) -> None:
         if not path.exists():
@@ -214,7 +216,7 @@ class Object:
         return handles
 
     def select_programs(self, names: set[str]) -> None:
-        """Select the programs that `load` loads."""
+        """Make `load` load only these programs."""
         for name, program in self.programs().items():
             self._functions.bpf_program__set_autoload(program, name in names)
 
@@ -225,15 +227,15 @@ class Object:
             raise self._libbpf.failure("the kernel refuses to load the BPF programs", -result)
 
     def map_fd(self, name: str) -> int:
-        """Return the file descriptor of a map. Valid once the object is loaded."""
+        """Return the file descriptor of a map. Call this after `load`."""
         return int(self._functions.bpf_map__fd(self._map(name)))
 
     def resize(self, name: str, entries: int) -> None:
-        """Set the size of a map. Call it before `load`."""
+        """Set the size of a map. Call this before `load`."""
         self._functions.bpf_map__set_max_entries(self._map(name), entries)
 
     def set_constants(self, layout: ctypes.Structure) -> None:
-        """Set the programs' constants. Call it before `load`."""
+        """Set the programs' constants. Call this before `load`."""
         size = c_size_t()
         address = self._functions.bpf_map__initial_value(self._map(".rodata"), byref(size))
         if size.value != ctypes.sizeof(layout):
@@ -241,9 +243,9 @@ class Object:
         ctypes.memmove(address, byref(layout), size.value)
 
     def variables(self, layout: type[Layout]) -> Layout:
-        """Return the programs' variables, in memory shared with the kernel. Call it after `load`.
+        """Return the programs' variables, in memory shared with the programs. Call this after `load`.
 
-        Before 1.5, libbpf itself maps them for generated skeletons only.
+        Before 1.5, libbpf maps the variables only for generated skeletons.
         """
         memory = mmap.mmap(self.map_fd(".bss"), ctypes.sizeof(layout))
         return layout.from_buffer(memory)
@@ -253,7 +255,7 @@ class Object:
         return int(self._functions.bpf_program__fd(self._program(name)))
 
     def attach(self, name: str, cgroup_fd: int | None = None, perf_fd: int | None = None) -> None:
-        """Attach a program to a cgroup, to a perf event, or to what its ELF section names."""
+        """Attach a program to a cgroup, to a perf event, or to the attach point that its ELF section names."""
         program = self._program(name)
         if cgroup_fd is not None:
             link = self._functions.bpf_program__attach_cgroup(program, cgroup_fd)
@@ -267,7 +269,7 @@ class Object:
         self._links.append(link)
 
     def attach_iterator(self, name: str) -> int:
-        """Return a link for `open_iterator`."""
+        """Attach an iterator program, and return the link that `open_iterator` takes."""
         link = self._functions.bpf_program__attach_iter(self._program(name), None)
         if not link:
             raise self._libbpf.failure(f"cannot attach {name}", ctypes.get_errno())
@@ -275,16 +277,16 @@ class Object:
         return int(link)
 
     def open_iterator(self, link: int) -> int:
-        """Return a file descriptor that reads one pass of the iterator."""
+        """Return a file descriptor from which one pass of the iterator can be read."""
         fd = self._functions.bpf_iter_create(self._functions.bpf_link__fd(link))
         if fd < 0:
             raise self._libbpf.failure("cannot start the iterator", -fd)
         return int(fd)
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child.
+        """Close all descriptors in a forked child, without libbpf.
 
-        libbpf would detach programs from perf events, which the child shares with its parent.
+        libbpf would also detach the programs from perf events, and the child shares those with its parent.
         """
         functions = self._functions
         descriptors = {functions.bpf_link__fd(link) for link in self._links} | set(self._perf_fds)
@@ -294,7 +296,7 @@ class Object:
             descriptors.add(functions.bpf_map__fd(previous))
         descriptors.add(functions.bpf_object__btf_fd(self._handle))
         for descriptor in descriptors:
-            if descriptor >= 0:  # negative: not loaded
+            if descriptor >= 0:  # it is negative if it was not loaded
                 os.close(descriptor)
         self._links.clear()
         self._handle = None

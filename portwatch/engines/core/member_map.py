@@ -1,4 +1,4 @@
-"""The map of processes of watched trees, through libbpf."""
+"""Access through libbpf to the map of processes in watched trees."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from portwatch.errors import PortwatchError
 
 
 class _Member(ctypes.Structure):
-    """struct member of bpf/core.bpf.c's map `members`."""
+    """struct member of bpf/core.bpf.c, the value type of the map `members`."""
 
     _fields_ = (("start", c_uint64), ("trees", c_uint64))
 
 
 class LibbpfMemberMap:
-    """A `MemberMap`, see portwatch.engines.members."""
+    """The implementation of `portwatch.engines.members.MemberMap` for libbpf."""
 
     def __init__(self, libbpf: Libbpf, fd: int) -> None:
         self._functions = libbpf.functions
@@ -33,7 +33,7 @@ class LibbpfMemberMap:
         return member.start, member.trees
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Insert or replace the entry. Return False if a BPF program was faster."""
+        """Insert or replace the entry. Return False if a BPF program has inserted or deleted it meanwhile."""
         member = byref(_Member(start, trees))
         flags = BPF_NOEXIST if is_new else BPF_EXIST
         result = self._functions.bpf_map_update_elem(self._fd, byref(c_uint32(pid)), member, flags)
@@ -46,7 +46,7 @@ class LibbpfMemberMap:
         self._functions.bpf_map_delete_elem(self._fd, byref(c_uint32(pid)))
 
     def pids(self) -> Iterator[int]:
-        """Yield every pid."""
+        """Yield the pid of every entry."""
         pid, previous = c_uint32(), None
         while not self._functions.bpf_map_get_next_key(self._fd, previous, byref(pid)):
             yield pid.value

@@ -1,4 +1,4 @@
-"""The BPF programs of the core engine: loads them, and attaches them to one set of hooks."""
+"""Loads the BPF programs of the core engine, and attaches them to one set of hooks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OBJECT = Path(__file__).with_name("core.bpf.o")
 
 
 class _Settings(ctypes.Structure):
-    """The constants of bpf/core.bpf.c."""
+    """The constants of bpf/core.bpf.c, which are set before it is loaded."""
 
     _fields_ = (("ephemeral", ctypes.c_bool), ("failures", ctypes.c_bool), ("socket_helpers", ctypes.c_bool))
 
 
 class SharedVariables(ctypes.Structure):
-    """The variables of bpf/core.bpf.c, in memory that the programs share."""
+    """The variables of bpf/core.bpf.c, in memory shared with the programs."""
 
     _fields_ = (
         *(
@@ -41,7 +41,10 @@ class SharedVariables(ctypes.Structure):
 
 
 class Programs:
-    """core.bpf.o. It is loaded by `attach` or, for snapshots without `attach`, by `open_iterator`."""
+    """The programs in core.bpf.o.
+
+    `attach` loads a set of hooks. If nothing is loaded yet, `open_iterator` loads the iterator alone.
+    """
 
     def __init__(self, *, failures: bool, ephemeral: bool, ring_bytes: int) -> None:
         """Raise EngineUnavailable if libbpf or the object is missing."""
@@ -53,7 +56,7 @@ class Programs:
         self._iterator: int | None = None
         self._skippable: tuple[int, ...] = ()
         self.shared: SharedVariables | None = None
-        """None until programs are loaded."""
+        """The programs' variables, or None if no programs are loaded."""
         self.has_socket_helpers = True
 
     @property
@@ -62,7 +65,10 @@ class Programs:
         return sum(map(recursion_misses, self._skippable))
 
     def attach(self, hooks: HookSet) -> tuple[Limit, ...]:
-        """Load and attach a set of hooks, and return its limits here. Raise EngineUnavailable if refused."""
+        """Load and attach a set of hooks. Return the limits that it has on this machine.
+
+        Raise EngineUnavailable if the kernel refuses.
+        """
         if hooks.uses_fentry and self._libbpf.forbids_fentry() and not capabilities.missing_for_programs():
             raise NotPermitted(
                 "this kernel or a security module does not allow BPF programs on kernel functions "
@@ -80,14 +86,14 @@ class Programs:
             others = {*hooks.cgroup, *tracepoints, *FORKS, ITERATOR}
             tracing = self._load_set(hooks, tracing, others)
             self._skippable = tuple(map(self._object.program_fd, [*tracing, *FORKS, *tracepoints]))
-            # Programs that see closes come first: no open is reported whose close is missed.
+            # Programs that see closes come first, so that no open is reported whose close is missed.
             for name in tracing:
                 self._object.attach(name)
             for name in hooks.cgroup:
                 self._attach_to_cgroup(name, root)
             for name, fd in tuple(tracepoints.items()):
                 self._object.attach(name, perf_fd=fd)
-                del tracepoints[name]  # from here on libbpf closes it
+                del tracepoints[name]  # libbpf owns it now, and closes it
         finally:
             for fd in (*tracepoints.values(), *([] if root is None else [root])):
                 os.close(fd)
@@ -95,7 +101,7 @@ class Programs:
         return limits if self.has_socket_helpers else limits + hooks.without_socket_helpers
 
     def open_ring(self) -> Ring:
-        """Return the consumer of the programs' records."""
+        """Return the ring from which the programs' records can be read."""
         return Ring(self._object.map_fd("records"), self._ring_bytes, LAYOUT.size)
 
     def attach_fork_hooks(self) -> LibbpfMemberMap:
@@ -105,9 +111,9 @@ class Programs:
         return LibbpfMemberMap(self._libbpf, self._object.map_fd("members"))
 
     def open_iterator(self, port: int) -> int:
-        """Return a descriptor that reads one record for each open file that is a socket on `port`.
+        """Return a descriptor from which one record can be read for each open file that is a socket on `port`.
 
-        Port 0 selects every open socket. Works before `attach`, too.
+        Port 0 selects every open socket. This works before `attach`, too.
         """
         if self.shared is None:
             self._load({ITERATOR})
@@ -118,7 +124,7 @@ class Programs:
         return self._object.open_iterator(self._iterator)
 
     def forget(self) -> None:
-        """Close all descriptors, in a forked child, and detach nothing."""
+        """Close all descriptors in a forked child. Detach nothing, as the parent still uses the programs."""
         self.shared = None
         self._skippable = ()
         self._object.forget()
@@ -137,13 +143,13 @@ class Programs:
         return opened
 
     def _load_set(self, hooks: HookSet, tracing: list[str], others: set[str]) -> list[str]:
-        """Load the programs of a set. Return those of `tracing` that were not left out."""
+        """Load `tracing` and `others`. Return `tracing` without the optional programs that were left out."""
         try:
             self._load({*tracing, *others}, hooks.needs_socket_helpers)
         except NotPermitted:
             raise
         except EngineUnavailable:
-            # Looked up only now: reading all of the kernel's BTF is slow.
+            # The functions are looked up only after a refusal, because reading all of the kernel's BTF is slow.
             absent = self._optional_programs_without_function(hooks)
             if not absent:
                 raise
@@ -158,9 +164,9 @@ class Programs:
         return {program for program, function in hooks.optional.items() if function not in present}
 
     def _load(self, names: set[str], needs_socket_helpers: bool = False) -> None:
-        """Load these programs: with the socket helpers or, if the kernel refuses, without.
+        """Load these programs with the socket helpers. If the kernel refuses, load them without.
 
-        Raise the first refusal if the kernel refuses both, or if the programs need the helpers.
+        If `needs_socket_helpers`, do not try without. If no attempt works, raise the error of the first one.
         """
         refusal = None
         for socket_helpers in (True,) if needs_socket_helpers else (True, False):

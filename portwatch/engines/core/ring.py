@@ -1,7 +1,7 @@
-"""The consumer of a BPF ring buffer whose records all have one size.
+"""Reads records from a BPF ring buffer. All records must have the same size.
 
-libbpf's consumer calls back for each record, at 2 µs each through ctypes. This one copies a batch of records
-from the shared memory in one pass.
+libbpf's own reader calls a function for each record, which takes 2 µs through ctypes. The reader in this module
+copies a batch of records from the shared memory in one pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BUSY = 1 << 31
 
 
 class Ring:
-    """Batches of records of `record_size` bytes, in the order in which programs reserved them."""
+    """A ring buffer with records of `record_size` bytes, in the order in which the programs reserved them."""
 
     def __init__(self, fd: int, size: int, record_size: int) -> None:
         self._size = size
@@ -41,7 +41,7 @@ class Ring:
 
     @property
     def produced(self) -> int:
-        """The producer position. Once `consumed` reaches it, everything that was in the ring has been read."""
+        """The producer position. Once `consumed` reaches it, all records now in the ring have been read."""
         return self._producer_position[0]
 
     @property
@@ -50,10 +50,10 @@ class Ring:
         return self._consumer_position[0]
 
     def read(self) -> bytes:
-        """Consume and return all records up to the first one that is not yet committed, with their headers."""
+        """Remove and return all records before the first one that is not committed yet, with their headers."""
         start = self._consumer_position[0]
-        # Only x86 keeps the order of the loads of positions, headers and data by itself. Python has no memory
-        # barrier; taking a lock implies one.
+        # Positions, headers and data must be loaded in this order, which only x86 ensures by itself. Python has
+        # no memory barrier, but taking a lock implies one.
         with self._barrier:
             length = self._producer_position[0] - start
         if not length:
@@ -73,12 +73,12 @@ class Ring:
         return batch
 
     def forget(self) -> None:
-        """Close all descriptors and unmap the buffer, in a forked child."""
-        with suppress(BufferError):  # a thread of the parent was reading at the moment of the fork
+        """Close the epoll descriptor and unmap the buffer in a forked child."""
+        with suppress(BufferError):  # a thread was reading at the fork, so the buffer stays mapped
             self.close()
 
     def close(self) -> None:
-        """Unmap the buffer."""
+        """Close the epoll descriptor and unmap the buffer."""
         self._poll.close()
         for view in (self._view, self._consumer_position, self._producer_position):
             view.release()

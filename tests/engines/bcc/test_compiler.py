@@ -1,4 +1,4 @@
-"""Finding bcc and kernel headers, and compiling. Errors say what to install."""
+"""Finding bcc and the kernel's headers, and compiling the programs. Errors say what to install."""
 
 import atexit
 import errno
@@ -18,7 +18,7 @@ RELEASE = "6.1.0-18-amd64"
 
 @pytest.fixture
 def no_bcc(monkeypatch):
-    """Make bcc importable only where a test puts it."""
+    """Make bcc importable only from where the test puts it."""
     compiler._forget()
     monkeypatch.setattr(compiler, "DIST_PACKAGES", ())
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "dist-packages" not in path])
@@ -58,7 +58,7 @@ def test_if_importing_bcc_fails_the_error_says_to_reinstall_it(content, monkeypa
 
 
 @pytest.mark.usefixtures("no_bcc")
-def test_the_package_of_the_same_name_on_pypi_is_skipped(monkeypatch, tmp_path):
+def test_a_package_called_bcc_that_is_not_the_distributions_is_skipped(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(*package(tmp_path, "something_else = 1"))
     (tmp_path / "dist").mkdir()
     monkeypatch.setattr(compiler, "DIST_PACKAGES", package(tmp_path / "dist", "class BPF: pass"))
@@ -77,7 +77,7 @@ def bcc():
 
 
 @pytest.mark.usefixtures("bcc")
-def test_a_compiler_error_is_in_the_exception_and_not_on_stderr(monkeypatch, tmp_path, capfd):
+def test_a_compiler_error_is_in_the_exception_and_not_printed_to_stderr(monkeypatch, tmp_path, capfd):
     for name in ("bcc.bpf.c", "kernel.h"):
         content = (compiler.SOURCES / name).read_text()
         (tmp_path / name).write_text(content if name == "kernel.h" else "int broken(void *ctx) { return x; }")
@@ -146,10 +146,10 @@ def test_without_btf_and_headers_the_error_names_the_package(monkeypatch, tmp_pa
         compiler.compile_programs(ephemeral=False)
 
 
-# Debian 12's bcc cannot compile the headers of newer kernels.
+# Newer kernels are left out, because Debian 12's bcc cannot compile their headers.
 @pytest.fixture(params=["5.10", "6.1"])
 def debians_headers(request, monkeypatch, tmp_path):
-    """Pretend that one of Debian's kernels is running, with its headers and without BTF."""
+    """Pretend that a kernel of Debian is running which has headers, but no BTF."""
     modules = kernels.CACHE / request.param / "root/lib/modules"
     builds = [path.parent for path in modules.glob("*/build")]
     if not builds:
@@ -196,7 +196,7 @@ def test_the_users_variables_for_bcc_are_ignored_and_restored(tmp_path):
     assert (result.stdout, result.stderr) == (f"{variables}\n", "")
 
 
-def test_if_stderr_cannot_be_redirected_the_engine_is_unavailable(monkeypatch, bcc):
+def test_if_stderr_cannot_be_redirected_engine_unavailable_is_raised(monkeypatch, bcc):
     def fail(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 

@@ -1,4 +1,4 @@
-"""The parser of BTF, and the C that tells bcc the offsets of fields."""
+"""The parser of BTF, and the C declarations that give bcc the offsets of fields."""
 
 import struct
 
@@ -16,7 +16,7 @@ INT, STRUCT, UNION, ENUM, CONST, FUNC = 1, 4, 5, 6, 10, 12
 
 
 class Types:
-    """Builds BTF as the kernel has it."""
+    """Builds BTF in the form in which the kernel has it."""
 
     def __init__(self):
         self._strings = b"\0"
@@ -57,7 +57,7 @@ class Types:
         return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, *sizes) + self._types + self._strings
 
 
-def test_a_field_in_an_anonymous_member_is_found():
+def test_a_field_of_an_anonymous_struct_in_an_anonymous_union_is_found():
     types = Types()
     word = types.integer("int", 4)
     inner = types.composite(STRUCT, "", 8, [("other", word, 0), ("wanted", types.const(word), 32)])
@@ -91,12 +91,12 @@ def test_a_function_and_a_struct_may_have_the_same_name():
 
 
 @pytest.mark.parametrize("content", [b"", b"no BTF at all, but long enough for a header"])
-def test_data_that_is_not_btf_is_an_error(content):
+def test_data_that_is_not_btf_is_refused(content):
     with pytest.raises(EngineUnavailable, match="BTF"):
         Btf(content, {"sock"})
 
 
-def test_an_unknown_kind_of_type_is_an_error():
+def test_btf_with_an_unknown_kind_of_type_is_refused():
     types = Types()
     types._add("new", 31, 0)
     with pytest.raises(EngineUnavailable, match="kind of type"):
@@ -115,14 +115,14 @@ def test_the_structs_of_kernel_h_are_parsed():
     assert layout.Field("struct file **", "fd", "") in structs["fdtable"].fields
 
 
-def test_the_error_names_a_field_that_the_kernel_lacks():
+def test_if_the_kernel_lacks_a_field_the_error_names_it():
     types = Types()
     types.composite(STRUCT, "hlist_node", 16, [])
     with pytest.raises(EngineUnavailable, match="struct hlist_node has no field next"):
         layout.render(KERNEL_H, Btf(types.content(), layout.names(KERNEL_H)))
 
 
-def test_an_enumerator_has_its_value():
+def test_the_value_of_an_enumerator_is_found():
     types = Types()
     members = b"".join(
         struct.pack("=Ii", types._name(name), value) for name, value in (("cpu", 2), ("memory", 4))

@@ -1,4 +1,4 @@
-"""Records of several buffers are returned in the order of their events."""
+"""The reader that returns the records of several buffers in the order of their events."""
 
 import random
 
@@ -8,7 +8,7 @@ from portwatch.engines.bcc.order import OrderedReader
 
 
 class Buffers:
-    """Buffers of several CPUs. After each one is drained, `after_each` may record more."""
+    """The buffers of several CPUs. `after_each` is called when a buffer has been drained."""
 
     def __init__(self, count):
         self.now = 0
@@ -32,7 +32,7 @@ class Buffers:
         return drained
 
 
-def test_a_close_that_is_drained_before_its_open_waits_for_it():
+def test_a_close_that_is_drained_before_its_open_is_returned_after_it():
     buffers = Buffers(2)
     reader = OrderedReader(buffers.drain, buffers.clock)
 
@@ -47,7 +47,7 @@ def test_a_close_that_is_drained_before_its_open_waits_for_it():
     assert [event for _, event in records] == ["open", "close"]
 
 
-def test_records_from_before_the_call_are_returned_at_once():
+def test_records_that_arrived_before_a_read_are_all_returned_by_that_read():
     buffers = Buffers(3)
     reader = OrderedReader(buffers.drain, buffers.clock)
     for cpu in (2, 0, 1):
@@ -56,7 +56,7 @@ def test_records_from_before_the_call_are_returned_at_once():
     assert not reader.has_pending
 
 
-def test_has_pending_tells_that_records_wait():
+def test_has_pending_is_true_only_while_records_are_kept_for_the_next_read():
     buffers = Buffers(2)
     reader = OrderedReader(buffers.drain, buffers.clock)
     buffers.after_each = lambda: buffers.record(1, "storm")

@@ -1,4 +1,4 @@
-"""Records in a perf buffer are read once, and lost records are counted."""
+"""The reader of a perf buffer, on memory that a test writes as the kernel would."""
 
 import mmap
 import struct
@@ -13,7 +13,7 @@ HEAD, TAIL = 1024, 1032
 
 
 class Kernel:
-    """Writes to a buffer as the kernel does."""
+    """Writes records to a buffer in the same way as the kernel."""
 
     def __init__(self, start=0):
         self.memory = mmap.mmap(-1, 2 * SIZE)
@@ -33,7 +33,7 @@ class Kernel:
 
     def sample(self, number):
         record = struct.pack("=Q", number).ljust(LAYOUT.size, b"\0")
-        # With the size of 4 bytes before it, the record ends at a multiple of 8.
+        # The record is preceded by its size, in 4 bytes. Both together end at a multiple of 8.
         self._write(9, struct.pack("=I", LAYOUT.size + 4) + record)
 
     def lose(self, count):
@@ -41,7 +41,7 @@ class Kernel:
 
 
 @pytest.mark.parametrize("start", [0, SIZE - 8, SIZE - 100, 5 * SIZE - 160])
-def test_records_are_read_once_even_if_they_wrap(start):
+def test_records_are_read_once_even_if_they_wrap_around_the_end(start):
     kernel = Kernel(start)
     buffer = PerfBuffer(kernel.memory)
     for number in range(5):
@@ -66,7 +66,7 @@ def test_lost_records_are_counted():
     buffer.close()
 
 
-def test_read_advances_the_tail():
+def test_read_advances_the_tail_to_the_head():
     kernel = Kernel()
     buffer = PerfBuffer(kernel.memory)
     kernel.sample(1)

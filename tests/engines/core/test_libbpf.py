@@ -1,4 +1,4 @@
-"""Errors of libbpf: what the text says about the cause, and what to do."""
+"""Errors of libbpf. Their texts say what the cause is, and what to do."""
 
 import ctypes
 import errno
@@ -40,7 +40,7 @@ except EngineUnavailable as error:
 
 @needs_object
 def test_libbpf_can_warn_after_an_instance_is_garbage_collected(tmp_path):
-    """Each instance once registered a callback of its own, which libbpf called after it was freed."""
+    """If each instance registered a callback of its own, libbpf would call one that has been freed."""
     damaged = tmp_path / "damaged.o"
     damaged.write_bytes(b"\x7fELF and then nothing of the kind")
     script = LOAD_AFTER_ANOTHER_INSTANCE_IS_GONE.format(path=str(damaged))
@@ -80,7 +80,7 @@ def test_if_the_object_is_missing_or_damaged_the_error_names_it_and_says_to_rein
 
 
 @needs_object
-def test_constants_of_another_size_mean_another_version(monkeypatch):
+def test_if_the_constants_have_another_size_the_error_blames_another_version(monkeypatch):
     class LargerSettings(ctypes.Structure):
         _fields_ = (("more", ctypes.c_uint64 * 100),)
 
@@ -93,7 +93,7 @@ def test_constants_of_another_size_mean_another_version(monkeypatch):
 
 
 @needs_object
-def test_a_missing_program_or_map_means_another_version():
+def test_if_a_program_or_map_is_missing_the_error_blames_another_version():
     opened = libbpf.Object(libbpf.Libbpf(), programs.OBJECT)
     try:
         with pytest.raises(EngineUnavailable, match="belongs to another version"):
@@ -106,7 +106,7 @@ def test_a_missing_program_or_map_means_another_version():
 
 @pytest.fixture
 def failure(monkeypatch):
-    """Return the exception for an errno and warnings of libbpf, on a machine without any known obstacle."""
+    """A function that returns the exception for an errno and libbpf's warnings. No other cause is present."""
     monkeypatch.setattr(libbpf.capabilities, "missing_for_programs", list)
     monkeypatch.setattr(libbpf.capabilities, "memlock", lambda: None)
     monkeypatch.setattr(libbpf.kernel, "lockdown", lambda: "integrity")
@@ -128,7 +128,7 @@ def test_eperm_with_all_capabilities_blames_security_modules_and_seccomp(failure
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL])
-def test_a_program_that_the_verifier_rejects_is_not_blamed_on_privileges(number, failure):
+def test_if_the_verifier_rejects_a_program_the_error_does_not_blame_privileges(number, failure):
     assert not isinstance(failure(number), NotPermitted)
 
 

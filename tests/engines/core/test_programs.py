@@ -1,4 +1,4 @@
-"""Attaching core's programs where something is refused."""
+"""Attaching core's programs if the kernel or another tool refuses something."""
 
 import errno
 import sys
@@ -31,7 +31,9 @@ def attach(engine):
 @pytest.mark.parametrize(
     ("module", "name"), [(perf, "open_tracepoint"), (mounts, "open_file_system")], ids=["perf event", "tracefs"]
 )
-def test_without_tracepoints_failures_are_a_limit_and_nothing_leaks(module, name, monkeypatch):
+def test_if_tracepoints_cannot_be_opened_failures_are_a_limit_and_no_descriptor_leaks(
+    module, name, monkeypatch
+):
     def deny(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -59,7 +61,7 @@ TAIL_WITHOUT_TRACEFS = """
 
 @contextmanager
 def terminated_tail(port, *options):
-    """Start a tail, and terminate it after its first line."""
+    """Start `portwatch tail`, and terminate it after it has printed its first line."""
     command = [sys.executable, "-c", textwrap.dedent(TAIL_WITHOUT_TRACEFS), *options, "--port", str(port)]
     with Popen(command, stdout=PIPE, stderr=PIPE, text=True) as tail:
         assert tail.stdout.readline()
@@ -67,7 +69,7 @@ def terminated_tail(port, *options):
         yield tail
 
 
-def test_a_tail_says_that_it_sees_no_failures_if_they_were_requested(listening_port):
+def test_if_tail_cannot_report_failures_it_says_so_unless_they_are_not_requested(listening_port):
     with terminated_tail(listening_port) as tail:
         assert "failed binds and listens are not reported" in one_line(tail.communicate()[1])
     with terminated_tail(listening_port, "--no-failures") as tail:
@@ -114,7 +116,7 @@ def test_a_failed_attach_leaves_no_descriptor_open(monkeypatch):
     assert open_files() <= before
 
 
-def test_a_root_cgroup_that_another_tool_holds_is_told_from_missing_privileges(monkeypatch):
+def test_if_another_tool_holds_the_root_cgroup_the_error_says_so_and_does_not_blame_privileges(monkeypatch):
     def fail(_self, name, cgroup_fd=None, **_):
         if cgroup_fd is not None:
             raise NotPermitted(f"cannot attach {name}")

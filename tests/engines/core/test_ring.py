@@ -1,4 +1,4 @@
-"""The consumer of the ring buffer, on memory that a test writes as the kernel would."""
+"""The reader of the ring buffer, on memory that a test writes as the kernel would."""
 
 import mmap
 import os
@@ -17,7 +17,7 @@ ROOM = SIZE // STRIDE
 
 
 class Kernel:
-    """The producer: a page with the consumer's position, a page with its own, and the data twice."""
+    """The producer. Its memory has a page with the reader's position, one with its own, and the data twice."""
 
     def __init__(self):
         self.fd = os.memfd_create("ring")
@@ -35,7 +35,7 @@ class Kernel:
         self._publish()
 
     def reserve(self, content):
-        """Reserve a record, which the consumer must not read yet. Return where it is."""
+        """Reserve a record, which the reader must not read yet. Return its position."""
         position = self.produced
         self._write(position, struct.pack("=II", RECORD | BUSY, 0) + content.ljust(RECORD, b"\0"))
         self.produced += STRIDE
@@ -72,7 +72,7 @@ def ring(kernel, monkeypatch):
 
 
 def contents(batch):
-    """The contents of the records of a batch."""
+    """Return the contents of all records in a batch."""
     assert len(batch) % STRIDE == 0
     return [batch[at + HEADER : at + HEADER + RECORD].rstrip(b"\0") for at in range(0, len(batch), STRIDE)]
 
@@ -115,7 +115,7 @@ def test_a_full_ring_is_read_in_one_batch(kernel, ring):
     assert contents(ring.read()) == expected
 
 
-def test_positions_beyond_the_size_of_the_buffer_go_on_rising(kernel, ring):
+def test_positions_keep_rising_beyond_the_size_of_the_buffer(kernel, ring):
     for number in range(5 * ROOM):
         kernel.submit(b"%d" % number)
         assert contents(ring.read()) == [b"%d" % number]
