@@ -111,7 +111,7 @@ class Members:
         return trees if start == clock.ticks(process.start_time) else 0
 
     def _add_descendants(self, trees: int) -> None:
-        """Add all descendants of the members of `trees` to the same trees."""
+        """Find all descendants of the members of `trees`, and add each to the trees of its ancestor."""
         while self._add_descendants_once(trees):  # repeat until a pass adds no process
             pass
 

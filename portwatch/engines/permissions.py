@@ -11,6 +11,9 @@ ROOT_CGROUP_IS_TAKEN = (
 
 
 def missing_capabilities() -> str | None:
-    """Return which capabilities for BPF programs are missing, and what to do, or None if all are there."""
+    """Return a text that names the missing capabilities for BPF programs, and says what to do.
+
+    Return None if no capability is missing.
+    """
     missing = capabilities.missing_for_programs()
     return f"missing {', '.join(missing)}; run portwatch as root (sudo portwatch)" if missing else None

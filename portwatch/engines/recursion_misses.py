@@ -23,7 +23,7 @@ _RECURSION_MISSES_OFFSET = 208
 def recursion_misses(program: int) -> int:
     """Return how often the kernel skipped a program, or 0 if the kernel does not say.
 
-    The events that were missed may all have been unrelated to watched ports and processes.
+    The skipped events may have had nothing to do with watched ports or processes.
     """
     info = _INFO()
     try:

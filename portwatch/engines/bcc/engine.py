@@ -171,7 +171,7 @@ class BccEngine:
         return self._filter
 
     def forget(self) -> None:
-        """Close all descriptors in a forked child. Detach nothing, as the parent still uses the programs."""
+        """Close the descriptors in a forked child. Detach nothing, as the parent still uses the programs."""
         self._buffers.forget()
         for shared in (self._drops, self._controls, self._filter_map):
             shared.close()
