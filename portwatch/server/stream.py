@@ -167,16 +167,20 @@ class Stream:
     async def _replay(
         self, journal: JournalQueries, response: web.StreamResponse, subscriber: _Subscriber, after: int
     ) -> int | None:
-        """Send events from the journal. Return the position of the first event after them.
+        """Send the events from the journal that are no longer in memory. Return the position of the next event.
 
         Return None if some event between `after` and the events in memory is not in the journal.
         """
-        if not await journal.ask(lambda reader: reader.has(after)):
+        recent = self._recent
+        if after > recent.last_seq or not await journal.ask(lambda reader: reader.has(after)):
             return None
-        while (position := self._recent.position_after(after)) is None:
-            events = await journal.ask(partial(_events_after, after))
+        while (position := recent.position_after(after)) is None:
+            found = await journal.ask(partial(_events_after, after))
+            events = [event for event in found if event.seq <= recent.evicted_seq]
             if not events:
-                return None
+                # The journal may lag behind memory. If memory has every event of this run, nothing is missing:
+                # the first one is the gap that separates this run from the earlier ones.
+                return recent.first if recent.first == 0 else None
             after = events[-1].seq
             scope = subscriber.scope
             frames = (frame_of(event) for event in events if scope is None or scope.admits(event))

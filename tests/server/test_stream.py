@@ -42,6 +42,13 @@ class EndlessJournal:
         return event(seq)
 
 
+class EarlierJournal(EndlessJournal):
+    """A journal that has the events of an earlier run up to seq 52, and none of this run yet."""
+
+    def events(self, after, limit):
+        return range(after + 1, 53)[:limit]
+
+
 class StreamServer(HttpServerThread):
     """A server of an event stream. The test publishes the events."""
 
@@ -211,6 +218,31 @@ def test_an_event_published_while_a_gap_is_sent_comes_after_the_gap(monkeypatch)
     monkeypatch.setattr(stream, "_send", send)
     with server.send_request(f"{EVENTS}?after=1") as client, client.makefile("rb") as lines:
         assert [seq for seq, _, _ in islice(received(lines), 2)] == [99, 100]
+    server.stop()
+
+
+def test_after_a_restart_a_journal_that_lags_behind_memory_causes_no_gap():
+    server = StreamServer(first_seq=100, journal=EarlierJournal())
+    server.publish([100, 101])
+    wait_until(lambda: server.stream.last_seq == 101, "the events of this run")
+    with server.send_request(f"{EVENTS}?after=50") as client, client.makefile("rb") as lines:
+        events = received(lines)
+        assert [(seq, kind) for seq, kind, _ in islice(events, 3)] == [
+            (51, "open"),
+            (52, "open"),
+            (100, "open"),
+        ]
+        assert next(events)[0] == 101
+    server.stop()
+
+
+def test_a_journal_that_is_ahead_of_memory_causes_no_duplicates():
+    server = StreamServer(first_seq=100, journal=EndlessJournal())
+    with server.send_request(f"{EVENTS}?after=97") as client, client.makefile("rb") as lines:
+        events = received(lines)
+        assert [seq for seq, _, _ in islice(events, 2)] == [98, 99]
+        server.stream.publish(event(100, port=81))
+        assert next(events)[2]["port"] == 81
     server.stop()
 
 
