@@ -67,9 +67,9 @@ def sync_page(folder):
 
 
 def latencies(journal):
-    """Return the seconds from `write` until an event is durable, for each of SINGLE events.
+    """Return two lists of the seconds from `write` until an event is durable, each for SINGLE events.
 
-    The first list is for events 0.3 s apart, the second for events back to back.
+    In the first list, the events are written 0.3 s apart; in the second, back to back.
     """
 
     def write_durably(seq):

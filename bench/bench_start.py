@@ -16,7 +16,7 @@ BPFTRACE = (
 
 
 def seconds_until_line(command, is_expected):
-    """Return the seconds from the start of a command to the first line of output that `is_expected`."""
+    """Return the seconds from the start of a command to the first line of output that `is_expected` accepts."""
     start = time.perf_counter()
     with running(*command) as process:
         for line in process.stdout:

@@ -17,7 +17,7 @@ FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
-    """Compiles with the system's clang if it supports BPF, or else with that of the package ziglang (90 MB)."""
+    """Compiles with the system's clang, or if that cannot target BPF, with the clang in the package ziglang (90 MB)."""
 
     PLUGIN_NAME = "custom"
 
@@ -38,7 +38,7 @@ class CompileBpf(BuildHookInterface[Any]):
 def _system_clang() -> str | None:
     """Return the path of the system's clang, or None if it is missing or cannot compile for BPF.
 
-    Apple's clang cannot, and neither can that of some distributions.
+    Apple's clang and the clang of some distributions cannot compile for BPF.
     """
     clang = shutil.which("clang")
     if not clang:

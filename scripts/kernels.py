@@ -20,7 +20,7 @@ _METAPACKAGES = ("linux-image-amd64", "linux-headers-amd64")
 _PART_OF_A_KERNEL = re.compile(r"linux-(?:image|binary|modules|base|headers)-\d\S*")
 """The packages that together contain a kernel.
 
-Before 7.0, linux-image-* is the only one. Since 7.0, it depends on packages that contain the parts.
+Before 7.0, linux-image-* contains the whole kernel. Since 7.0, it depends on packages that contain the parts.
 """
 _IMAGES = ("boot/vmlinuz-*", "lib/modules/*/vmlinuz")
 """The paths at which the packages install the bootable image."""
@@ -31,7 +31,7 @@ class Kernel:
     """A kernel in a Debian suite."""
 
     name: str
-    """The value of KERNEL= that selects it."""
+    """The value of KERNEL= that selects this kernel."""
     suite: str
     security: bool = False
     """True if the suite has a security archive, which may have a newer kernel."""

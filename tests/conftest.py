@@ -28,7 +28,7 @@ def pytest_configure():
 def engine(monkeypatch):
     """A fake engine, registered under the name "fake"."""
     fake = FakeEngine()
-    monkeypatch.setattr(proc_net, "read_all", list)  # it would list real sockets
+    monkeypatch.setattr(proc_net, "read_all", list)  # the original would list real sockets
     monkeypatch.setitem(portwatch.engines.ENGINES, "fake", lambda _: fake)
     return fake
 

@@ -43,7 +43,8 @@ def module_watch(request, record_testsuite_property):
 def watch(module_watch):
     """The module's watcher.
 
-    After each test, it waits until all events of the test are delivered, so that none reaches the next test.
+    After each test, the fixture waits until all events of the test are delivered, so that no event of a test
+    reaches the next test.
     """
     yield module_watch
     module_watch.wait_for_delivery()

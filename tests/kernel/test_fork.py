@@ -1,4 +1,7 @@
-"""S37: a program that embeds the library forks. Parent and child go on, and nothing is left when both end."""
+"""S37: a program that embeds the library forks. Parent and child both get events.
+
+A BPF program stays attached only while a process uses it.
+"""
 
 import os
 import select
@@ -14,13 +17,13 @@ ATTACHED = ("bpf-link", "bpf_link", "bpf-prog", "[perf_event]")
 
 
 def attached_programs(pid):
-    """The descriptors that keep BPF programs attached, of those that a process has open."""
+    """Return the targets of a process's descriptors that keep BPF programs attached."""
     targets = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
             targets.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # the process has closed it meanwhile
     return [target for target in targets if any(name in target for name in ATTACHED)]
 
 
@@ -61,7 +64,7 @@ def forked():
 
 
 def opened_port(watcher, events):
-    """Open a port, and return True if the watcher reports the open and the close, once each."""
+    """Open and close a port, and return True once the watcher has reported each of the two once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         wait_until(lambda: [kind for kind, number in events(watcher) if number == port] == ["open"], "the open")
@@ -72,7 +75,7 @@ def opened_port(watcher, events):
 
 
 def reader():
-    """Collects the events of a watcher without a callback."""
+    """Return a function that reads from a watcher without a callback and returns all events so far."""
     collected = []
 
     def read(watcher):
@@ -105,7 +108,7 @@ def test_s37_parent_and_child_get_every_event_once_after_a_fork(engine, forked):
 
 @pytest.mark.starts_engine
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_s37_a_child_that_leaves_the_block_takes_nothing_from_its_parent(engine, forked):
+def test_s37_a_child_that_stops_the_watcher_does_not_stop_the_parents_watcher(engine, forked):
     def leave():
         watcher.stop()
         return len(attached_programs(os.getpid()))
@@ -121,7 +124,7 @@ def test_s37_a_child_that_leaves_the_block_takes_nothing_from_its_parent(engine,
 
 @pytest.mark.starts_engine
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_s37_a_child_that_lives_on_keeps_no_program_attached(engine, forked):
+def test_s37_a_child_that_outlives_the_parents_watcher_keeps_no_program_attached(engine, forked):
     watcher = PortWatcher(engine=engine, **OPTIONS)
     watcher.start()
     pid, answer = forked(lambda: "alive")
@@ -132,7 +135,7 @@ def test_s37_a_child_that_lives_on_keeps_no_program_attached(engine, forked):
 
 @pytest.mark.starts_engine
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_s37_a_child_starts_a_watcher_with_its_parents_options(engine, forked):
+def test_s37_a_new_watcher_in_the_child_with_the_parents_options_gets_events(engine, forked):
     def watch():
         with PortWatcher(engine=engine, **OPTIONS) as other:
             return opened_port(other, reader())
@@ -142,7 +145,7 @@ def test_s37_a_child_starts_a_watcher_with_its_parents_options(engine, forked):
         assert answer() == "True"
 
 
-def test_a_child_lists_what_is_open_by_its_own_watcher(forked):
+def test_listeners_of_an_inherited_watcher_returns_open_ports_in_the_child(forked):
     with (
         PortWatcher(engine=ENGINE_NAMES[0], **OPTIONS) as watcher,
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -152,7 +155,7 @@ def test_a_child_lists_what_is_open_by_its_own_watcher(forked):
         assert answer() == "True"
 
 
-def test_a_watcher_that_was_not_started_before_the_fork_is_not_started_by_it(forked):
+def test_a_watcher_that_was_not_started_before_the_fork_is_not_started_in_the_child(forked):
     def use():
         with pytest.raises(PortwatchError, match="not started"):
             watcher.get(0)

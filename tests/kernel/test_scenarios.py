@@ -683,7 +683,7 @@ def test_s29_a_link_local_listener_is_reported_with_the_device_of_its_scope(watc
     )
 
 
-def test_s30_the_uid_is_the_one_that_the_process_had_at_the_call(watch, actor):
+def test_s30_the_uid_of_an_event_is_that_of_the_process_at_the_call(watch, actor):
     actor.do("s = socket.socket(); s.bind(('127.0.0.1', 8080)); os.setresuid(65534, 65534, 0); s.listen()")
     watch.wait_for_delivery()
     actor.do("os.setresuid(0, 0, 0); s.close()")

@@ -17,8 +17,8 @@ from portwatch.engines.members import MAP_ENTRIES
 class TreeWatcher(RecordingWatcher):
     """A recording watcher of the tree below `root`.
 
-    It also watches a marker process. `wait_for_delivery` opens and closes a listener there and waits for both
-    events, so that all earlier events have been delivered.
+    It also watches a marker process. `wait_for_delivery` opens and closes a listener in the marker and waits
+    for the two events. All earlier events have then been delivered.
     """
 
     def __init__(self, engine, root, **options):
@@ -343,7 +343,7 @@ def test_a_listener_passed_into_an_excluded_tree_still_has_its_close_reported(wa
     assert rest.ports(outsider) == [("open", 8080), ("close", 8080)]
 
 
-def test_a_listener_opened_by_an_excluded_tree_is_not_reported_even_if_another_process_closes_it(
+def test_a_listener_of_an_excluded_tree_is_not_reported_even_if_another_process_closes_it(
     watch_all_but, make_actor
 ):
     outsider = make_actor()
@@ -421,9 +421,7 @@ def test_listeners_opened_in_a_tree_are_reported_as_closed_when_its_last_process
         tree.stop()
 
 
-def test_listeners_open_before_the_watcher_started_are_closed_when_the_last_process_of_the_tree_exits(
-    make_actor, watch
-):
+def test_listeners_in_the_snapshot_are_closed_when_the_last_process_of_the_tree_exits(make_actor, watch):
     parent = make_actor()
     proto = 262 if has_mptcp() else 0
     parent.do(f"socks = [listener(port=8080), listener(port=8081, proto={proto}), bound(port=8082)]")
