@@ -17,7 +17,7 @@ FLAGS = ("-mcpu=v2", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c")
 
 
 class CompileBpf(BuildHookInterface[Any]):
-    """Compiles with the system's clang, or if that cannot target BPF, with the clang in the package ziglang (90 MB)."""
+    """Compiles with the system's clang if it supports BPF, and otherwise with the clang of ziglang (90 MB)."""
 
     PLUGIN_NAME = "custom"
 

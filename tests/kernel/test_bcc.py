@@ -72,8 +72,8 @@ def differences(core, bcc):
         for inode, events in core.items()
         for by_core, by_bcc in zip(events, bcc[inode], strict=True)
         # Cookies are compared only if both engines have them. With kprobes, bcc has no cookies, because
-        # kprobes cannot call the cookie helper. The event of a failure may have the cookie of the MPTCP socket or
-        # no cookie.
+        # kprobes cannot call the cookie helper. The event of a failure may have the cookie of the MPTCP socket
+        # or no cookie.
         for field in COMPARED - ({"cookie"} if by_core.errno or by_bcc.cookie is None else set())
         if getattr(by_core, field) != getattr(by_bcc, field)
     ]
