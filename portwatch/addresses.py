@@ -1,4 +1,4 @@
-"""Wildcard addresses, and the exposure of an address: from which networks it can be reached."""
+"""Wildcard addresses, and the exposure of an address: the networks from which the address can be reached."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Origin = Literal["event", "snapshot", "reconcile"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change of a port, or a gap: a notice that events were lost. docs/events.md explains the fields."""
+    """A change of a port, or a notice that events were lost (a gap). docs/events.md explains the fields."""
 
     seq: int
     time: int
@@ -169,8 +169,8 @@ class Event:
 class Listener:
     """An open socket: its address, the time when it was opened, its opener and its holders.
 
-    It has all attributes of an event except `seq` and `kind`. Most of them are properties, so that a list of
-    10,000 listeners is built in 10 ms. With fields it takes 30 ms.
+    A listener has all attributes of an event except `seq` and `kind`. Most of these attributes are properties
+    instead of fields, because a list of 10,000 listeners is then built in 10 ms instead of 30 ms.
     """
 
     origin: Origin
@@ -187,7 +187,7 @@ class Listener:
 
     @property
     def owner(self) -> Process | None:
-        """The opener if it holds the socket, else the oldest holder. If no holder is known, the opener."""
+        """The opener if it holds the socket or if no holder is known, else the oldest holder."""
         for holder in self.holders:
             if self.opener and holder.is_same_as(self.opener):
                 return holder
@@ -195,7 +195,7 @@ class Listener:
 
     @property
     def time(self) -> int | None:
-        """The time when the socket was opened, or None if unknown. The same as `opened`."""
+        """The same as `opened`: the time when the socket was opened, or None if unknown."""
         return self.opened
 
     @property
@@ -339,7 +339,7 @@ class Listener:
 
 
 def _known_fields(kind: type[Holder | Process], values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that `kind` has fields for. A later version of portwatch may have written others."""
+    """Return only the values that `kind` has fields for. A later version of portwatch may have written more."""
     return {name: value for name, value in values.items() if name in kind.__dataclass_fields__}
 
 

@@ -102,8 +102,8 @@ def _is_own_start(pid: int, start: int) -> bool:  # noqa: ARG001  # part of the 
 def decode(raw: RawRecord, epoch: int, own_pid: int) -> Record:
     """Decode a record. `epoch` is added to its time to get the time of day.
 
-    If this process did the close, the actor is None, because the real closer is unknown. Our snapshot's
-    iterator still held a reference to the file when the last other process closed it.
+    A close by this process gets the actor None, because another process really closed the socket. The iterator
+    of our snapshot held a reference to the file at that moment, so the close happened later, in this process.
     """
     kind = KINDS[raw.kind]
     # `own_pid` is a pid of this pid namespace, so compare it with ns_pid.

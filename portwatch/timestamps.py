@@ -17,7 +17,7 @@ def iso_time(nanoseconds: int | None) -> str | None:
 
 
 def parse_iso_time(text: str | None) -> int | None:
-    """Convert a text that `iso_time` has returned to nanoseconds since the epoch."""
+    """Convert a result of `iso_time` back to nanoseconds since the epoch."""
     if text is None:
         return None
     from calendar import timegm  # needed only by readers of events

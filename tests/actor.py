@@ -1,6 +1,6 @@
 """The program that `support.Actor` runs. It executes Python code that it reads from stdin.
 
-Usage: actor.py [new | PATH]. `new` creates and enters a network namespace. PATH is one to enter.
+Usage: actor.py [new | PATH]. `new` creates and enters a network namespace. PATH names a namespace to enter.
 Each line of input is a JSON string that contains a Python expression or statements. Each reply is one line of
 JSON: {"value": ...} or {"error": "NAME: message"}.
 """

@@ -74,7 +74,7 @@ class Daemon:
             connection.close()
 
     def open_and_close_port(self):
-        """Open and close a port, wait until the daemon has reported both, and return the port."""
+        """Open and close a port, wait until the daemon has reported both changes, and return the port."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             self.wait_for(port)

@@ -64,7 +64,7 @@ class FakeEngine:
         self._batches.put([])
 
     def skip_program(self):
-        """Count one more run of a BPF program that the kernel skipped."""
+        """Count one more BPF program run that the kernel skipped."""
         self.recursion_misses += 1
         self._batches.put([])
 

@@ -17,7 +17,7 @@ def kernel_functions():
 
 
 def expected_limits(engine, hooks):
-    """Return the names of the limits of an engine with these hooks, if root runs it on this kernel."""
+    """Return the names of the limits that an engine with these hooks has on this kernel when root runs it."""
     always, *others = LIMITS[engine, hooks]
     return set(always.split()).union(*(names.split() for names, applies in others if applies()))
 
@@ -32,7 +32,7 @@ WITHOUT_MPTCP = (
     "mptcp_failures",
     lambda: has_mptcp() and {"mptcp_listen", "mptcp_bind"} - kernel_functions(),
 )
-"""For kernels with MPTCP where the compiler has inlined the functions that the kprobes need."""
+"""Applies if the kernel has MPTCP, but the compiler has inlined the functions that the kprobes need."""
 
 LIMITS = {
     ("core", "fentry"): ("",),

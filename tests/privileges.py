@@ -18,7 +18,7 @@ NOBODY = [*NO_CAPABILITIES, "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
 def in_private_mounts(setup):
-    """Return a command prefix. It runs the shell command `setup` in a new mount namespace, then the rest."""
+    """Return a prefix that runs `setup` and then the prefixed command in a new mount namespace."""
     return ["unshare", "--mount", "sh", "-c", f'{setup} && exec "$@"', "sh"]
 
 

@@ -21,7 +21,7 @@ PATIENCE = int(os.environ.get("PORTWATCH_TEST_PATIENCE", "20"))
 ENGINES = os.environ.get("PORTWATCH_TEST_ENGINES", "core bcc poll").split()
 """The engines to test. "core-stable" is the engine "core" with the hook set "stable".
 
-Some kernels cannot run all of them.
+Some kernels cannot run all engines.
 """
 
 ENGINE_NAMES = sorted({engine.partition("-")[0] for engine in ENGINES})
@@ -74,7 +74,7 @@ def open_files():
     """
     descriptors = set()
     for fd in os.listdir("/proc/self/fd"):
-        # A descriptor may be closed meanwhile. The one that listdir() opened always is.
+        # A descriptor may have been closed since. The descriptor that listdir() itself used always has been.
         with contextlib.suppress(FileNotFoundError):
             descriptors.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
     return descriptors

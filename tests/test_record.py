@@ -1,4 +1,4 @@
-"""The record: its layout is the same in C and Python, and its fields are decoded."""
+"""The layout of the record is the same in C and Python, and its fields are decoded."""
 
 import os
 import re
@@ -76,7 +76,7 @@ def test_a_close_by_this_process_has_no_actor():
     assert decode(raw_record(kind=2, **own), 0, own_pid=pid).actor is None
     assert decode(raw_record(kind=1, **own), 0, own_pid=pid).actor.pid == 70_000
     assert decode(raw_record(kind=2, **{**own, "ns_pid": pid + 1}), 0, own_pid=pid).actor.pid == 70_000
-    # Same ns_pid, but another start time: this is a process in another pid namespace.
+    # A process with the same ns_pid but another start time is in another pid namespace.
     namesake = {**own, "start": start + clock.TICK_NS}
     assert decode(raw_record(kind=2, **namesake), 0, own_pid=pid).actor.pid == 70_000
 

@@ -10,7 +10,7 @@ from portwatch.filters.filter import Filter
 
 
 class HasCgroup(Protocol):
-    """An object that has a cgroup and a container, such as a process. None if there is none or unknown."""
+    """An object, such as a process, that has a cgroup and a container. A missing or unknown value is None."""
 
     @property
     def cgroup(self) -> str | None:
@@ -39,7 +39,7 @@ class CgroupFilter:
     container: Filter[str] = Filter()
 
     def may_pass(self, members: Collection[HasCgroup]) -> bool:
-        """Return True if a socket of these processes may pass. For a single process, the answer is exact."""
+        """Return True if a socket of these processes may pass. If there is one process, the answer is exact."""
         return _may_pass(self.cgroup, [member.cgroup for member in members], is_in_cgroup) and _may_pass(
             self.container, [member.container for member in members], is_in_container
         )
@@ -53,6 +53,6 @@ def _may_pass(
 
     if condition.include and not any(matches_any(condition.include, value) for value in values):
         return False
-    # A socket is excluded only if all its processes are. A process that is not excluded may keep the socket
-    # open after the others have closed it.
+    # A socket is excluded only if all its processes are excluded. Any other process may keep the socket open
+    # after the excluded processes have closed it.
     return not values or not all(matches_any(condition.exclude, value) for value in values)

@@ -32,7 +32,7 @@ class KernelFilter:
     """A record must pass at least one of these filters."""
 
     def __or__(self, other: KernelFilter) -> KernelFilter:
-        """Return a filter that passes what either filter passes. It may pass more than that."""
+        """Return a filter that passes at least every record that either filter passes."""
         return KernelFilter(
             self.watched_trees_only and other.watched_trees_only,
             _union(self.ports, other.ports),

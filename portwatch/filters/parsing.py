@@ -54,7 +54,7 @@ def parse_time(text: str, now: int) -> int:
     from datetime import datetime  # 2 ms to import, needed only for dates
 
     fraction = _FRACTION.search(text)
-    # The times of events have a Z and nanoseconds. Python 3.10 can parse neither of them.
+    # The times of events end in Z and have nanoseconds. Python 3.10 can parse neither the Z nor nanoseconds.
     whole = _FRACTION.sub("", text, count=1).replace("Z", "+00:00")
     try:
         seconds = int(datetime.fromisoformat(whole).timestamp())

@@ -35,8 +35,9 @@ class _Subject(NamedTuple):
 class Scope:
     """A filter for each field. An event passes the scope if it passes the filters of all fields.
 
-    A filter with several included values passes each of them. An unknown value matches neither `include` nor
-    `exclude`. Process filters apply to the process that opened the port, so a close passes if its open did.
+    If a filter includes several values, one of them must match. An unknown value matches neither `include` nor
+    `exclude`. Process filters apply to the process that opened the port. A close therefore passes if the open
+    passed, whichever process closes the port.
     """
 
     port: Filter[PortRange] = Filter()
@@ -45,9 +46,9 @@ class Scope:
     process: Filter[str] = Filter()
     """Shell patterns for the process name, such as `nginx*`."""
     cgroup: Filter[str] = Filter()
-    """Paths from the root, such as `/system.slice`. They match that cgroup and all cgroups below it."""
+    """Paths from the root, such as `/system.slice`. A path matches its cgroup and all cgroups below."""
     container: Filter[str] = Filter()
-    """Container ids, or the first characters of them."""
+    """Container ids, or the first characters of container ids."""
     netns: Filter[int] = Filter()
     """Inodes of `/proc/PID/ns/net`."""
     _restricted: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -81,7 +82,11 @@ class Scope:
         return self._admits(facts, self._restricted)
 
     def admits_listener(self, listener: Listener) -> bool:
-        """Return True if the listener passes. Process filters apply to its opener and all its holders."""
+        """Return True if the listener passes.
+
+        Process filters apply to its opener and all its holders. A filter passes if at least one of these
+        processes is included and none is excluded.
+        """
         if not self._restricted:
             return True
         socket = listener.socket
@@ -113,8 +118,8 @@ def _opener(event: Event) -> tuple[str | None, str | None, str | None]:
         return (None, None, None) if event.kind == "close" else (event.process, event.cgroup, event.container)
     if opener.cgroup or opener.container:
         return opener.process, opener.cgroup, opener.container
-    # An event that was read from JSON has no cgroup for the opener. The cgroup of the process that caused the
-    # event is usually the same.
+    # The JSON form of an event has no cgroup for the opener. Use the cgroup of the process that caused the
+    # event, which is usually the same.
     return opener.process, event.cgroup, event.container
 
 
@@ -127,4 +132,4 @@ _MATCHES: dict[str, Callable[[Any, _Subject], bool]] = {
     "cgroup": lambda ancestor, facts: any(is_in_cgroup(path, ancestor) for path in facts.cgroups),
     "container": lambda prefix, facts: any(is_in_container(id_, prefix) for id_ in facts.containers),
 }
-"""For each field, a function that returns True if one value of its filter matches."""
+"""For each field, a function that returns True if a value of the field's filter matches."""

@@ -24,7 +24,7 @@ class ProcessDetails:
     command: tuple[str, ...] | None
     """The arguments, which the process may have overwritten. None if they cannot be read."""
     ancestry: tuple[Ancestor, ...]
-    """From pid 1 down to the process itself. If an ancestor cannot be read, it starts below that one."""
+    """The processes from pid 1 down to this process. An unreadable ancestor and all above it are missing."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -37,7 +37,7 @@ class ProcessDetails:
 def details_of(process: Process) -> ProcessDetails:
     """Return the current details of a process.
 
-    They are empty if the process has ended, even if another process now has its pid.
+    The details are empty if the process has ended, even if another process now has its pid.
     """
     upwards = [
         Ancestor(pid, comm.decode("utf-8", "backslashreplace"))

@@ -46,8 +46,8 @@ def _path_of(cgroup_id: int) -> str:
 def find(text: str) -> str:
     """Return the path of an existing cgroup from the root of the hierarchy. `text` may include the mount point.
 
-    Raise PortwatchError if there is no such cgroup. Raise NotPermitted if it may be hidden by a
-    private cgroup namespace.
+    Raise PortwatchError if there is no such cgroup. Raise NotPermitted if a private cgroup namespace may hide
+    the cgroup.
     """
     if not text:
         raise PortwatchError("the path of the cgroup is empty: try /system.slice")

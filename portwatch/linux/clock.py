@@ -35,7 +35,8 @@ def _measure_epoch() -> tuple[int, int]:
 def boot_time() -> int:
     """Return the boot time in nanoseconds since the epoch. It is accurate only to one second.
 
-    It is read once, because start times identify processes and must not change when the clock is set.
+    The boot time is read only once. Start times are computed from it and identify processes, so they must not
+    change when the clock is set.
     """
     with open("/proc/stat", "rb") as stat:
         for line in stat:

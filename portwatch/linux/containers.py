@@ -27,7 +27,7 @@ _POD = re.compile(
 
 
 class CgroupInfo(NamedTuple):
-    """The path of a cgroup, and the ids of its container and its pod. None if there is none or unknown."""
+    """The path of a cgroup, and the ids of its container and pod. A missing or unknown value is None."""
 
     cgroup: str | None = None
     container: str | None = None
@@ -35,7 +35,7 @@ class CgroupInfo(NamedTuple):
 
 
 def from_cgroup_path(path: str) -> CgroupInfo:
-    """Return the container and pod that a cgroup path names. If they are nested, return the innermost."""
+    """Return the container and pod that a cgroup path names. If containers are nested, use the innermost."""
     ids = _CONTAINER.findall(path) or _CTR.findall(path)
     pods = _POD.findall(path)
     return CgroupInfo(path, ids[-1] if ids else None, pods[-1].replace("_", "-") if pods else None)
@@ -70,10 +70,10 @@ def of_process(pid: int) -> CgroupInfo:
 
 @lru_cache(maxsize=4096)
 def of_recorded_process(pid: int, start_time: int, cgroup_id: int, leaf: str) -> CgroupInfo:
-    """Return what is known about the cgroup, container and pod of the process in a record. It may have ended.
+    """Return what is known about the cgroup, container and pod of the process in a record.
 
-    `leaf` is the last component of the process's cgroup path, recorded by BPF. If the host uses the v1 memory
-    controller, `leaf` comes from the path in that controller's hierarchy.
+    The process may have ended. `leaf` is the last component of its cgroup path, recorded by BPF. If the host
+    uses the v1 memory controller, `leaf` comes from the path in that controller's hierarchy.
     """
     info = _look_up(pid, start_time, cgroup_id)
     if info.container or (info.cgroup and info.cgroup.endswith(f"/{leaf}")):
@@ -107,7 +107,7 @@ def find_container(prefix: str) -> str:
         try:
             running.add(of_process(pid).container)
         except procfs.UNREADABLE:
-            continue  # it has ended, or this user may not see it
+            continue  # the process has ended, or this user may not see it
     matches = sorted(id_ for id_ in running if id_ and id_.startswith(prefix)) if prefix else []
     if prefix in matches:
         return prefix

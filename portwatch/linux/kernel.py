@@ -9,7 +9,7 @@ from pathlib import Path
 from portwatch.linux import mounts
 
 RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-"""Major and minor version, such as (6, 1). Used only if a feature is not in BTF and cannot be tried."""
+"""Major and minor version, such as (6, 1). Used only for features that neither BTF nor a trial can show."""
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 """The file with the kernel's BTF (type information)."""
 

@@ -14,7 +14,7 @@ _NON_MEMBERS_MAX = 4096
 
 
 class Identity(NamedTuple):
-    """A pid and a start time, which together identify a process. Pids alone are reused."""
+    """A pid and a start time, which together identify a process. A pid alone may belong to a later process."""
 
     pid: int
     start_time: int
@@ -97,7 +97,7 @@ class Lineage:
         self._non_members.clear()
 
     def forget_ended(self) -> None:
-        """Drop members that have ended. Descendants that were looked up before stay members."""
+        """Drop members that have ended. Their descendants stay members if `of` has already looked them up."""
         self._members = {
             process: trees for process, trees in self._members.items() if identity_at(process.pid) == process
         }

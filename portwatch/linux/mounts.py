@@ -50,7 +50,7 @@ def _unescaped(field: bytes) -> str:
 
 
 def detached_mount(kind: str) -> int:
-    """Mount a kernel file system outside of all mount namespaces. Return its descriptor. Raise OSError."""
+    """Mount a kernel file system outside of all mount namespaces, and return a descriptor. Raise OSError."""
     context = syscall(_FSOPEN, kind.encode(), _CLOEXEC)
     try:
         syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
@@ -70,8 +70,8 @@ def open_file_system(kind: str) -> int:
 def open_cgroup_root() -> int:
     """Return a descriptor of the cgroup v2 root, which contains all containers. Raise EngineUnavailable.
 
-    In a private cgroup namespace, the mounted root is the container's own cgroup. Attaching BPF programs to
-    it would succeed, but they would miss every other container.
+    In a private cgroup namespace, the mounted root is the container's own cgroup. BPF programs can be attached
+    there, but they would miss every other container.
     """
     has_cgroup2 = False
     for candidate in _cgroup_directories():

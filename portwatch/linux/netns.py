@@ -21,17 +21,17 @@ CLONE_NEWNET = 0x40000000
 _OWN_MOUNTINFO = "/proc/self/mountinfo"
 
 _IP_NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
-"""Where `ip netns` mounts namespaces. If a namespace has several names, a name from here is preferred."""
+"""Where `ip netns` mounts namespaces. If a namespace has several names, a name from here is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace, and a path that opens it."""
+    """A network namespace, and the path of a file that represents it."""
 
     inode: int
     path: str
     net: str | None
-    """The /proc/PID/net directory of a process in the namespace. None if it has no process, only a mount."""
+    """The /proc/PID/net directory of a process in the namespace. None if no process is in the namespace."""
     pid: int | None = None
     """The process whose directory in /proc contains `path` and `net`."""
 
@@ -49,7 +49,7 @@ def all_namespaces() -> list[Namespace]:
         try:
             inode = procfs.namespace(pid, "net")
         except procfs.UNREADABLE:
-            continue  # it has ended, or this user may not see it
+            continue  # the process has ended, or this user may not see it
         if inode not in namespaces:
             folder = f"{procfs.root()}/{pid}"
             namespaces[inode] = Namespace(inode, f"{folder}/ns/net", f"{folder}/net", pid)
@@ -82,10 +82,11 @@ class _Names:
         self._reset()
 
     def forget(self) -> None:
-        """Reset everything in a forked child, where a thread that held the lock may no longer exist.
+        """Reset everything in a forked child.
 
-        The child opens its own descriptor. If it polled the one that it shares with the parent, the parent
-        would miss changes of the mounts.
+        A new lock is needed, because a thread that does not exist in the child may have held the old lock. A
+        new descriptor is needed, because the parent would miss changes of the mounts if the child polled the
+        descriptor that they share.
         """
         if self._mountinfo_fd is not None:
             os.close(self._mountinfo_fd)
@@ -142,13 +143,16 @@ os.register_at_fork(after_in_child=_names.forget)
 
 
 def _mountinfo_path() -> str:
-    """Return the path of the mountinfo to read names from: the host's if its procfs is in use, else our own."""
+    """Return the path of the mountinfo to read names from.
+
+    If the host's procfs is in use and readable, it is the host's mountinfo, else our own.
+    """
     host = f"{procfs.root()}/1/mountinfo"
     return host if procfs.root() != procfs.OWN_ROOT and os.access(host, os.R_OK) else _OWN_MOUNTINFO
 
 
 def _mounted() -> Iterator[tuple[int, Mount]]:
-    """Yield the inode and the mount of each mounted namespace. This process can open the mount point."""
+    """Yield the inode and the mount of each mounted namespace. `point` is a path that this process can open."""
     path = _mountinfo_path()
     for mount in mounts(path):
         if mount.kind == "nsfs" and mount.root.startswith("net:["):
@@ -158,7 +162,7 @@ def _mounted() -> Iterator[tuple[int, Mount]]:
 
 @contextmanager
 def entered(namespace: Namespace) -> Iterator[None]:
-    """Switch this thread to a network namespace for the duration of the block. Raise OSError if it cannot."""
+    """Switch this thread to a network namespace for the duration of the block. Raise OSError if that fails."""
     if namespace.inode == _own_inode():
         yield  # setns needs CAP_SYS_ADMIN even for the current namespace
         return
@@ -178,7 +182,7 @@ def entered(namespace: Namespace) -> Iterator[None]:
 
 
 def _open(namespace: Namespace) -> int:
-    """Return a descriptor of a namespace. If its path no longer opens it, look for another path."""
+    """Return a descriptor of a namespace. If `path` no longer leads to the namespace, look for another path."""
     for candidate in chain((namespace,), _alternatives(namespace)):
         try:
             fd = os.open(candidate.path, os.O_RDONLY | os.O_CLOEXEC)

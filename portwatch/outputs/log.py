@@ -23,7 +23,7 @@ class EventLog:
         self._line = line
         self._queue: Queue[Event | None] = Queue(_MAX_PENDING)
         self.dropped = 0
-        """How many events were not logged."""
+        """Number of events that were not logged."""
         self._thread = threading.Thread(target=self._run, name="portwatch-log", daemon=True)
         self._thread.start()
 

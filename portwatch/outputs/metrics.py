@@ -35,7 +35,7 @@ from portwatch.watch.counts import Counts
 BUCKETS = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3, 200e-3, 500e-3, 1.0)
 """Upper bounds of portwatch_event_latency_seconds, in seconds."""
 
-# These series exist from the start, with the value 0. rate() would miss the first increase of a new series.
+# These series start with the value 0. If they were created later, rate() would miss their first increase.
 _COMMON_BIND_FAILURES = [(proto, errno) for proto in PROTOCOLS for errno in ("EADDRINUSE", "EACCES")]
 _REASONS = ("start", "interval", "asked", "loss")
 _DIRECTIONS = ("open", "close")

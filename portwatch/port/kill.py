@@ -42,8 +42,8 @@ def signal_holders(
 ) -> None:
     """Send a signal to all processes in `shown`, or to none of them.
 
-    Send none and raise PortwatchError if one of them has ended, no longer holds the port, or may not be
-    signalled by this user.
+    If one of the processes has ended, no longer holds the port, or may not be signalled by this user, raise
+    PortwatchError and send no signal.
     """
     with _pidfds_of(shown) as pidfds:
         holders = all_holders(query.select(watcher.listeners()))
@@ -82,9 +82,9 @@ def _pidfd_of(process: Process) -> int:
             f"process with the same pid: no process was signalled; to take that risk: kill {process.pid}"
         ) from None
     try:
-        # Check the start time after opening the pidfd. If it is the expected one now, the same process had the
-        # pid when the pidfd was opened. The watcher's listing cannot prove that, because it is older. Use our
-        # own /proc, because pidfd_open(2) uses its pids.
+        # Check the start time after opening the pidfd. If the process that has the pid now is the expected one,
+        # it also had the pid when the pidfd was opened. The watcher's listing cannot prove that, because the
+        # listing is older than the pidfd. Read our own /proc, which shows the pids that pidfd_open(2) takes.
         is_same = procfs.own_start(process.pid) == process.start_time
     except procfs.UNREADABLE:
         is_same = False

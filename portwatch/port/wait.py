@@ -1,4 +1,4 @@
-"""Wait until a port is open, or until it is closed. Events end the wait, so nothing is polled."""
+"""Wait until a port is open, or until a port is closed. Events end the wait, so nothing is polled."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ class PortWait:
     def _apply(self, event: Event) -> None:
         key = (event.cookie, event.inode, event.netns, event.proto, event.address, event.port)
         if event.kind == "close":
-            self._open.discard(key)  # no filter: any process may close a socket that was counted as open
+            self._open.discard(key)  # without `admits`: an excluded process may close it
         elif event.kind == "open" and (event.inode in self._shown or self._query.admits(event)):
             self._open.add(key)

@@ -23,7 +23,8 @@ def read_pass(fd: int) -> list[RawRecord]:
     """Read all rows of an iterator from its descriptor `fd`, and close `fd`."""
     rows: list[RawRecord] = []
     with open(fd, "rb", buffering=0) as file:
-        # read() returns None for EAGAIN. The kernel pauses an iterator after a million files without output.
+        # After a million files without output, the kernel returns EAGAIN, for which read() returns None. The
+        # next read() continues.
         while (content := file.read(_READ_BYTES)) != b"":
             rows += map(RawRecord._make, LAYOUT.iter_unpack(content or b""))
     return rows
@@ -32,7 +33,7 @@ def read_pass(fd: int) -> list[RawRecord]:
 def snapshot_of(rows: Iterable[RawRecord], *, ephemeral: bool) -> Snapshot:
     """Return the open sockets among the rows, each with all its holders.
 
-    If `ephemeral` is set, they include UDP sockets whose port the kernel chose.
+    If `ephemeral` is set, the result includes UDP sockets whose port the kernel chose.
     """
     sockets: dict[int, Socket] = {}
     holders: dict[int, dict[Process, None]] = {}

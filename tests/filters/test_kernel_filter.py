@@ -96,7 +96,7 @@ def test_every_listener_that_the_scope_admits_passes(cgroup_filter, cgroup_infos
         assert passes(scope.kernel_filter, candidate.socket, 0, candidate.holders)
 
 
-def test_a_socket_is_excluded_only_if_all_its_processes_are():
+def test_a_socket_is_excluded_only_if_all_its_processes_are_excluded():
     kernel_filter = Scope(cgroup=Filter((), ("/a",))).kernel_filter
     excluded, other = process(CgroupInfo("/a")), process(CgroupInfo("/b"))
     assert not passes(kernel_filter, socket(), 0, [excluded, excluded])

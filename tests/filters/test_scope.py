@@ -61,7 +61,7 @@ SCOPES = [
 
 
 @pytest.mark.parametrize(("scope", "admitted"), SCOPES)
-def test_an_event_passes_a_field_if_any_included_value_and_no_excluded_value_matches(scope, admitted):
+def test_an_event_passes_if_an_included_value_and_no_excluded_value_matches(scope, admitted):
     assert scope.admits(EVENT) is admitted
     listener = Listener("event", 1, socket(1, 8080), 1, NGINX, (NGINX,), "core")
     assert scope.admits_listener(listener) is admitted
@@ -127,13 +127,13 @@ def test_a_close_passes_exactly_if_its_open_passed_whichever_process_closes(scop
     assert scope.admits(opened) is scope.admits(closed)
 
 
-def test_a_close_whose_opener_is_unknown_matches_no_process():
+def test_a_close_whose_opener_is_unknown_matches_no_process_name():
     closed = event("close", actor=NGINX, opener=None)
     assert not Scope(process=Filter(("nginx",))).admits(closed)
     assert Scope(process=Filter((), ("nginx",))).admits(closed)
 
 
-def test_a_close_read_from_json_is_compared_by_the_cgroup_of_the_closing_process():
+def test_a_close_read_from_json_is_filtered_by_the_container_of_the_closing_process():
     closed = event("close", actor=NGINX, opener=NGINX)
     assert Scope(container=Filter((CONTAINER,))).admits(Event.from_dict(closed.as_dict()))
 

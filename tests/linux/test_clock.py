@@ -11,7 +11,7 @@ from portwatch.linux import clock
 def clocks(monkeypatch):
     """Replace both clocks by values that a test sets.
 
-    CLOCK_MONOTONIC advances by one of the interruptions at each reading of the time of day.
+    Each reading of the time of day advances CLOCK_MONOTONIC by the next value in `interruptions`.
     """
     values = {"monotonic": 1_000, "interruptions": [0, 0, 0], "epoch": 5_000_000_000_000}
 

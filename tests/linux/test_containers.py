@@ -125,12 +125,12 @@ def test_parse_proc_cgroup_accepts_a_line_for_each_v1_hierarchy():
     assert parse_proc_cgroup(lines) == CgroupInfo(f"/docker/{ID}", ID)
 
 
-def test_on_a_hybrid_host_the_v2_path_is_used_unless_it_is_the_root():
+def test_on_a_hybrid_host_a_v2_path_below_the_root_is_used():
     content = f"4:memory:/kubepods/pod{UID}/{ID}\n0::/system.slice/containerd.service\n"
     assert parse_proc_cgroup(content) == CgroupInfo("/system.slice/containerd.service", ID, UID)
 
 
-def test_on_a_hybrid_host_the_deepest_v1_path_is_used_if_v2_has_only_the_root():
+def test_on_a_hybrid_host_the_deepest_v1_path_replaces_a_v2_path_of_the_root():
     assert parse_proc_cgroup(f"9:name=systemd:/\n4:memory:/docker/{ID}\n0::/\n") == CgroupInfo(
         f"/docker/{ID}", ID
     )
@@ -150,19 +150,19 @@ def test_nothing_is_known_of_a_recorded_process_if_another_process_has_its_pid()
     assert of_recorded_process(os.getpid(), start - 10_000_000, 0, "") == CgroupInfo()
 
 
-def test_a_recorded_process_is_not_looked_up_in_a_procfs_that_does_not_show_kernel_pids(monkeypatch):
+def test_a_recorded_process_is_looked_up_only_in_a_procfs_with_kernel_pids(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     assert of_recorded_process(os.getpid(), procfs.own_start(), 0, "") == CgroupInfo()
 
 
-def test_on_v2_the_container_of_a_process_that_has_ended_is_found_by_cgroup_id(monkeypatch):
+def test_on_v2_the_container_of_an_ended_process_is_found_by_cgroup_id(monkeypatch):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     monkeypatch.setattr(cgroups, "path_of", {7: f"/docker/{ID}", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 7, "") == CgroupInfo(f"/docker/{ID}", ID)
     assert of_recorded_process(-1, 0, 1, "") == CgroupInfo("/")
 
 
-def test_on_a_hybrid_host_the_cgroup_of_a_process_that_has_ended_is_unknown_if_v2_has_only_the_root(
+def test_on_a_hybrid_host_an_ended_process_has_no_cgroup_if_v2_has_only_the_root(
     monkeypatch,
 ):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
@@ -172,7 +172,7 @@ def test_on_a_hybrid_host_the_cgroup_of_a_process_that_has_ended_is_unknown_if_v
 
 
 @pytest.mark.parametrize("leaf", [ID, f"docker-{ID}.scope", f"cri-containerd-{ID}.scope", f"crio-{ID}.scope"])
-def test_on_a_hybrid_host_the_container_of_a_process_that_has_ended_is_found_by_the_leaf(monkeypatch, leaf):
+def test_on_a_hybrid_host_the_container_of_an_ended_process_is_found_by_leaf(monkeypatch, leaf):
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: False)
     monkeypatch.setattr(cgroups, "path_of", {7: "/system.slice/containerd.service", 1: "/"}.get)
     assert of_recorded_process(-1, 0, 1, leaf) == CgroupInfo(None, ID)
@@ -187,7 +187,7 @@ def test_the_leaf_is_ignored_if_the_path_of_the_cgroup_is_known(monkeypatch):
     assert of_recorded_process(-1, 0, 8, "init.scope") == CgroupInfo(f"/docker/{ID}/init.scope", ID)
 
 
-def test_in_a_private_cgroup_namespace_the_path_is_unknown_but_the_container_is_not(monkeypatch):
+def test_in_a_private_cgroup_namespace_the_container_is_known_but_not_the_path(monkeypatch):
     monkeypatch.setattr(cgroups, "is_namespaced", lambda: True)
     monkeypatch.setattr(procfs, "read", lambda *_: f"0::/../docker-{ID}.scope\n".encode())
     assert containers.of_process(1) == CgroupInfo(None, ID)
@@ -195,7 +195,7 @@ def test_in_a_private_cgroup_namespace_the_path_is_unknown_but_the_container_is_
 
 @pytest.fixture
 def running_ids(monkeypatch):
-    """Replace all processes by pids with these container ids. Pid 7 is listed too, but has ended."""
+    """Make `ids` the running processes: pids with their container ids. Pid 7 is listed too, but has ended."""
     ids = {1: None, 2: ID, 3: ID, 4: f"{ID[:20]}{OTHER[:44]}", 5: "web", 6: "web2"}
     monkeypatch.setattr(procfs, "pids", lambda: [*ids, 7])
 
@@ -230,7 +230,7 @@ def test_find_container_says_how_to_get_an_id_if_none_matches(text):
 
 
 @pytest.mark.usefixtures("running_ids")
-def test_find_container_says_that_proc_may_hide_containers_if_it_does_not_show_kernel_pids(monkeypatch):
+def test_find_container_warns_of_hidden_containers_if_proc_lacks_kernel_pids(monkeypatch):
     monkeypatch.setattr(procfs, "shows_kernel_pids", lambda: False)
     with pytest.raises(PortwatchError, match=r"no running container in this /proc \(which may hide some"):
         find_container("nosuch")

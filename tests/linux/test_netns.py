@@ -31,7 +31,7 @@ def test_a_name_is_the_last_component_of_the_mount_point(mounted, names):
 
 
 @pytest.mark.parametrize("folder", ["/run/netns", "/var/run/netns", "/host/proc/1/root/run/netns"])
-def test_of_several_names_the_one_from_ip_netns_is_used(mounted, names, folder):
+def test_if_a_namespace_has_several_names_the_name_from_ip_netns_is_used(mounted, names, folder):
     mounted += [mount(7, "/run/docker/netns/x"), mount(7, f"{folder}/blue"), mount(7, "/mnt/y")]
     assert names.of(7) == "blue"
 

@@ -127,7 +127,7 @@ def test_a_line_that_is_not_an_event_is_an_error(path):
         Reader(path).event("{}")
 
 
-def test_while_events_are_written_readers_see_all_events_up_to_some_point(path):
+def test_while_events_are_written_readers_never_skip_an_event(path):
     results = []
     with open_journal(path) as journal:
         journal.start()

@@ -49,7 +49,7 @@ def fill(disk):
 
 
 @needs_root
-def test_on_a_full_disk_up_to_capacity_events_wait_and_are_written_when_there_is_space(small_disk):
+def test_on_a_full_disk_events_wait_for_space_and_those_above_capacity_are_lost(small_disk):
     path = small_disk / "journal.db"
     total = CAPACITY + 5_000
     with open_journal(path) as journal:
@@ -77,7 +77,7 @@ def test_on_a_full_disk_up_to_capacity_events_wait_and_are_written_when_there_is
 
 @needs_root
 @pytest.mark.parametrize("exists", [True, False], ids=["existing journal", "new journal"])
-def test_if_the_disk_is_full_at_the_start_events_are_written_when_there_is_space(small_disk, exists):
+def test_if_the_disk_is_full_at_the_start_events_wait_for_space(small_disk, exists):
     path = small_disk / "journal.db"
     if exists:
         write_journal(path, event(1))
@@ -94,7 +94,7 @@ def test_if_the_disk_is_full_at_the_start_events_are_written_when_there_is_space
 
 
 @needs_root
-def test_if_the_disk_has_no_free_inodes_events_are_written_when_it_has_some(small_disk):
+def test_if_the_disk_has_no_free_inodes_events_wait_for_a_free_inode(small_disk):
     path = small_disk / "journal.db"
     with contextlib.suppress(OSError):
         for number in range(1_000):

@@ -318,7 +318,7 @@ def test_while_another_program_locks_the_database_events_wait_to_be_written(path
     assert seqs(path) == [1, 2]
 
 
-def test_if_a_long_read_transaction_makes_the_wal_grow_this_is_reported(path):
+def test_a_long_read_transaction_that_makes_the_wal_grow_is_reported(path):
     with open_journal(path, max_bytes=MIN_BYTES) as journal:
         journal.start()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:

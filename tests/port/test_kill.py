@@ -53,7 +53,7 @@ def test_a_later_process_with_the_same_pid_is_not_signalled_even_if_the_listing_
     assert child.poll() is None
 
 
-def test_no_process_is_signalled_if_one_of_those_shown_has_ended(child):
+def test_no_process_is_signalled_if_one_of_the_shown_processes_has_ended(child):
     shown = process_of(child)
     ended = Process(2**22 + 1, 1, "ended", 0)  # above the highest possible pid
     with pytest.raises(PortwatchError, match="ended"):
@@ -75,7 +75,7 @@ def test_signal_holders_closes_its_pidfds_if_it_raises(child):
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_pid_1_is_never_signalled_unless_it_belongs_to_a_private_pid_namespace(monkeypatch):
+def test_pid_1_may_be_signalled_only_in_a_private_pid_namespace(monkeypatch):
     monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: True)
     assert "systemctl list-sockets" in kill.why_not_signalled(Process(1, 1, "systemd", 0))
     monkeypatch.setattr(kill.procfs, "shows_kernel_pids", lambda: False)

@@ -12,11 +12,11 @@ from portwatch.errors import JournalError
 class Lock:
     """An exclusive lock on a journal, held from creation to `release`.
 
-    Raises JournalError if another writer holds it, and OSError if the lock file cannot be created.
+    Raises JournalError if another writer holds the lock, and OSError if the lock file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
-        # The lock has its own file. Closing a descriptor of the database would drop SQLite's POSIX locks on it.
+        # The lock has its own file, because closing a descriptor of the database drops SQLite's POSIX locks.
         self._fd = os.open(path.with_name(path.name + "-lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -97,7 +97,10 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Return True if the file is damaged. Then sqlite3 raises DatabaseError itself, otherwise a subclass."""
+    """Return True if the error means that the file is damaged.
+
+    In that case sqlite3 raises DatabaseError itself. In all other cases it raises a subclass.
+    """
     return type(error) is sqlite3.DatabaseError
 
 

@@ -25,14 +25,14 @@ from portwatch.outputs.journal.schema import (
 _MAX_WAL_BYTES = 8 * 2**20
 _TRIM_ROWS = 1000
 _TRIM_PAGES = 250
-"""Limits on the rows deleted and pages freed in one transaction. New events wait until it ends."""
+"""Limits on the rows deleted and pages freed in one transaction. New events wait until the transaction ends."""
 _ROWS_PER_PAGE = 8
 _LOCK_TIMEOUT = 0.1
 """Seconds to wait for another connection's lock before the write fails and is retried."""
 
 
 def check_writable(path: Path) -> None:
-    """Raise JournalError if the file exists but is not a journal or is not writable. Change nothing."""
+    """Raise JournalError if an existing file is not a journal or is not writable. Change nothing."""
     if _has_content(path):
         check_is_journal(path)
         if not os.access(path, os.R_OK | os.W_OK):
@@ -60,7 +60,7 @@ class Store:
         self._db, self.last_seq = self._open()
         """The newest seq when the journal was opened.
 
-        If the journal was damaged and has been renamed, this is the newest seq of the damaged one.
+        If the journal was damaged and has been renamed, this is the newest seq of the damaged journal.
         """
         self._inode = path.stat().st_ino
 
@@ -102,7 +102,7 @@ class Store:
             return False
 
     def write(self, rows: Sequence[Row]) -> bool:
-        """Write all rows durably or none of them, and trim. Return True if there may be more to trim.
+        """Write all rows durably or none of them, then trim. Return True if there may be more to trim.
 
         A row whose seq already exists is ignored.
         """
@@ -162,7 +162,7 @@ def _create(path: Path) -> None:
     """Create a journal. The file appears under its name only when it is complete."""
     new = path.with_name(path.name + "-new")
     try:
-        _remove(new)  # a start that was killed may have left the file; the lock is held, so nobody uses it
+        _remove(new)  # a start that was killed may have left the file; the lock is held, so it is not in use
         os.close(os.open(new, os.O_CREAT | os.O_EXCL, 0o600))
         with closing(connect(new, "mode=rw", _LOCK_TIMEOUT)) as db:
             db.executescript(SCHEMA)

@@ -38,14 +38,14 @@ _CLOSE_TIMEOUT = 1.0
 _HANGING = 5.0
 """If a write takes more than this many seconds, `trouble` reports that the disk does not answer."""
 _TRANSIENT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Errors that may go away. They set `trouble` even if they occur in the constructor."""
+"""Errors that may go away. If one occurs in the constructor, it sets `trouble` and is not raised."""
 
 
 class Journal:
     """Writes events to a journal in its own thread.
 
-    The constructor raises JournalError if there can be no journal at this path. A full disk or an I/O error is
-    not raised: `trouble` then has the reason, and writing is retried.
+    The constructor raises JournalError if there can be no journal at this path. For a full disk or an I/O error
+    the constructor sets `trouble` to the reason instead, and writing is retried.
 
     Only the writer's thread uses the store, except before `start` and after the thread has ended.
     """
@@ -57,10 +57,10 @@ class Journal:
                 f"a journal of {max_bytes:,} bytes is too small: use at least {MIN_BYTES:,} bytes"
             )
         self.lost = 0
-        """How many events were never written because too many were pending or `close` could not wait."""
+        """Number of events that were never written, because too many were pending or `close` could not wait."""
         self.last_seq: int | None = None
         """The seq of the newest durable event."""
-        self._path = path.resolve()  # SQLite too creates its files beside the target of a link
+        self._path = path.resolve()  # SQLite also follows links before it creates its WAL
         self._limits = (max_age, max_bytes)
         self._lock: Lock | None = None
         self._store: Store | None = None
@@ -90,7 +90,7 @@ class Journal:
 
     @property
     def trouble(self) -> str | None:
-        """Why events cannot be written at present, or None."""
+        """The reason why events cannot be written at present. None if they can be written."""
         since = self._busy_since
         if since is not None and time.monotonic() - since > _HANGING:
             return f"the disk has not answered for {time.monotonic() - since:.0f} s"
