@@ -161,7 +161,7 @@ procfs_option = click.option(
     "--procfs",
     metavar="PATH",
     envvar="HOST_PROC",
-    is_eager=True,  # parsed first, because other options look up their values in it
+    is_eager=True,  # parsed first, because other options look up their values in this procfs
     expose_value=False,
     callback=_use_procfs,
     help="In a container: where the host's /proc is mounted.",

@@ -13,9 +13,9 @@ def end_on_signals(*, as_success: bool) -> None:
 
     If `as_success` is true, the process exits with 0. Otherwise the signal kills it.
 
-    The handlers raise no exception: if a signal arrives while libbpf calls back into Python, ctypes would print
-    the exception and drop it. No cleanup is needed, because the kernel detaches the BPF programs when our
-    descriptors close.
+    The handlers raise no exception, because a signal may arrive while libbpf calls back into Python. ctypes
+    would then print the exception and drop it. No cleanup is needed, because the kernel detaches the BPF
+    programs when our descriptors close.
     """
     for number in _SIGNALS:
         # A signal that is ignored at the start stays ignored: nohup does this, and shells for background jobs.

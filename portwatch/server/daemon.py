@@ -32,7 +32,8 @@ from portwatch.watch.hub import Hub
 log = logging.getLogger("portwatch")
 
 _SWITCH_INTERVAL = 0.001
-"""Seconds that a thread may keep the GIL while others wait. With Python's 5 ms, scrapes would delay events."""
+"""Seconds that a thread may keep the GIL while others wait. With Python's default of 5 ms, scrapes would delay
+events."""
 
 
 class Daemon:
@@ -52,7 +53,8 @@ class Daemon:
         self._load_settings = load_settings
         self._on_engine = on_engine
         self.is_opening_engine = False
-        """True if `run` returned while a thread was still opening the engine. Only process exit ends it."""
+        """True if `run` returned while a thread was still opening the engine. Only process exit ends that
+        thread."""
 
     def run(self) -> None:
         """Run until stopped. Raise PortwatchError if the start fails or if no more events can be read."""
@@ -149,8 +151,9 @@ async def _feed_watchdog(monitor: Monitor) -> None:
 def _first_seq(journal_seq: int | None) -> int:
     """Return a sequence number (seq) that is higher than every seq of earlier runs.
 
-    The journal may lack the last events of an earlier run. The time in milliseconds is higher than their seqs,
-    unless that run had more than 1,000 events a second on average or the clock was set back.
+    The journal may lack the last events of an earlier run. Therefore the result is at least the time in
+    milliseconds. This time is higher than every earlier seq, unless an earlier run had more than 1,000 events a
+    second on average or the clock was set back.
     """
     return max(time.time_ns() // 1_000_000, (journal_seq or 0) + 1)
 

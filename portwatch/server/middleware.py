@@ -61,16 +61,19 @@ def _is_accepted(host: str, accepted: Collection[str]) -> bool:
 class SlowConnections:
     """Closes the connection of a client that does not send its first request or stops reading its response.
 
-    aiohttp limits neither. It limits only the time between two requests (keepalive_timeout). While a handler
-    runs, its connection is never closed. A handler that itself writes to the connection, such as that of the
-    event stream, enforces its own limit.
+    aiohttp does not limit the time for either. It limits only the time between two requests
+    (keepalive_timeout).
+
+    A connection is not closed while a handler runs for it. A handler that itself writes to the connection, such
+    as that of the event stream, enforces its own limit.
     """
 
     def __init__(self) -> None:
         self._has_requested: set[web.RequestHandler] = set()
         self._in_handler: set[web.RequestHandler] = set()
         self._waits: dict[web.RequestHandler, tuple[int, float]] = {}
-        """For each client that must send or read: its unread bytes, and since when they have not decreased."""
+        """For each client that must send or read: the number of bytes that it has not read, and the time since
+        which this number has not decreased."""
 
     @web.middleware
     async def track(self, request: web.Request, handler: Handler) -> web.StreamResponse:

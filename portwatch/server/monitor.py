@@ -74,7 +74,7 @@ class Monitor:
     def stop(self) -> None:
         """Stop the hub and return when the outputs have received every event.
 
-        If `start` is still opening the engine, `start` closes it.
+        If `start` is still opening the engine, `start` closes the engine afterwards.
         """
         with self._start_lock:
             self._is_stopped = True

@@ -60,7 +60,7 @@ class Recent:
     def position_after(self, seq: int) -> int | None:
         """Return the position of the first event after `seq`.
 
-        Return None if events after `seq` were dropped, or if `seq` is higher than the newest event's.
+        Return None if events after `seq` were dropped, or if `seq` is higher than the seq of the newest event.
         """
         if not self.evicted_seq <= seq <= self.last_seq:
             return None

@@ -14,7 +14,8 @@ COMMON_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Headers of every response. They forbid browsers to guess its type, to frame it, and to embed it elsewhere."""
+"""Headers of every response. They tell browsers not to guess the content type, and not to let other sites frame
+or embed the response."""
 
 
 def refusal(kind: type[web.HTTPError], message: str, detail: str | None = None) -> web.HTTPError:

@@ -50,7 +50,7 @@ def parse(text: str) -> Address:
             "unix:/run/portwatch.sock"
         )
     try:
-        host.encode("idna")  # getaddrinfo encodes it too, but fails only when the daemon starts
+        host.encode("idna")  # getaddrinfo would refuse it too, but only when the daemon starts
     except UnicodeError:
         raise ValueError(f"{host!r} is not a host name, in {text!r}") from None
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535):

@@ -50,7 +50,7 @@ class _Subscriber:
 class Stream:
     """Keeps the newest events in memory and sends each event to all subscribers.
 
-    A subscriber is a connection and a position among the kept events, so there is no queue for each subscriber
+    A subscriber is a connection and a position among the kept events, so a subscriber has no queue of its own
     that could grow. Several pending events are sent in one write. Subscribers without a scope are sent the same
     bytes object, which makes 1,000 subscribers possible (bench/bench_stream.py).
 
@@ -147,7 +147,7 @@ class Stream:
     async def _catch_up(self, response: web.StreamResponse, subscriber: _Subscriber, after: int) -> int:
         """Send the events after `after` that are no longer in memory. Return the position of the next event.
 
-        If the journal does not have them, send a gap.
+        If the journal lacks some of these events, send a gap instead.
         """
         position = self._recent.position_after(after)
         if position is not None:
@@ -179,7 +179,7 @@ class Stream:
             events = [event for event in found if event.seq <= recent.evicted_seq]
             if not events:
                 # The journal may lag behind memory. If memory has every event of this run, nothing is missing:
-                # the first one is the gap that separates this run from the earlier ones.
+                # the first event in memory is the gap that separates this run from the earlier runs.
                 return recent.first if recent.first == 0 else None
             after = events[-1].seq
             scope = subscriber.scope
@@ -238,7 +238,7 @@ class Stream:
         return False
 
     def _count_missed(self, subscriber: _Subscriber) -> int | None:
-        """Add the number of missed events to `missed`, and return it. Return None if there is a scope."""
+        """Count the events that a subscriber missed, and return the number. Return None if it has a scope."""
         if subscriber.scope is not None or subscriber.position is None:
             return None
         missed = self._recent.first - subscriber.position
@@ -259,7 +259,7 @@ class Stream:
         if subscriber.transport.is_closing():
             subscriber.ended.set()
         elif subscriber.is_chunked:
-            # StreamResponse.write is not used: it is a coroutine and would wait for the subscriber to read.
+            # StreamResponse.write is not used, because it would wait for the subscriber to read.
             subscriber.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             subscriber.transport.write(data)

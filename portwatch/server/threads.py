@@ -20,8 +20,8 @@ _RESTART_DELAY = 1.0
 async def run_in_thread(work: Callable[[], T]) -> T:
     """Run `work` in a new thread and return its result.
 
-    The event loop's executor is not used: its threads are few, and Python waits for them at exit, even if one
-    hangs.
+    The event loop's executor is not used, because it has few threads, and Python waits for these threads at
+    exit, even if one of them hangs.
     """
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()  # cancelling the caller must not cancel the work
@@ -39,8 +39,8 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 class Limiter:
     """Runs work in threads, at most `limit` at a time.
 
-    A slot becomes free when its work ends, and not already when the caller is cancelled. Otherwise clients that
-    disconnect could start more work than the limit allows.
+    A slot becomes free when its work ends, even if the caller is cancelled before that. Otherwise clients that
+    disconnect and try again could start more work than the limit allows.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""Who has an address that a bind was refused (EADDRINUSE)."""
+"""Finds the processes that hold an address when a bind to it has failed with EADDRINUSE."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ log = logging.getLogger("portwatch")
 
 LOOKUPS_PER_BATCH = 4
 _FDS_READ = 128
-"""Descriptors of a known holder to look at, lowest first, where listeners mostly are. 5,000 would take 60 ms:
-the engine takes 2 to 12 ms for all processes."""
+"""How many descriptors of a known holder are read. The lowest are read first, because listeners are mostly
+among them. Reading 5,000 would take 60 ms, whereas the engine needs 2 to 12 ms for all processes."""
 
 
 class BindConflicts:
     """Finds the holders for the refused binds in one batch of records.
 
-    Each conflict is looked up once, and only a few are: a program that fails in a loop must not keep the reader
-    from reading.
+    Each conflict is looked up only once, and a batch has at most LOOKUPS_PER_BATCH lookups. Otherwise a program
+    whose binds fail in a loop would keep the reader from reading.
     """
 
     def __init__(self, engine: Engine, table: Table, batch: deque[Record]) -> None:
-        """`batch` has the records that the table has yet to apply. Records read here are appended to it."""
+        """`batch` has the records that are not applied to the table yet. A lookup appends what it reads."""
         self._engine = engine
         self._table = table
         self._batch = batch
         self._holders: dict[Hashable, tuple[Holder, ...]] = {}
 
     def holders_for(self, refused: Socket) -> tuple[Holder, ...] | None:
-        """Return the holders of a refused socket's address; None if this batch has had too many lookups."""
+        """Return the holders of the address to which `refused` could not be bound.
+
+        After LOOKUPS_PER_BATCH lookups, return the holders that the table knows, or None if it knows none.
+        """
         blockers = self._table.blockers_of(refused)
         conflict = (refused.endpoint, *(blocker.socket.inode for blocker in blockers))
         if conflict not in self._holders:
@@ -47,8 +50,9 @@ class BindConflicts:
         return self._holders[conflict]
 
     def _look_up(self, refused: Socket, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
-        # The engine comes last: its pass over all open files takes longer the more there are. While it has a
-        # reference to a file, a close by another process is not the last one, and the real one runs here.
+        # The engine is asked last, for two reasons. It visits every open file, which takes long if there are
+        # many. And while it has a reference to a file, a close by another process does not release the file:
+        # the release then runs in this process.
         if holders := _named_holders(blockers, _name_if_open):
             return holders
         if blockers and (holders := self._closers_of(blockers)):
@@ -63,7 +67,7 @@ class BindConflicts:
         return holders
 
     def _closers_of(self, blockers: list[OpenSocket]) -> tuple[Holder, ...]:
-        """Return the processes that have closed these sockets since, by records that are not applied yet."""
+        """Return the processes that have closed these sockets, according to records not yet applied."""
         self._batch += self._engine.read_up_to_now()
         closers = {
             socket_id: record.actor
@@ -85,7 +89,7 @@ def _named_holders(
 ) -> tuple[Holder, ...]:
     """Return the processes that hold these sockets and for which `name_of` returns a name.
 
-    It is called with each process and the inodes of the sockets that it holds.
+    `name_of` is called with each process and the inodes of the sockets that it holds.
     """
     inodes: dict[Process, set[int | None]] = {}
     why: Why = "bound"
@@ -103,7 +107,7 @@ def _name_if_open(process: Process, inodes: set[int | None]) -> str | None:
         if procfs.shows_kernel_pids() and not inodes.isdisjoint(procfs.socket_inodes(process.pid, _FDS_READ)):
             return _current_name(process)
     except procfs.UNREADABLE:
-        pass  # it has ended, or this user may not look
+        pass  # the process has ended, or this user may not read its descriptors
     return None
 
 

@@ -13,10 +13,11 @@ class Counts:
     lost: int = 0
     """Records that the engine dropped."""
     recursion_misses: int = 0
-    """Times that the kernel skipped one of the BPF programs. Not every skip lost a record."""
+    """How often the kernel skipped a BPF program. Most skips lose no record."""
     subscriber_drops: int = 0
-    """Events that slow subscribers missed. Each got a gap with the number."""
+    """Events that slow subscribers missed. Each of these subscribers got a gap with the number of its
+    events."""
     reconciliations: Counter[str] = field(default_factory=Counter)
     """Checks of the table against the kernel, by reason."""
     drift: Counter[str] = field(default_factory=Counter)
-    """Opens and closes that only a check found, by kind of event."""
+    """Opens and closes that a check found but no record had reported, by kind of event."""

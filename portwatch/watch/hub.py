@@ -41,20 +41,20 @@ T = TypeVar("T")
 
 
 class Request(Generic[T]):
-    """Work for the reader, which alone may use the engine and the table. Its caller may wait for the result."""
+    """Work for the reader, which is the only thread that may use the engine and the table."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.result: T | None = None
-        """What the work returned, when it is done."""
+        """What the work returned. None until the work is done."""
         self._work = work
         self._error: Exception | None = None
         self._done = threading.Event()
 
     def run(self) -> None:
-        """Do the work. An exception goes to the caller."""
+        """Do the work. If it raises an exception, `wait` raises that exception."""
         try:
             self.result = self._work()
-        except Exception as error:  # belongs to the caller: the reader goes on
+        except Exception as error:  # `wait` raises it in the caller; the reader must go on
             log.debug("a request failed", exc_info=True)
             self._error = error
         self._done.set()
@@ -65,7 +65,7 @@ class Request(Generic[T]):
         self._done.set()
 
     def wait(self) -> T:
-        """Wait until the work is done. Return its result, or raise what it raised."""
+        """Wait until the work is done. Return its result, or raise its exception."""
         self._done.wait()
         if self._error:
             raise self._error
@@ -81,17 +81,19 @@ class Hub:
 
     Invariants:
 
-    - At most one worker reads. It sets `_has_reader` under `_condition`, and clears it when it is done.
+    - At most one worker reads. It sets `_has_reader` under `_condition`, and clears it after the read.
     - The reader owns the engine, the table, the list of subscriptions and everything about trees and filters.
-      Other threads send it a `Request`; only `Engine.wake` is exempt. When `stop` has joined the workers, its
-      caller owns them.
-    - A subscription is scheduled at most once, so its callback never runs twice at the same time:
-      `is_scheduled` is True from when it is queued in `_scheduled` until its delivery has returned.
-    - There are enough workers for every callback to block and one to read: `_workers_needed`.
+      Other threads send it a `Request`; only `Engine.wake` is exempt. After `stop` has joined the workers, the
+      thread that called `stop` takes the place of the reader.
+    - A subscription is scheduled at most once, so two workers never run its callback at the same time.
+      `is_scheduled` is True while the subscription is queued in `_scheduled` or a worker delivers its events.
+    - There are at least `_workers_needed` workers, one for each callback and one more. So a worker is left to
+      read even if every callback blocks.
     - `_condition` guards `_workers`, `_workers_needed`, `_has_reader`, `_scheduled`, and `is_scheduled` of
       every subscription.
-    - Every request is run or refused. `_stopping` never becomes False again: `_enqueue` reads it after
-      appending, and the thread that sets it refuses what is queued.
+    - Every request is run or refused. The thread that sets `_stopping` then refuses the queued requests.
+      `_enqueue` reads `_stopping` after it has appended its request, and if it is set, refuses the request
+      itself. `_stopping` never becomes False again.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Hub:
         self._read_error: Exception | None = None
         """An error of a read within `_run_while_reading`. The next read raises it."""
         self._ready = threading.Event()
-        """Set when the table has the first snapshot, or when nothing will be read any more."""
+        """Set when the table has the first snapshot, or when reading has ended."""
 
     @classmethod
     def open(
@@ -130,7 +132,7 @@ class Hub:
         reconcile_interval: float = RECONCILE_INTERVAL,
         first_seq: int = 1,
     ) -> Hub:
-        """Return a hub whose engine is attached. Raise EngineUnavailable."""
+        """Return a hub whose engine is attached. Raise EngineUnavailable if no engine works here."""
         choice = choose(engine, options, prove=lambda candidate: candidate.attach())
         return cls(choice, reconcile_interval, first_seq)
 
@@ -152,7 +154,7 @@ class Hub:
         if self._subscriptions and not self.failure:
             try:
                 self._drain()
-            except Exception:  # must not keep the subscriptions open and the engine attached
+            except Exception:  # the subscriptions must be closed and the engine detached anyway
                 log.exception("the last events could not be read")
         self._close_subscriptions()
         self._ready.set()
@@ -184,13 +186,15 @@ class Hub:
         resumes: bool = False,
         instead_of: Subscription | None = None,
     ) -> Request[Subscription]:
-        """Subscribe to the events that pass `admits`. Return a request: wait for it to get the subscription.
+        """Subscribe to the events that pass `admits`. Return a request whose `wait` returns the subscription.
 
-        With `snapshot`, what is open comes first. `kernel_filter` must pass everything that `admits` does.
-        `roots` restricts the subscription to these process trees, `excluded_roots` leaves trees out; waiting
-        raises PortwatchError if one of the roots has ended. With `resumes`, the first event is a gap, for a
-        reader that followed an earlier run. `instead_of` is a subscription that this one replaces: the old
-        one ends where the new one begins, and no event is missed or delivered twice between them.
+        With `snapshot`, the first events are the opens of the sockets that are open already. `kernel_filter`
+        must pass every event that `admits` passes. `roots` restricts the subscription to these process trees,
+        and `excluded_roots` leaves trees out. If one of these roots has ended, `wait` raises PortwatchError.
+
+        With `resumes`, the first event is a gap, because events may have been missed since an earlier run.
+        `instead_of` is a subscription that the new subscription replaces. The old one ends where the new one
+        begins, so that no event is missed or delivered twice.
         """
         subscription = Subscription(
             admits if snapshot else lambda event: not _is_snapshot_open(event) and admits(event),
@@ -233,17 +237,17 @@ class Hub:
         """End the subscription of a request that its caller no longer waits for."""
 
         def end() -> None:
-            if request.result:  # requests run in order, so the subscription has begun if it ever does
+            if request.result:  # requests run in order: `begin` has run, or was refused
                 self._unsubscribe(request.result)
 
         self._enqueue(Request(end))
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Offer what has happened so far to a subscription, then close it. Do not wait for that."""
+        """Offer a subscription every event so far, then close it. Return before that has happened."""
         self._enqueue(Request(lambda: self._unsubscribe(subscription)))
 
     def watch(self, subscription: Subscription, root: Identity) -> None:
-        """Add a tree to a subscription, which first gets what the tree has open.
+        """Add a tree to a subscription. The subscription first gets the sockets that the tree has open.
 
         Raise PortwatchError if the root has ended.
         """
@@ -274,7 +278,7 @@ class Hub:
         return self._call(listing)
 
     def _enqueue(self, request: Request[Any]) -> None:
-        """Pass a request to the reader, or refuse it if there is none any more."""
+        """Pass a request to the reader. Refuse the request if reading has ended."""
         self._requests.append(request)
         if self._stopping:
             self._refuse_requests()
@@ -288,18 +292,18 @@ class Hub:
         return request.wait()
 
     def _refuse_requests(self) -> None:
-        with suppress(IndexError):  # another thread may have taken the last one
+        with suppress(IndexError):  # the queue is empty, which ends the loop
             while True:
                 self._requests.popleft().refuse(
                     PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
                 )
 
     def _request_catch_up(self, subscription: Subscription) -> None:
-        """Let the reader put a gap for a slow subscriber. Called in the subscriber's thread."""
+        """Ask the reader to queue a gap for a slow subscriber. Called in the subscriber's thread."""
         self._enqueue(Request(lambda: self._catch_up(subscription)))
 
     def _catch_up(self, subscription: Subscription) -> None:
-        """Give a subscriber a gap for what it missed, then the changes that leave it with what is open."""
+        """If a subscriber missed events, give it a gap and the changes that show what is open now."""
         if missed := subscription.take_missed():
             self.counts.subscriber_drops += missed.count
             gap = self._table.gap(missed.count, time.time_ns())
@@ -311,7 +315,7 @@ class Hub:
             with self._condition:
                 self._schedule([subscription])
 
-        with ExitStack() as stack:  # close it even if the engine fails: a caller may wait for its end
+        with ExitStack() as stack:  # close even if the engine fails, because a caller may wait for the end
             stack.callback(close)
             stack.callback(self._end, subscription)
             self._drain()
@@ -332,8 +336,8 @@ class Hub:
             for root in dict.fromkeys(added):
                 bits[root] = self._acquire_tree(root)
         if excluded_roots or (roots and self._ready.is_set()):
-            # Records that wait to be read may be from before the kernel knew the trees, and lack their bits.
-            # Apply them before the subscription starts.
+            # Records that are not read yet may lack the bits of the new trees, because they were made before
+            # the kernel knew these trees. Apply them before the subscription starts.
             self._drain()
 
     def _report_open_in_trees(self, subscription: Subscription) -> None:
@@ -342,7 +346,7 @@ class Hub:
             self._reconcile("asked", "snapshot", subscription)
 
     def _acquire_tree(self, root: Identity) -> int:
-        """Return the bit of a tree. Its first user makes the engine watch it."""
+        """Return the bit of a tree. If this is its first user, make the engine watch the tree."""
         tree, is_first = self._trees.acquire(root)
         try:
             if is_first:
@@ -359,7 +363,7 @@ class Hub:
         if is_last:
             self._engine.unwatch(tree)
             if self._ready.is_set():
-                # Records that wait to be read have the bit, which may be another tree's next.
+                # Records that are not read yet may have this bit. Apply them before another tree gets the bit.
                 self._apply(self._engine.read_up_to_now())
             self._table.clear_trees(tree)
 
@@ -368,7 +372,8 @@ class Hub:
     ) -> None:
         """Set the engine's filter to the union of these subscriptions' filters.
 
-        If it now passes more, look up what is open: the table has none of what the old filter kept out.
+        If the new filter passes more, check the table against the kernel, because the table lacks the sockets
+        that the old filter kept out.
         """
         wanted = reduce(or_, (one.kernel_filter for one in subscriptions))
         if wanted == self._filter:
@@ -412,7 +417,7 @@ class Hub:
             subscription.is_scheduled = False
             if subscription.ended.is_set():
                 self._workers_needed -= 1
-            self._schedule([subscription])  # again, for events that came after its last look
+            self._schedule([subscription])  # again, if events came after `deliver` had emptied the queue
 
     def _schedule(self, subscriptions: Iterable[Subscription]) -> None:
         """Queue subscriptions for delivery. The caller holds `_condition`."""
@@ -424,7 +429,7 @@ class Hub:
     def _read(self) -> None:
         try:
             self._read_once()
-        except Exception as error:  # without an end, subscribers would wait for ever
+        except Exception as error:  # end every subscription, or subscribers would wait for ever
             log.exception("no more events are read")
             self.failure = error
             self._stopping = True
@@ -461,14 +466,14 @@ class Hub:
             log.error("the check of open ports failed, next attempt in %d s: %s", self._checks.failed(), error)
 
     def _drain(self) -> None:
-        """Apply every record of what has happened so far."""
+        """Apply the records of everything that has happened so far."""
         if not self._ready.is_set():
             self._take_first_snapshot()
         self._apply(self._engine.read_up_to_now())
 
     def _take_first_snapshot(self) -> None:
-        # The engine's snapshot takes tens of milliseconds. Reading /proc/net takes as long again: the check at
-        # the start does that, after subscribers have the snapshot.
+        # The engine's snapshot takes tens of milliseconds, and reading /proc/net takes as long again.
+        # Subscribers get the snapshot first. The first check, which is due at once, then reads /proc/net.
         self._merge(self._engine.snapshot().sockets, "snapshot")
         self._ready.set()
 
@@ -498,8 +503,8 @@ class Hub:
         newly_lost = lost - self.counts.lost
         log.warning("%d records were lost; correcting the table", newly_lost)
         begin = time.monotonic()
-        # Apply the records that wait to be read before the merge. In it they would be pending and settle their
-        # sockets, whose next records may be among the lost ones.
+        # Apply the unread records before the merge. The merge would not change their sockets (see `pending` in
+        # Table.merge), and these sockets could stay wrong if their next records are among the lost ones.
         self._apply(self._engine.read_up_to_now())
         self._reconcile("loss", "reconcile")
         self.counts.lost = lost
@@ -507,7 +512,7 @@ class Hub:
         self._publish(self._table.gap(newly_lost, time.time_ns()))
 
     def _reconcile(self, reason: str, origin: Origin, requester: Subscription | None = None) -> None:
-        """Make the table equal to what the kernel has, and publish the differences."""
+        """Make the table equal to the kernel's state, and publish the differences."""
         meanwhile: list[Record] = []
         misses = self._engine.recursion_misses
         try:
@@ -527,9 +532,10 @@ class Hub:
                 log.debug("a check found %s port %s: %s", event.proto, event.port, event.kind)
 
     def _run_while_reading(self, work: Callable[[], T], meanwhile: list[Record]) -> T:
-        """Run something slow in another thread, and add the records that arrive until then to `meanwhile`.
+        """Run `work` in another thread. Add the records that arrive until it is done to `meanwhile`.
 
-        Reading all of /proc/net takes 50 ms and more, and much longer in a storm, while records pile up.
+        Reading all of /proc/net takes 50 ms or more, and much longer while many sockets open and close. Records
+        must not pile up during that time.
         """
         request, is_done = Request(work), threading.Event()
 
@@ -542,7 +548,7 @@ class Hub:
         while not is_done.is_set() and not self._read_error:
             try:
                 meanwhile += self._engine.read(_READ_TIMEOUT)
-            except Exception as error:  # must end reading: raised here, it would pass for a failed check
+            except Exception as error:  # must end reading; if raised here, it would count as a failed check
                 self._read_error = error
         return request.wait()
 
@@ -553,9 +559,9 @@ class Hub:
         requester: Subscription | None = None,
         meanwhile: Sequence[Record] = (),
     ) -> list[Event]:
-        """Merge a snapshot into the table and publish the changes, then those that happened meanwhile.
+        """Merge a snapshot into the table and publish the changes. Then apply the records that came meanwhile.
 
-        `requester` is the subscription whose start caused this, if any.
+        `requester` is the subscription for which the snapshot was taken, or None.
         """
         records = [*meanwhile, *self._engine.read_up_to_now()]
         # Other kinds of record do not tell whether the socket is open.
@@ -567,11 +573,13 @@ class Hub:
         }
         events = self._table.merge(snapshot, time.time_ns(), origin, pending)
         for subscription in self._subscriptions:
-            # To the requester these ports were open before it started. The others should have got them earlier.
+            # For the requester, these ports were open before it started, so `origin` applies. The other
+            # subscriptions should have got them earlier: for these, a check has found the ports.
             origin_here: Origin = origin if requester in (None, subscription) else "reconcile"
             for event in events:
                 subscription.offer(event if origin_here == origin else replace(event, origin=origin_here))
-            # Sockets that were open before and have come into one of its trees, as by a passed descriptor.
+            # Also offer sockets that were open before and that a process in one of its trees holds only now,
+            # for example because another process passed it a descriptor.
             if subscription.filters_by_tree:
                 for event in self._table.replay(time.time_ns(), origin_here, subscription.lacks):
                     subscription.offer(event)
@@ -584,5 +592,5 @@ class Hub:
 
 
 def _is_snapshot_open(event: Event) -> bool:
-    """Return True for an open from before the subscription. Its close is wanted even without a snapshot."""
+    """Return True for the open of a socket that was open before. The close of such a socket is not left out."""
     return event.kind == "open" and event.origin == "snapshot"

@@ -1,4 +1,4 @@
-"""List what is open now, once."""
+"""Lists the ports that are open now."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def list_listeners(
 ) -> list[Listener]:
     """Return every open port, with all its holders.
 
-    With `pid`, return only those held by that process and its descendants. Descendants that init has adopted
-    are not found. Ports that `not_pids` or their descendants hold are left out. Raise EngineUnavailable, and
-    PortwatchError if there is no such process.
+    With `pid`, return only the ports that this process and its descendants hold. Descendants that init has
+    adopted are not found. Ports that `not_pids` or their descendants hold are left out.
+
+    Raise EngineUnavailable if no engine works here, and PortwatchError if one of the processes does not exist.
     """
     with listing(engine, Options(ephemeral=ephemeral)) as (choice, all_listeners):
         pids = Filter(() if pid is None else (pid,), tuple(not_pids))

@@ -25,7 +25,7 @@ class Missed:
 
     count: int = 0
     _changes: dict[tuple[object, ...], list[Event]] = field(default_factory=dict)
-    """What the subscriber missed, by socket: a close, an open, or a close and then an open."""
+    """The missed events of each socket: a close, an open, or a close followed by an open."""
 
     def add(self, event: Event) -> None:
         """Count an event. If the open and the close of a socket are both missed, they cancel out."""
@@ -49,15 +49,16 @@ class Missed:
 class Subscription:
     """The bounded queue between the hub and one subscriber.
 
-    The hub's reader offers events and never waits. A subscriber that falls behind loses the newest events.
-    When it has taken all that is queued, it asks the hub to catch up. It then gets one gap, and after it the
-    opens and closes that it needs to know again what is open.
+    The hub's reader offers events and never waits. While the queue is full, new events are counted instead of
+    queued. When the subscriber has taken every queued event, it asks the hub's reader to let it catch up. The
+    reader then queues one gap, followed by the opens and closes that the subscriber needs to know what is open.
 
-    Only the reader puts events into the queue. One thread at a time takes them out. If there is a callback, a
-    worker of the hub does, by `deliver`. Otherwise the subscriber's own thread does, by `get` or `get_nowait`.
+    Only the reader puts events into the queue, and one thread at a time takes them out. If there is a callback,
+    that thread is a worker of the hub, which calls `deliver`. Otherwise it is the subscriber's own thread,
+    which calls `get` or `get_nowait`.
 
     `offer` holds `_lock` while it decides whether to queue an event or to count it in `_missed`. So if a
-    subscriber finds the queue empty and `_missed` None, the next event is queued and wakes it.
+    subscriber finds the queue empty and `_missed` None, the next event is queued and wakes the subscriber.
 
     Only the reader's thread uses the filter by process tree: `roots`, `excluded_roots` and `_reported`.
     """
@@ -78,7 +79,7 @@ class Subscription:
         self.roots: dict[Identity, int] = {}
         """The roots of the included process trees, each with its bit in a record.
 
-        Used only if `kernel_filter` restricts to trees.
+        Used only if `kernel_filter` restricts the subscription to trees.
         """
         self.excluded_roots: dict[Identity, int] = {}
         """The roots of the excluded process trees, each with its bit in a record.
@@ -95,12 +96,12 @@ class Subscription:
         self._admits = admits
         self._on_event = on_event
         self._on_lag = on_lag
-        """Asks the reader to queue the gap. The subscriber's thread calls it when it has taken every event from
-        before the gap."""
+        """Asks the reader to queue the gap. Called in the subscriber's thread after it has taken every event
+        that precedes the gap."""
         self._capacity = capacity
         self._reported: set[int | None] = set()
-        """Sockets that are still open and whose open event passed the filter by tree. Their close event passes
-        too, whichever process holds them by then. Empty without such a filter."""
+        """Sockets that are still open and whose open event passed the filter by tree. Their close events pass
+        too, no matter which processes hold the sockets by then. Empty if there is no filter by tree."""
         self._queue: SimpleQueue[Event | None] = SimpleQueue()
         self._missed: Missed | None = None
         self._has_asked = False
@@ -120,7 +121,8 @@ class Subscription:
         if not self._admits(event):
             return
         with self._lock:
-            # After the first drop, drop all until the gap is queued: a gap stands for consecutive events.
+            # After the first dropped event, drop every event until the gap is queued, because a gap stands for
+            # consecutive events.
             if self._missed is None and self._queue.qsize() >= self._capacity:
                 self._missed = Missed()
             if self._missed is not None:
@@ -143,24 +145,25 @@ class Subscription:
 
     @property
     def filters_by_tree(self) -> bool:
-        """True if it includes or excludes process trees."""
+        """True if the subscription includes or excludes process trees."""
         return self.kernel_filter.watched_trees_only or bool(self.excluded_roots)
 
     def lacks(self, socket: Socket, trees: int) -> bool:
-        """Return True if this open socket passes the filter by tree now, but its open was never offered."""
+        """Return True if this open socket passes the filter by tree now but has not been reported."""
         return self.filters_by_tree and self._passes_trees(trees) and not self._was_reported(socket)
 
     def shows(self, socket: Socket, trees: int) -> bool:
-        """Return True if the subscriber regards this socket as open.
+        """Return True if a listing for the subscriber must include this open socket.
 
-        It passes the filter by tree now, or it did when it was reported and an excluded tree holds it since.
+        The socket must pass the filter by tree. A socket that was reported stays in the listing even if a
+        process of an excluded tree has got it since.
         """
         if self._was_reported(socket):
             trees &= ~sum(self.excluded_roots.values())
         return self._passes_trees(trees)
 
     def close(self) -> None:
-        """End the queue after what it holds."""
+        """Mark the end of the queue. The subscriber still gets the events that are queued."""
         self._queue.put(None)
         self._notify()
 
@@ -170,12 +173,12 @@ class Subscription:
         return not self._queue.empty()
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """Wait for the next event; None at the end. Raise queue.Empty after `timeout` seconds."""
+        """Wait for the next event. Return None at the end. Raise queue.Empty after `timeout` seconds."""
         self._ask_if_behind()
         return self._queue.get(timeout=timeout)
 
     def get_nowait(self) -> Event | None:
-        """Return the next event; None at the end. Raise queue.Empty if there is none yet."""
+        """Return the next event, or None at the end. Raise queue.Empty if no event is queued."""
         self._ask_if_behind()
         return self._queue.get_nowait()
 
@@ -192,7 +195,7 @@ class Subscription:
                 return
             try:
                 self.callback(event)
-            except BaseException:  # SystemExit too: a callback must not end the thread that serves others
+            except BaseException:  # even SystemExit: this thread also serves other subscribers
                 log.exception("a callback raised")
 
     def _was_reported(self, socket: Socket) -> bool:

@@ -27,29 +27,31 @@ class _Entry:
     opener: Process | None
     holders: tuple[Process, ...]
     trees: int
-    """The trees of its opener, and of every holder that a snapshot found. Passing it on clears none."""
+    """The trees of the socket's opener and of every holder that a snapshot found. They stay set when a holder
+    passes the socket to another process and closes its own descriptor."""
 
     def processes(self) -> tuple[Process, ...]:
         """Return the holders and the opener."""
         return (*self.holders, self.opener) if self.opener else self.holders
 
     def only_holder(self) -> Process | None:
-        """Return the holder if there is exactly one. It must be the one that closed the socket."""
+        """Return the holder if there is exactly one: no other process can have closed the socket."""
         return self.holders[0] if len(self.holders) == 1 else None
 
 
 class Table:
     """Every open socket. Pure: it does no I/O and reads no clock.
 
-    It is keyed by socket, never by process: a close runs in whichever process drops the last reference.
+    It is keyed by socket, never by process, because the process that drops the last reference can be any
+    process.
 
-    Laws, which the tests check over random histories:
+    Invariants, which the tests check over random histories:
 
     - There is no close without an open.
     - There are never two opens of one socket in a row.
     - After a merge, the table equals the snapshot, apart from `pending` sockets and those that `keep_only`
       filters out.
-    - Loss followed by a merge converges: the table is again what the kernel has.
+    - After a loss of records, a merge makes the table equal to the kernel's state again.
 
     Not thread-safe.
     """
@@ -58,7 +60,7 @@ class Table:
         self._engine = engine
         self._sequence = count(first_seq)
         self._entries: dict[Hashable, _Entry] = {}
-        """Each open socket under the first of its `socket_ids` when it was opened."""
+        """Each open socket. Its key is the first of the `socket_ids` that it had when it was opened."""
         self._by_inode: dict[int, Hashable] = {}
         self._sockets_at: Counter[Endpoint] = Counter()
         self._on_port: dict[Hashable, dict[Hashable, None]] = {}
@@ -68,7 +70,7 @@ class Table:
     def apply(self, record: Record) -> list[Event]:
         """Return the events that a record causes.
 
-        There are none for the close of an unknown socket, or for a socket that is filtered out.
+        The list is empty for the close of an unknown socket, and for a socket that is filtered out.
         """
         if record.kind not in _UNFILTERED_KINDS:
             actors = (record.actor,) if record.actor else ()
@@ -85,9 +87,10 @@ class Table:
     ) -> list[Event]:
         """Make the table equal to a snapshot, and return the changes as events.
 
-        `pending` has the ids of sockets with an open or a close that is still to be applied. They are left as
-        they are: the snapshot may be older or newer than the record. Their records settle them, so a socket
-        that changes during a snapshot is neither lost nor left behind as a ghost.
+        `pending` has the ids of the sockets whose open or close has been read but not applied yet. The merge
+        does not change these sockets, because the snapshot may be older or newer than the record. When the
+        record is applied, the table is right again. So if a socket opens or closes during a snapshot, the open
+        is not missed, and a closed socket does not stay in the table.
         """
 
         def is_pending(socket: Socket) -> bool:
@@ -115,11 +118,11 @@ class Table:
         return events
 
     def gap(self, lost: int | None, time: int) -> Event:
-        """Return a gap: events were lost here, as many as `lost` says, or an unknown number."""
+        """Return a gap, which says that `lost` events are missing here. None means an unknown number."""
         return Event(next(self._sequence), time, "gap", "reconcile", lost=lost, engine=self._engine)
 
     def replay(self, time: int, origin: Origin, predicate: Predicate = lambda *_: True) -> list[Event]:
-        """Return an open for every selected socket, for a subscriber that did not get it when it happened."""
+        """Return an open event for every selected socket, for a subscriber that did not get the original."""
         return [
             self._event(time, "open", origin, entry, entry.opener)
             for entry in self._entries.values()
@@ -127,9 +130,10 @@ class Table:
         ]
 
     def reissue(self, changes: list[Event]) -> list[Event]:
-        """Return opens and closes that a subscriber missed as events of now. `changes` are its net changes.
+        """Return the opens and closes that a subscriber missed, with new seqs.
 
-        `sockets` is counted back from now, as events in between have cancelled each other out.
+        `changes` lacks the missed opens and closes that have cancelled each other out. Therefore the field
+        `sockets` of each event is counted backwards from the number of sockets that are open now.
         """
         open_now: dict[Endpoint, int] = {}
         counts: list[int] = []
@@ -179,7 +183,7 @@ class Table:
         )
 
     def blockers_of(self, refused: Socket) -> list[OpenSocket]:
-        """Return the sockets that can be why a bind was refused. Their holders may be out of date."""
+        """Return the sockets that may have caused a bind to be refused. Their holders may be out of date."""
         entries = (self._entries[key] for key in self._on_port.get(_port_of(refused), ()))
         return [
             OpenSocket(entry.socket, entry.holders, entry.trees)
@@ -255,7 +259,7 @@ class Table:
 
     def _remove(self, key: Hashable) -> _Entry:
         entry = self._entries.pop(key)
-        # If this socket's close was lost, a later socket may have its inode.
+        # If the record of this socket's close was lost, a later socket may have the same inode by now.
         if entry.socket.inode is not None and self._by_inode.get(entry.socket.inode) == key:
             del self._by_inode[entry.socket.inode]
         self._sockets_at[entry.socket.endpoint] -= 1
@@ -280,8 +284,8 @@ class Table:
         for socket_id in socket_ids(socket):
             if socket_id in self._entries:
                 return socket_id
-        # The hooks report an MPTCP socket with its subflow's cookie, its file has another one, and /proc/net
-        # shows none. All three have the same inode.
+        # An MPTCP socket has several cookies. The hooks report the cookie of its subflow, its file has another
+        # cookie, and /proc/net shows none. The inode is always the same.
         key = self._by_inode.get(socket.inode) if socket.inode is not None else None
         if key is not None:
             known = self._entries[key].socket
@@ -290,7 +294,7 @@ class Table:
         return None
 
     def _has_moved(self, key: Hashable, socket: Socket) -> bool:
-        """Return True if a socket that was shut down listens again, with the same cookie on another port."""
+        """Return True if the port has changed. After shutdown() and a new listen(), the cookie is the same."""
         return self._entries[key].socket.port != socket.port
 
     def _event(self, time: int, kind: EventKind, origin: Origin, entry: _Entry, actor: Process | None) -> Event:
@@ -309,7 +313,7 @@ class Table:
 
 
 _UNFILTERED_KINDS = ("close", "backlog")
-"""Kinds that only change a socket that is in the table, which has passed the filter."""
+"""Records of these kinds only change sockets in the table, which have passed the filter already."""
 
 _APPLY = {
     "open": Table._apply_open,

@@ -1,4 +1,4 @@
-"""The process trees that subscribers watch, and listeners filtered by tree as /proc shows it."""
+"""The bits of the process trees that subscribers watch, and a filter by the process trees in /proc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from portwatch.linux.lineage import Identity, Lineage, root_at
 from portwatch.model import Process
 
 TREES_MAX = 64
-"""Trees watched at once: a record has one bit for each."""
+"""Maximum number of trees watched at once, because a record has one bit for each tree."""
 _INCLUDED, _EXCLUDED = 1, 2  # bits for `Lineage`
 
 
@@ -24,7 +24,8 @@ class TreeBits:
         self._users: dict[Identity, int] = {}
         self._bits: dict[Identity, int] = {}
         self._free = deque(1 << index for index in range(TREES_MAX))
-        """The bit that was released longest ago comes first: a late record may still have the others."""
+        """The bit released longest ago comes first, because late records may have bits that were released
+        recently."""
 
     def acquire(self, root: Identity) -> tuple[int, bool]:
         """Return the bit of a tree, and whether this is its first user. Raise PortwatchError at the limit."""
@@ -49,9 +50,10 @@ class TreeBits:
 
 
 def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
-    """Return a function that tells whether the holders of a socket pass a filter by tree, by the current /proc.
+    """Return a function that tells whether the holders of a socket pass a filter by process tree.
 
-    Raise PortwatchError if a root has ended, or if the engine's pids are not those of our /proc.
+    The trees are those that /proc shows now. Raise PortwatchError if a root has ended, or if the engine's pids
+    are not those of our /proc.
     """
     if pids != Filter() and engine != "poll":  # poll reads its pids from the same /proc
         procfs.require_kernel_pids()
@@ -68,6 +70,6 @@ def tree_predicate(pids: Filter[int], engine: str) -> Callable[..., bool]:
 
 
 def held_by_trees(pids: Filter[int], listeners: Iterable[Listener], engine: str) -> list[Listener]:
-    """Return the listeners whose holders pass a filter by tree. Raise as `tree_predicate` does."""
+    """Return the listeners whose holders pass a filter by tree. Raise like `tree_predicate`."""
     passes = tree_predicate(pids, engine)
     return [listener for listener in listeners if passes(*listener.holders)]

@@ -35,7 +35,7 @@ class _SharedHubs:
         self._users: Counter[Hub] = Counter()
 
     def acquire(self, key: tuple[str, Options, float]) -> tuple[Hub, bool]:
-        """Return the hub for these options, and whether it is new: then the caller must start it."""
+        """Return the hub for these options, and whether it is new. The caller must start a new hub."""
         with self._lock:
             hub = self._hubs.get(key)
             is_new = hub is None or hub.failure is not None
@@ -55,7 +55,7 @@ class _SharedHubs:
         hub.stop()
 
     def forget_parents(self) -> None:
-        """In a forked child, give up the parent's hubs: their threads exist in the parent only."""
+        """In a forked child, give up the parent's hubs, because their threads exist only in the parent."""
         hubs = list(self._users)
         self._reset()
         for hub in hubs:
@@ -80,29 +80,31 @@ class PortWatcher:
     """Reports every port that opens or closes, as it happens.
 
     Without `pid`, it watches the whole machine. With `pid`, it watches that process and its descendants. The
-    descendants of `not_pids`, and these processes themselves, are left out; a socket that was reported before
-    one of them got it is reported until it closes. `scope` filters further.
+    processes `not_pids` and their descendants are left out. If one of them gets a socket that was already
+    reported, the close of that socket is still reported. `scope` filters further.
 
-    With `callback`, each event is passed to it, in order and one at a time, in a background thread, though not
-    always the same one. An exception is logged, and the next event follows. Without, iterate over the watcher
-    (`for` or `async for`), or call `get`. A reader or a callback that falls too far behind gets one event of
-    kind "gap" in place of those that it missed.
+    If `callback` is given, it is called with each event, in order and one at a time, in background threads. If
+    the callback raises an exception, the exception is logged, and the next event follows. Without a callback,
+    iterate over the watcher (`for` or `async for`), or call `get`. A reader or a callback that falls too far
+    behind gets one event of kind "gap" in place of the events that it missed.
 
-    What is open at the start comes first, as events with origin "snapshot", unless `snapshot` is False.
+    The ports that are open at the start come first, as events with origin "snapshot". If `snapshot` is False,
+    they are left out.
 
     Other options:
 
-    - `engine`: "core", "bcc", "poll", or "auto" for the best that works here.
+    - `engine`: "core", "bcc", "poll", or "auto" for the best engine that works here.
     - `failures`: also report binds and listens that fail.
     - `ephemeral`: also report UDP ports that the kernel chose.
     - `interval`: seconds between two polls of the poll engine.
     - `hooks`: the hooks of the core engine: "fentry", "stable" or "auto".
     - `reconcile_interval`: seconds between two checks against the kernel.
 
-    Watchers of one program for which all of these are equal share one engine.
+    Watchers in one process share an engine if all of these options are equal.
 
-    After a fork, the parent's watchers go on. In the child, a watcher that was started before starts again when
-    it is next used, with an engine of the child's own; one with a callback, when `start` is called.
+    After a fork, the parent's watchers go on. In the child, a watcher that was started before the fork starts
+    again when the child next uses it, with an engine of the child's own. A watcher with a callback starts again
+    when the child calls `start`.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class PortWatcher:
 
     @property
     def choice(self) -> Choice:
-        """The engine in use, and why better ones are not."""
+        """The engine in use, and the reasons why better engines are not in use."""
         return self._running().choice
 
     @property
@@ -143,7 +145,7 @@ class PortWatcher:
         return self._running().counts
 
     def start(self) -> None:
-        """Attach the engine. Everything that happens after this returns is reported.
+        """Attach the engine. Everything that happens after `start` has returned is reported.
 
         Raise EngineUnavailable, with the reason, if no engine works here.
         """
@@ -175,7 +177,7 @@ class PortWatcher:
             raise
 
     def stop(self) -> None:
-        """Stop, after the callback has had every event so far. It may be called from the callback.
+        """Stop, after the callback has been called with every event so far. The callback may call `stop`.
 
         Do nothing if the watcher is not started.
         """
@@ -190,15 +192,16 @@ class PortWatcher:
         _shared_hubs.release(hub)
 
     def listeners(self) -> list[Listener]:
-        """Return what is open now, with every holder."""
+        """Return the ports that are open now, each with all its holders."""
         hub, subscription = self._running(), self._subscribed()
         return [listener for listener in hub.listeners(subscription) if self._scope.admits_listener(listener)]
 
     def add_pid(self, pid: int) -> None:
-        """Watch a process and its descendants too. What they have open is reported first.
+        """Also watch a process and its descendants. The ports that they have open are reported first.
 
-        Before `start`, this makes the watcher report process trees only. Raise PortwatchError if there is no
-        such process, or if the watcher was started without a pid: it watches the whole machine.
+        A watcher that was created without `pid` watches the whole machine. A call of `add_pid` before `start`
+        restricts it to process trees, and a first call after `start` raises PortwatchError. Raise
+        PortwatchError also if there is no such process.
         """
         if self._roots is None:
             if self._hub:
@@ -214,7 +217,7 @@ class PortWatcher:
             self._roots.append(root)
 
     def remove_pid(self, pid: int) -> None:
-        """Stop watching a process and its descendants. With no process left, nothing is reported."""
+        """Stop watching a process and its descendants. If no process is left, nothing is reported."""
         for root in [root for root in self._roots or () if root.pid == pid]:
             if self._hub and self._subscription:
                 self._hub.unwatch(self._subscription, root)
@@ -224,7 +227,7 @@ class PortWatcher:
     def get(self, timeout: float | None = None) -> Event:
         """Wait for the next event and return it, for a watcher without a callback.
 
-        Raise TimeoutError after `timeout` seconds, PortwatchError if no more events will come.
+        Raise TimeoutError after `timeout` seconds, and PortwatchError if no more events will come.
         """
         try:
             self._running()
@@ -253,7 +256,7 @@ class PortWatcher:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.wait([starting])  # it cannot be interrupted, and must not stay started
+            await asyncio.wait([starting])  # `start` cannot be interrupted; undo it when it is done
             await asyncio.to_thread(self.stop)
             raise
         return self
@@ -274,7 +277,7 @@ class PortWatcher:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield events until the watcher is stopped. Start and stop it here if it is not started."""
-        import asyncio  # takes 21 ms; a program with an event loop has imported it
+        import asyncio  # imported here because it takes 21 ms, and other programs do not need it
 
         arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -282,7 +285,7 @@ class PortWatcher:
 
         def wake() -> None:
             nonlocal is_waking
-            is_waking = False  # before the queue is read: an event that comes later wakes the loop again
+            is_waking = False  # before the queue is read, so that a later event wakes the loop again
             arrived.set()
 
         def on_event() -> None:
@@ -312,7 +315,7 @@ class PortWatcher:
         return nullcontext() if self._hub or self._was_forked else self
 
     def _subscribed(self) -> Subscription:
-        """Return the subscription. After `stop`, it still has the events from before."""
+        """Return the subscription. After `stop`, it still has the events from before `stop`."""
         if self._was_forked:
             self.start()
         if not self._subscription:
@@ -320,7 +323,7 @@ class PortWatcher:
         return self._subscription
 
     def _forget_parents(self) -> None:
-        """In a forked child, become a watcher that is to be started again."""
+        """In a forked child, forget the parent's hub, so that the watcher can be started again."""
         self._hub = self._subscription = None
         self._was_forked = True
 

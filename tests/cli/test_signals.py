@@ -22,7 +22,7 @@ def _default_handlers():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("times", [1, 2])
-def test_tail_exits_with_0_and_without_an_error_on_a_signal(number, times, listening_port):
+def test_tail_exits_with_0_silently_on_a_signal(number, times, listening_port):
     with start_tail(listening_port) as tail:
         assert str(listening_port) in tail.stdout.readline()
         for _ in range(times):
@@ -72,13 +72,13 @@ def interrupted(command, patch, engine):
 
 
 @pytest.mark.parametrize("patch", MOMENTS.values(), ids=MOMENTS)
-def test_tail_exits_with_0_and_without_an_error_on_a_signal_during_startup(patch):
+def test_tail_exits_with_0_silently_on_a_signal_during_startup(patch):
     result = run(command=interrupted("tail", patch, "poll"))
     assert (result.returncode, result.stderr) == (0, "")
 
 
 @needs_core
-def test_tail_exits_with_0_and_without_an_error_on_a_signal_during_a_callback_from_libbpf():
+def test_tail_exits_with_0_silently_on_a_signal_during_a_libbpf_callback():
     patch = "keep = libbpf._keep_warning; libbpf._keep_warning = lambda *args: (interrupt(), keep(*args))"
     result = run(command=interrupted("tail", patch, "core"))
     assert (result.returncode, result.stderr) == (0, "")

@@ -32,7 +32,7 @@ def test_a_process_name_that_stdout_cannot_encode_is_escaped():
         listener.stdin.close()
 
 
-def test_tail_exits_when_its_pipe_is_closed_even_if_there_is_nothing_to_write(listening_port):
+def test_tail_exits_when_its_pipe_is_closed_even_if_no_event_comes(listening_port):
     with start_tail(listening_port) as tail:
         tail.stdout.readline()
         tail.stdout.close()

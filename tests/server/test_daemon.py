@@ -16,7 +16,7 @@ from support import wait_until
 NOT_RELOADED = "not reloaded, the old settings stay in force: "
 
 
-def test_if_the_port_is_in_use_the_error_names_the_command_that_shows_its_holder(port):
+def test_the_error_for_a_port_in_use_names_the_command_that_shows_its_holder(port):
     assert start_fails("--listen", f"127.0.0.1:{port}") == (
         f"portwatch: cannot listen on 127.0.0.1:{port}: the port is in use "
         f"(`portwatch who tcp/{port}` shows by which process)\n"

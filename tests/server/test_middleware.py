@@ -28,7 +28,7 @@ def test_a_request_for_another_host_is_refused(daemon, host):
     "host",
     ["localhost", "LOCALHOST:1", "127.0.0.1:9935", "[::1]:9935", "[::1]", "10.1.2.3", socket.gethostname()],
 )
-def test_a_host_header_with_an_ip_address_or_a_name_of_this_machine_is_accepted(daemon, host):
+def test_an_ip_address_or_a_name_of_this_machine_is_accepted_as_host(daemon, host):
     assert daemon.request("/healthz", Host=host)[0] == 200
 
 

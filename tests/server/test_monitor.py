@@ -61,9 +61,7 @@ def test_a_run_that_resumes_a_journal_starts_with_a_gap(start, engine, events):
     )
 
 
-def test_after_a_change_of_scope_outputs_receive_a_gap_and_the_open_ports_of_the_new_scope(
-    start, engine, events
-):
+def test_after_a_change_of_scope_outputs_get_a_gap_and_the_open_ports(start, engine, events):
     engine.open_sockets += [open_socket(1, 8080), open_socket(2, 9090)]
     monitor = start(port(8080))
     wait_until(lambda: len(events) == 1, "port 8080")

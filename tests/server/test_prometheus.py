@@ -200,7 +200,7 @@ def test_the_series_of_a_port_appears_and_disappears_with_the_next_scrape(monito
     wait_until(lambda: not monitoring.query(series), "the port to disappear")
 
 
-def test_the_alert_for_an_expected_port_fires_while_it_is_closed_and_resolves_when_it_opens(monitoring):
+def test_the_alert_for_an_expected_port_fires_only_while_the_port_is_closed(monitoring):
     port = monitoring.expected_port
     labels = {"proto": "tcp", "port": str(port), "severity": "critical"}
     wait_until(

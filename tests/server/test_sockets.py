@@ -80,7 +80,7 @@ def test_a_file_that_is_not_a_socket_is_not_replaced(tmp_path):
     assert path.read_text() == "kept"
 
 
-def test_if_the_port_is_in_use_the_error_names_the_command_that_shows_its_holder():
+def test_the_error_for_a_port_in_use_names_the_command_that_shows_its_holder():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(PortwatchError, match=f"portwatch who tcp/{port}"):

@@ -247,7 +247,7 @@ def test_a_journal_that_is_ahead_of_memory_causes_no_duplicates():
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_a_gap_does_not_say_how_many_events_were_missed_if_the_subscriber_has_a_scope(server):
+def test_a_gap_for_a_subscriber_with_a_scope_has_no_number_of_missed_events(server):
     client, lines = subscribe(server, "?not_port=1", small_buffer=True)
     server.publish(range(1, 40_000))
     wait_until(lambda: server.stream.last_seq == 39_999, "the last event")

@@ -1,6 +1,6 @@
 """The holders of a port on which a bind failed.
 
-They come from the table if /proc confirms them, and otherwise from the engine.
+If /proc confirms the holders in the table, these are reported. Otherwise the engine looks for the holders.
 """
 
 import os

@@ -53,24 +53,24 @@ def test_without_losses_a_check_is_due_after_the_interval(schedule):
     assert schedule.checks.is_interval_over()
 
 
-def test_each_check_after_skipped_programs_that_finds_nothing_doubles_the_wait_for_the_next(schedule):
+def test_a_check_after_skips_that_finds_nothing_doubles_the_wait(schedule):
     assert [schedule.skip_and_check() for _ in range(6)] == [5, 10, 20, 40, 60, 60]
 
 
-def test_a_check_after_skipped_programs_that_finds_a_difference_makes_the_wait_short_again(schedule):
+def test_a_check_after_skips_that_finds_a_difference_resets_the_wait(schedule):
     assert [schedule.skip_and_check() for _ in range(3)] == [5, 10, 20]
     schedule.skip_and_check(has_found=True)
     assert schedule.skip_and_check() == 5
 
 
-def test_a_check_without_skipped_programs_makes_the_wait_short_again(schedule):
+def test_a_check_without_skips_resets_the_wait(schedule):
     assert [schedule.skip_and_check() for _ in range(3)] == [5, 10, 20]
     schedule.now += INTERVAL
     assert schedule.check() == INTERVAL
     assert schedule.skip_and_check() == 5
 
 
-def test_a_loss_is_repaired_at_once_and_the_next_one_after_twice_the_time_that_it_took(schedule):
+def test_after_a_repair_the_next_repair_waits_twice_as_long_as_the_repair_took(schedule):
     schedule.engine.lost = 3
     assert schedule.checks.due() == 0
     assert schedule.checks.is_repair_due()

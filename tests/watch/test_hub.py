@@ -45,9 +45,7 @@ def test_listeners_that_the_first_check_finds_are_counted_and_logged(hub, monkey
     assert hub.counts.drift == {"open": 1}
 
 
-def test_a_close_that_the_first_check_finds_is_reported_even_if_no_snapshot_was_requested(
-    hub, engine, monkeypatch
-):
+def test_a_close_found_by_the_first_check_is_reported_even_without_a_snapshot(hub, engine, monkeypatch):
     snapshots = [Snapshot((open_socket(1, 80),), {1001}), Snapshot((), set())]
     monkeypatch.setattr(engine, "snapshot", lambda: snapshots.pop(0))
     subscribing = hub.subscribe(everything, snapshot=False)

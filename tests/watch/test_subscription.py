@@ -1,6 +1,6 @@
 """A subscriber that falls behind gets one gap event, and then the changes that it missed.
 
-Missed changes that cancel each other out are left out.
+If it missed both the open and the close of a socket, it gets neither of the two.
 """
 
 import threading
@@ -81,7 +81,7 @@ def test_sequence_numbers_increase_across_a_gap(hub, engine):
     assert seqs == sorted(set(seqs))
 
 
-def test_missed_changes_count_the_sockets_so_that_the_last_count_is_current(hub, engine):
+def test_the_socket_count_in_the_last_missed_change_is_the_current_count(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), opening(2, 80), opening(3, 80), closing(1, 80))
     wait_until_published(hub, engine, closing(3, 80))
@@ -94,13 +94,13 @@ def test_missed_changes_count_the_sockets_so_that_the_last_count_is_current(hub,
     ]
 
 
-def test_a_missed_close_and_reopen_of_a_socket_are_reported_as_a_close_and_an_open(hub, engine):
+def test_if_a_close_and_a_reopen_were_missed_both_are_reported(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), closing(1, 80), opening(1, 80))
     assert [subscription.get(20).kind for _ in range(4)] == ["open", "gap", "close", "open"]
 
 
-def test_a_subscription_that_ends_before_it_catches_up_still_gets_the_gap_and_the_missed_changes(hub, engine):
+def test_a_subscription_that_ends_while_behind_still_gets_the_gap_and_missed_changes(hub, engine):
     subscription = hub.subscribe(everything, capacity=1).wait()
     wait_until_published(hub, engine, opening(1, 80), opening(2, 81), closing(1, 80))
     hub.unsubscribe(subscription)
@@ -122,8 +122,8 @@ def test_a_callback_that_falls_behind_catches_up(hub, engine):
     assert [event.kind for event in events].count("gap") == 1
 
 
-def test_a_subscriber_that_empties_its_queue_while_an_event_is_offered_gets_all_later_events(engine):
-    """Regression: if a drop was counted after the queue had become empty, no later event was delivered."""
+def test_emptying_the_queue_while_an_event_is_offered_loses_no_later_event(engine):
+    """Regression: no later event was delivered if a drop was counted after the queue had become empty."""
     hub = Hub(Choice(engine))
     hub.start()
     hub.wait_ready()
@@ -148,7 +148,7 @@ def test_a_subscriber_that_empties_its_queue_while_an_event_is_offered_gets_all_
     assert sum(event.lost for event in events if event.kind == "gap") == hub.counts.subscriber_drops
 
 
-def test_missed_changes_that_cancel_each_other_out_are_not_kept():
+def test_a_missed_open_and_close_of_one_socket_are_not_kept():
     subscription = Subscription(capacity=0)
     for seq in range(1, 100_001):
         kind = "open" if seq % 2 else "close"
@@ -159,9 +159,7 @@ def test_missed_changes_that_cancel_each_other_out_are_not_kept():
     assert (missed.count, missed.changes(), missed._changes) == (100_000, [], {})
 
 
-def test_records_of_a_removed_tree_are_not_taken_for_those_of_the_next_tree_with_the_same_bit(
-    hub, engine, monkeypatch
-):
+def test_records_of_a_removed_tree_do_not_reach_the_next_tree_with_its_bit(hub, engine, monkeypatch):
     monkeypatch.setattr(hub._trees, "_free", deque([1]))  # with only one bit, the next tree reuses it
     first = hub.subscribe(everything, roots=[]).wait()
     hub.watch(first, Identity(10, 1))

@@ -70,7 +70,7 @@ def test_a_close_has_the_port_of_the_open():
     assert closed.port == 40_000
 
 
-def test_an_open_on_another_port_closes_the_first_port():
+def test_an_open_of_a_known_socket_on_another_port_closes_the_first_port():
     table = Table()
     table.apply(record("open", tcp(1, 40_000)))
     assert summary(table.apply(record("open", tcp(1, 40_001)))) == [
@@ -101,7 +101,7 @@ def test_a_socket_that_reuses_an_inode_is_a_new_socket():
     assert table.apply(record("close", replace(tcp(1), cookie=2))) == []
 
 
-def test_the_late_close_of_a_socket_does_not_affect_a_later_socket_with_the_same_inode():
+def test_a_late_close_does_not_affect_a_newer_socket_with_the_same_inode():
     table = Table()
     earlier, later = tcp(1), replace(tcp(2, 9090), inode=tcp(1).inode)
     table.apply(record("open", earlier))

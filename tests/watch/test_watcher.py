@@ -303,7 +303,7 @@ def test_async_iteration_that_was_abandoned_does_not_disturb_other_watchers(engi
         wait_until(lambda: len(events) == 4, "the later events")
 
 
-def test_a_subscriber_that_cannot_be_notified_is_logged_once_and_does_not_disturb_others(engine, caplog):
+def test_a_failing_notification_is_logged_once_and_does_not_disturb_others(engine, caplog):
     def notify():
         raise RuntimeError("Event loop is closed")
 
@@ -357,7 +357,7 @@ def test_a_change_during_a_check_is_reported_once_as_an_event(engine):
     assert summary(events) == [("open", "event", 80)]
 
 
-def test_an_open_that_was_lost_is_found_by_a_check_even_if_the_backlog_changes_meanwhile(engine):
+def test_a_check_finds_a_lost_open_even_if_the_backlog_changes_meanwhile(engine):
     events = []
     with fake_watcher(events.append) as watcher:
         watcher.listeners()

@@ -32,11 +32,11 @@ _INDENT = " " * (_NAME_WIDTH + _STATE_WIDTH)
 )
 @procfs_option
 def command(as_json: bool, engine: str) -> None:
-    """Check which engines work on this machine, which one is used and why, and what
-    it cannot see.
+    """Check which engines work on this machine. Print which engine portwatch uses,
+    why, and what this engine cannot see.
 
-    To test an engine, doctor loads it briefly. It tests every engine, or only the
-    one given by --engine. It exits with 1 if none of them works.
+    To test an engine, doctor loads it briefly. With --engine, it tests only that
+    engine. It exits with 1 if no engine works.
 
     Example: sudo portwatch doctor
     """

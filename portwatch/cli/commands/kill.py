@@ -71,8 +71,8 @@ def command(
 
     Example: portwatch kill 8080 --signal KILL
     """
-    # With --cgroup alone, other namespaces are not searched: the cgroups of containers can be below
-    # /system.slice, and `kill --cgroup /system.slice` must not signal their processes.
+    # --cgroup alone does not extend the search to other namespaces. The cgroups of containers can be below
+    # /system.slice, and `kill --cgroup /system.slice` must not signal the processes of containers.
     query = pop_query(port, scope, own_netns=not (scope["pid"] or scope["container"]))
     options = Options(failures=False, ephemeral=ephemeral, interval=interval)
     result = look_up(query, engine, options)

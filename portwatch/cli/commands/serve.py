@@ -54,7 +54,7 @@ _LOG_CLOSE_TIMEOUT = 0.3
 
 
 class _ServeCommand(SectionedCommand):
-    """Keeps its arguments, because a reload parses them again."""
+    """A command that keeps its arguments, because a reload parses them again."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = tuple(args)

@@ -54,6 +54,6 @@ def command(
     if not is_over:
         state = f"{port} is still open" if gone else f"nothing listens on {port} yet"
         click.echo(f"portwatch: timed out: {state} (run portwatch who {port.number} for details)", err=True)
-    # Exit without detaching: the kernel removes the programs when our descriptors close. The caller sees the
-    # exit after 2 ms; detaching program by program takes 17 ms.
+    # Exit without detaching, because the kernel removes the BPF programs when our descriptors close. The caller
+    # sees this exit after 2 ms, whereas detaching one program after another takes 17 ms.
     os._exit(0 if is_over else TIMED_OUT)

@@ -64,7 +64,7 @@ def heading(listener: Listener) -> str:
 
 
 def no_listener_message(port: Port, result: LookupResult) -> str:
-    """Return the message that nothing listens on a port. It includes what else uses the port."""
+    """Return the message that nothing listens on a port. It also names other users of the port, if any."""
     message = f"nothing listens on {port}"
     if any(one.port == port.number and one.proto in port.protos for one in result.all_listeners):
         message += " in the selected scope, but something does outside it (try --netns all, or fewer options)"

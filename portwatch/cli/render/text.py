@@ -58,7 +58,7 @@ def user_name(uid: int) -> str:
 
 
 def foreign_netns(source: Event | Listener) -> str | None:
-    """Return the name of a network namespace that is not our own. Return None for our own or an unknown one."""
+    """Return the name of a network namespace, or None if it is our own or unknown."""
     if source.netns in (None, _own_netns()):
         return None
     return printable(source.netns_name or f"net:[{source.netns}]")
@@ -91,7 +91,7 @@ def format_processes(processes: Iterable[Process]) -> str:
 
 
 def format_holders(holders: Iterable[Holder]) -> str:
-    """Return a description of the processes that use a port, so that another process could not bind it."""
+    """Return a description of the processes that keep other processes from binding a port."""
     return ", ".join(map(_format_holder, holders))
 
 

@@ -43,7 +43,7 @@ def test_after_with_kept_after_replays_every_event_in_memory(daemon, listed_port
 
 
 @pytest.mark.parametrize("event_id", ["1", "9223372036854775807", "x"])
-def test_with_an_unknown_last_event_id_a_subscriber_receives_a_gap_and_then_new_events(daemon, event_id):
+def test_an_unknown_last_event_id_causes_a_gap_and_then_new_events(daemon, event_id):
     with daemon.subscribe(Last_Event_ID=event_id) as events:
         _, kind, data = next(events)
         assert (kind, data["lost"]) == ("gap", None)
@@ -88,7 +88,7 @@ def test_without_a_journal_a_last_event_id_from_an_earlier_run_causes_a_gap():
         assert next(events)[1] == "gap"
 
 
-def test_after_a_restart_a_subscriber_receives_the_missed_events_from_the_journal_and_then_a_gap(tmp_path):
+def test_after_a_restart_a_subscriber_gets_missed_journal_events_then_a_gap(tmp_path):
     journal = str(tmp_path / "journal")
     with serving("--journal", journal) as daemon:
         daemon.open_and_close_port()
