@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The programs of the bcc engine. bcc compiles them when the engine starts. There are two sets of hooks, and
- * one of them is attached: kprobes, or on kernels without kprobes the stable hooks, which are the same as in
- * core.bpf.c. A program is named after its hook. docs/kernel-hooks.md says what each hook sees, and why it
- * was chosen.
+ * The programs of the bcc engine. bcc compiles them when the engine starts. There are two sets of hooks, of
+ * which one is attached: the kprobes, or on kernels without kprobes the stable hooks. The stable hooks are the
+ * same as in core.bpf.c. A program is named after its hook. docs/kernel-hooks.md says what each hook sees, and
+ * why it was chosen.
  *
  * bcc rewrites this file, but not the headers. Therefore maps are used only in this file, and fields of kernel
  * structs and contexts are read only in headers.
@@ -36,7 +36,7 @@ BPF_TABLE(CALLS_TYPE, u64, struct call, calls, 4096);
 
 /*
  * Passes a value from one hook to a later hook within the same bind() or listen(). The key is the thread.
- * `calls` cannot be used, because the thread has an entry for the bind() or listen() there at the same time.
+ * `calls` cannot be used, because it already has an entry for the thread's bind() or listen() at that time.
  */
 BPF_TABLE(CALLS_TYPE, u64, u64, nested_calls, 4096);
 
@@ -46,7 +46,7 @@ BPF_TABLE("hash", u32, struct member, members, 65536);
 /* Sockets that watched trees opened or hold, until their close. The key is the address of the struct sock. */
 BPF_TABLE("hash", u64, u8, tree_sockets, 65536);
 
-/* Sockets whose open was excluded. The key is the address, the value is filter.generation at that time. */
+/* Sockets whose open was excluded. The key is the address, the value is filter.generation at the open. */
 BPF_TABLE("hash", u64, u32, excluded_sockets, 16384);
 
 /* Written by user space. */
@@ -137,8 +137,8 @@ INLINE u32 filter_generation(void)
 }
 
 /*
- * For an open: returns true if the current process is in an excluded cgroup. Adds the socket to
- * excluded_sockets then, so that the close is excluded too, whichever process it runs in.
+ * For an open: returns true if the current process is in an excluded cgroup. If so, adds the socket to
+ * excluded_sockets, so that the close is excluded too, whichever process it runs in.
  */
 INLINE bool mark_if_excluded(struct sock *sk)
 {
@@ -184,7 +184,7 @@ INLINE bool pop_tree_socket(struct sock *sk)
 
 /*
  * Sets record->trees. Returns true if the record passes the filter. If a watched tree opens the socket, adds
- * it to tree_sockets.
+ * the socket to tree_sockets.
  */
 INLINE bool must_report_open(struct portwatch_record *record, struct sock *sk)
 {
@@ -525,7 +525,8 @@ int udp_lib_get_port_exit(struct pt_regs *ctx)
 
 /*
  * Attached to inet_bind, inet6_bind and mptcp_bind, which may call each other. The exit of the inner function
- * reports the failure and removes the entry from `calls`, so that the exit of the outer one reports nothing.
+ * reports the failure and removes the entry from `calls`, so that the exit of the outer function does not
+ * report it again.
  */
 int bind_entry(struct pt_regs *ctx)
 {

@@ -10,7 +10,7 @@
 #define syscall_argument(ctx, number) ((ctx)->args[number])
 #define syscall_result(ctx) ((ctx)->ret)
 
-/* Returns the socket of a successful listen(), or NULL if the sockops event is another one. */
+/* Returns the socket of a successful listen(), or NULL if the sockops event is not a listen(). */
 INLINE struct sock *sock_of_listen_cb(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *bpf_sk;
@@ -21,7 +21,7 @@ INLINE struct sock *sock_of_listen_cb(struct bpf_sock_ops *ctx)
 	return bpf_sk ? (void *)bpf_skc_to_tcp_sock(bpf_sk) : NULL;
 }
 
-/* For inet_sock_set_state: returns the listener that closes, or NULL if the state change is another one. */
+/* For inet_sock_set_state: returns the listener that closes, or NULL if no listener closes. */
 INLINE struct sock *closing_listener(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct sock *sk = (void *)ctx->args[0];
@@ -57,7 +57,7 @@ INLINE struct task_struct *task_of_iter(struct bpf_iter__task_file *ctx)
 	return ctx->task;
 }
 
-/* Returns the socket of the iterator's current file, or NULL if there is none that is_selected(). */
+/* Returns the socket of the iterator's current file, or NULL if the file is not a socket to report. */
 INLINE struct sock *sock_of_iter(struct bpf_iter__task_file *ctx, __u32 port)
 {
 	struct file *file = ctx->file;
@@ -71,7 +71,7 @@ INLINE struct sock *sock_of_iter(struct bpf_iter__task_file *ctx, __u32 port)
 	return sk && is_selected(sk, port) ? sk : NULL;
 }
 
-/* Returns the socket that a close of `sk` will be reported for, or NULL if none will be reported. */
+/* Returns the socket whose close will be reported when `sk` closes, or NULL if no close will be reported. */
 INLINE struct sock *sock_reported_on_close(struct sock *sk)
 {
 	if (is_udp(sk))

@@ -24,7 +24,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile struct {
 	bool ephemeral;		/* also report UDP ports that the kernel chose */
 	bool failures;		/* report binds and listens that fail */
-	bool socket_helpers;	/* tracing programs may call the socket helpers; true from 5.12 on */
+	bool socket_helpers;	/* tracing programs may call helpers that take a socket; true from 5.12 on */
 } settings = {};
 
 /* User space maps this memory. The programs write only the two counters, user space writes the rest. */
@@ -127,9 +127,9 @@ INLINE __u64 trees_of_current(void)
 }
 
 /*
- * Helpers accept only certain pointers to a socket; which ones depends on the type of program. In the
- * functions below, a pointer that is passed to helpers is declared as `void *sk`. A pointer that is used to
- * read fields is declared as `struct sock *sk`.
+ * Which pointers to a socket a helper accepts depends on the type of the calling program. In the functions
+ * below, a pointer that is passed to helpers is declared as `void *sk`. A pointer that is used to read fields
+ * is declared as `struct sock *sk`.
  */
 INLINE struct mark *find_mark(void *sk)
 {
@@ -316,7 +316,7 @@ INLINE bool pop_tree_subflow(struct sock *sk)
 
 /*
  * While a tracing program runs on a CPU, the kernel does not run it there a second time. If another task
- * preempts the program and reaches the same hook, that event is missed.
+ * preempts the program and reaches the same hook, that event is missed. Disabling preemption prevents this.
  */
 INLINE void disable_preemption(void)
 {
@@ -413,7 +413,8 @@ int sock_set_state(__u64 *ctx)
 
 /*
  * Stores in the mark whether the kernel chooses the port. The post_bind hook cannot find out: the socket has a
- * port by then, whichever side chose it, and the kernel sets sk_userlocks only after this hook.
+ * port by then, whether the kernel or the program chose it, and the kernel sets sk_userlocks only after this
+ * hook.
  */
 INLINE int mark_port_choice(struct bpf_sock_addr *ctx)
 {
@@ -481,8 +482,8 @@ INLINE bool is_tracked_udp(struct bpf_sock *ctx)
 	if (mark && mark->is_tracked)
 		return true;
 	/*
-	 * Without the socket helpers, iter_sockets cannot mark sockets that were bound before the start. Report
-	 * every release. User space ignores those of sockets that were not open.
+	 * Without the socket helpers, iter_sockets cannot mark sockets that were bound before the start. So
+	 * report every release. User space ignores the releases of sockets that were not open.
 	 */
 	return !settings.socket_helpers && has_tracked_port((void *)ctx, settings.ephemeral);
 }
@@ -651,7 +652,8 @@ INLINE void remove_member(struct task_struct *task)
 }
 
 /*
- * Runs before the process's files are closed. Their closes are still reported, because the sockets are marked.
+ * Runs before the process's files are closed. The closes of its sockets still pass a filter by process tree,
+ * because the sockets are marked.
  */
 SEC("tp_btf/sched_process_exit")
 int process_exit(__u64 *ctx)

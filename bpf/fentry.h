@@ -100,7 +100,10 @@ INLINE int report_kernel_bind_failed(struct sock *sk, const void *sockaddr, __u6
 	return 0;
 }
 
-/* Runs at the exit of bind(): another tool's post_bind program may refuse the bind after the port was taken. */
+/*
+ * Runs at the exit of bind(), because another tool's post_bind program may refuse the bind after the port was
+ * taken.
+ */
 INLINE int report_bind_result(struct socket *socket, const void *sockaddr, __u64 length, int result)
 {
 	struct sock *sk = socket->sk;
@@ -155,7 +158,10 @@ int udp_lib_get_port_exit(__u64 *ctx)
 	return 0;
 }
 
-/* Also runs for the socket of every DNS query. The first condition must be the one that is false for these. */
+/*
+ * Also runs for the socket of every DNS query. To keep this cheap, the first condition must be the one that is
+ * false for such a socket.
+ */
 SEC("fentry/udp_lib_unhash")
 int udp_lib_unhash_entry(__u64 *ctx)
 {
@@ -186,7 +192,7 @@ int ip6_datagram_connect_exit(__u64 *ctx)
 	return report_udp_connected((void *)ctx[0], ctx[3]);
 }
 
-/* A socket that disconnects is open again if it still has a port. It keeps a port that the program chose. */
+/* A socket that disconnects is open again if it still has a port. It keeps the port if the program chose it. */
 SEC("fexit/__udp_disconnect")
 int udp_disconnect_exit(__u64 *ctx)
 {

@@ -2,7 +2,7 @@
 /*
  * The kernel filter decides which records are sent to user space. It is the union of all subscribers' filters,
  * in terms that the programs can evaluate: the socket's own fields, and the process trees and cgroup of the
- * acting process. It may pass a record that no subscriber wants, but never drops one that a subscriber wants.
+ * acting process. It may pass a record that no subscriber wants, but never drops a wanted record.
  *
  * portwatch/engines/filter_map.py has the same flags and layout: change both together.
  */
@@ -52,8 +52,8 @@ INLINE bool matches_socket(const struct filter *filter, __u64 flags, struct sock
 	if (flags & (is_udp(sk) ? FILTER_NO_UDP : FILTER_NO_TCP))
 		return false;
 	/*
-	 * contains_netns() is called twice here. A single call, whose result was compared with a flag, took the
-	 * verifier four times as long.
+	 * contains_netns() is called twice here, because a single call, whose result was compared with a flag,
+	 * took the verifier four times as long.
 	 */
 	if (flags & FILTER_EXCLUDED_NETNS && contains_netns(filter->namespaces, netns_of(sk)))
 		return false;

@@ -5,7 +5,7 @@
 
 enum portwatch_kind {
 	PORTWATCH_OPEN = 1,	/* a TCP socket entered LISTEN, or a UDP socket was bound */
-	PORTWATCH_CLOSE,	/* the socket is no longer in LISTEN or bound; also sent if it was never open */
+	PORTWATCH_CLOSE,	/* the socket is no longer in LISTEN or bound; also sent if the socket was never open */
 	PORTWATCH_BACKLOG,	/* listen() changed the backlog of a listener */
 	PORTWATCH_BIND_FAILED,
 	PORTWATCH_LISTEN_FAILED,

@@ -93,7 +93,7 @@ INLINE bool has_tracked_port(struct sock *sk, bool ephemeral)
 	return ephemeral || program_chose_port(sk);
 }
 
-/* Returns 0 if the kernel has not given the socket a cookie yet. It does so at the first request. */
+/* Returns 0 if the socket has no cookie yet. The kernel creates the cookie at the first request for it. */
 INLINE __u64 stored_cookie_of(struct sock *sk)
 {
 	return READ(sk, __sk_common.skc_cookie.counter);
@@ -117,9 +117,9 @@ INLINE __u64 inode_of(struct socket *socket)
 /*
  * For sock:inet_sock_set_state: true if this state change is the end of a listener.
  *
- * The new state must be CLOSE: a new connection, which is a copy of its listener, also leaves LISTEN, but for
- * another state. The protocol must be TCP: an MPTCP socket goes through the same states as its listening
- * subflow, and only one of the two is reported.
+ * The new state must be CLOSE, because a new connection, which is a copy of its listener, also leaves LISTEN,
+ * but enters another state. The protocol must be TCP, because an MPTCP socket goes through the same states as
+ * its listening subflow, and only the subflow is reported.
  */
 INLINE bool is_listener_close(struct sock *sk, int old_state, int new_state)
 {
@@ -137,7 +137,7 @@ INLINE struct sock *sock_of_file(struct file *file)
 	return socket ? READ(socket, sk) : NULL;
 }
 
-/* Returns the socket of a descriptor of the current task, or NULL if there is none that is_supported(). */
+/* Returns the socket of a descriptor of the current task, or NULL if it is not a supported socket. */
 INLINE struct sock *sock_of_fd(__u32 fd)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();

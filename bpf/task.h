@@ -11,7 +11,7 @@
  */
 struct member {
 	__u64 start;	/* start time in clock ticks, as in /proc/PID/stat, because pids are reused */
-	__u64 trees;	/* bit mask of these trees */
+	__u64 trees;	/* bit mask of the trees that the process belongs to */
 };
 
 INLINE struct task_struct *this_task(void)
@@ -20,7 +20,7 @@ INLINE struct task_struct *this_task(void)
 }
 
 /*
- * Returns the current thread's key in maps. bpf_get_current_pid_tgid() would do as well, but before 6.12,
+ * Returns the current thread's key in maps. bpf_get_current_pid_tgid() would also work, but before 6.12,
  * sockops programs may not call it.
  */
 INLINE __u64 this_thread(void)

@@ -1,7 +1,6 @@
-"""The engines, which are the sources of records: their common protocol, and the choice between them.
+"""The engines, which produce records about ports. This package exports their protocol and their choice.
 
-Import `portwatch.engines.doctor` itself where it is needed: it is not re-exported here, because it imports
-every engine.
+The module `portwatch.engines.doctor` is not exported here, because it imports every engine. Import it directly.
 """
 
 from portwatch.engines.choice import ENGINES, Choice, choose

@@ -44,8 +44,8 @@ ENGINES: dict[str, Callable[[Options], Engine]] = {"core": _core, "bcc": _bcc, "
 def choose(name: str, options: Options, prove: Callable[[Engine], object]) -> Choice:
     """Return the engine called `name`. If `name` is "auto", return the best engine that works.
 
-    `prove` is called with each candidate, and must use it in some way. If it raises EngineUnavailable or
-    OSError, the candidate does not work and is detached.
+    `prove` tests a candidate by using it. If `prove` raises EngineUnavailable or OSError, the candidate does
+    not work and is detached.
 
     Raise EngineUnavailable or NotPermitted if no candidate works. Raise WrongUse if `name` or the requested
     hooks are unknown.

@@ -15,7 +15,7 @@ STABLE_LIMITS = (
 LIMITS_WITHOUT_FAILURES = (limits.FAILURES, limits.BACKLOG_CHANGE)
 """Additional limits if failures are not requested or cannot be seen.
 
-Backlog changes are among them, because the same programs see failures and backlog changes."""
+BACKLOG_CHANGE is among them, because the programs that see failures also see backlog changes."""
 SYSCALL_TRACEPOINTS = {
     "sys_enter_bind": "syscalls/sys_enter_bind",
     "sys_exit_bind": "syscalls/sys_exit_bind",
@@ -32,4 +32,4 @@ FORKS = {"process_exit": "sched_process_exit", "process_fork": "sched_process_fo
 They are attached when the first tree is watched."""
 
 ITERATOR = "iter_sockets"
-"""The BPF iterator program. It visits all open files, and so supplies the sockets of a snapshot."""
+"""The name of the BPF iterator program, which visits all open files to find the sockets of a snapshot."""

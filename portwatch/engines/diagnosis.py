@@ -34,7 +34,7 @@ class Fact:
 
 
 def run_checks(checks: Mapping[str, Check]) -> Iterator[Fact]:
-    """Yield one fact for each check. If a check raises, its state is "not ok" and its text is the error."""
+    """Yield one fact for each check. If a check raises an error, its fact is "not ok" with the error's text."""
     for name, check in checks.items():
         try:
             yield Fact(name, *check())

@@ -27,7 +27,7 @@ class Trial:
     refusal: str | None = None
     hooks: str | None = None
     why: str | None = None
-    """The reason why better hooks are not used."""
+    """The reason why better hooks are not used, or None if the best hooks are used."""
     limits: tuple[Limit, ...] = ()
 
 
@@ -91,7 +91,7 @@ class Report:
 
 
 def examine(engine: str = "auto") -> Report:
-    """Run every check. Then attach and detach the requested engine, or each engine in turn for "auto"."""
+    """Run every check. Then attach and detach the requested engine, or every engine if it is "auto"."""
     return Report(
         tuple(fact for diagnose in _DIAGNOSES for fact in diagnose()),
         _effective_capabilities(),

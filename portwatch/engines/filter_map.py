@@ -48,8 +48,8 @@ class FilterMap(ctypes.Structure):
     def exclude_cgroups(self, kernel_filter: KernelFilter, ids: Iterable[int]) -> None:
         """Exclude each cgroup in `ids` that no subscriber wants. The programs then send no records from it.
 
-        A filter matches cgroups by path, but the programs know only their ids. So the programs send the first
-        record from each cgroup, and this method decides whether they send more.
+        A filter matches the paths of cgroups, but the programs know only ids. So the programs send the first
+        record from each cgroup, and this method decides whether they send more records.
         """
         for cgroup_id in ids:
             path = cgroups.path_of(cgroup_id)

@@ -1,6 +1,6 @@
 """The limits of engines, which say what an engine cannot see.
 
-They are data, because doctor, /readyz, the table of engines in the docs, and the tests all read them.
+The limits are data, because doctor, /readyz, the table of engines in the docs, and the tests all read them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EngineInfo:
     hooks: str
     limits: tuple[Limit, ...] = ()
     why: str | None = None
-    """The reason why better hooks are not used."""
+    """The reason why better hooks are not used, or None if the best hooks are used."""
 
     def has_limit(self, name: str) -> bool:
         """Return True if this engine has the limit of that name."""

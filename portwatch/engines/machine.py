@@ -35,7 +35,7 @@ def _lockdown() -> Finding:
             "limited",
             "unknown, because securityfs cannot be read; in confidentiality mode, BPF programs may not read "
             "kernel memory",
-            "CAP_SYS_ADMIN, or in a container -v /sys/kernel/security:/sys/kernel/security:ro",
+            "grant CAP_SYS_ADMIN; or, if this is a container, start it with -v /sys/kernel/security:/sys/kernel/security:ro",
         )
     if mode == kernel.CONFIDENTIALITY:
         return Finding("not ok", f"{mode}: BPF programs may not read kernel memory", kernel.LOCKDOWN_HELP)
@@ -95,7 +95,7 @@ def _namespaces() -> Finding:
             "only our own network namespace can be entered"
             if len(barred) == len(namespaces) - 1
             else f"{len(barred)} of {len(namespaces)} network namespaces cannot be entered",
-            "CAP_SYS_ADMIN, which lets poll see the open ports of the others",
+            "grant CAP_SYS_ADMIN, so that poll sees the open ports of the other namespaces",
         )
     return Finding("ok", f"{len(namespaces)} network namespaces are visible and can be entered")
 
@@ -123,11 +123,11 @@ def _proc() -> Finding:
         return Finding("ok", f"all processes are visible ({len(procfs.pids())})")
     text = f"mounted with hidepid={hidepid}"
     if capabilities.has(capabilities.SYS_PTRACE, capabilities.effective()):
-        return Finding("ok", f"{text}, from which CAP_SYS_PTRACE exempts us")
+        return Finding("ok", f"{text}, but CAP_SYS_PTRACE makes all processes visible to us")
     return Finding(
         "limited",
         f"{text}: other users' processes are hidden, and so are the owners of their ports",
-        "CAP_SYS_PTRACE, or the group that the mount option gid= names",
+        "grant CAP_SYS_PTRACE, or run portwatch in the group that the mount option gid= names",
     )
 
 

@@ -22,16 +22,16 @@ from portwatch.linux.lineage import (
 from portwatch.model import Process
 
 BPF_NOEXIST, BPF_EXIST = 1, 2
-"""Flags of a BPF map update. BPF_NOEXIST only inserts an entry, BPF_EXIST only replaces one."""
+"""Flags of a BPF map update. BPF_NOEXIST allows only an insertion, and BPF_EXIST only a replacement."""
 
 log = logging.getLogger("portwatch")
 
 NO_ROOM = "the map of watched processes is full: watch fewer process trees"
 MAP_ENTRIES = 65536
-"""The number of entries that the map in bpf/ has room for. Also the maximum number of keys in a walk.
+"""The capacity of the map `members` in bpf/, and the maximum number of keys that a walk over the map reads.
 
-A walk over the keys starts again at the first key if the kernel deletes the key that the walk has reached. So
-without a maximum, it might never end."""
+If the kernel deletes the key that a walk has reached, the walk starts again at the first key. So without a
+maximum, a walk might never end."""
 _ALL_TREES = (1 << 64) - 1
 
 
@@ -45,21 +45,21 @@ class MemberMap(Protocol):
         """Return the entry of a process, or None."""
 
     def put(self, pid: int, start: int, trees: int, *, is_new: bool) -> bool:
-        """Insert the entry if `is_new`, else replace it.
+        """Insert the entry of a process if `is_new` is true, otherwise replace it.
 
-        Return False if a BPF program has meanwhile inserted or deleted the entry. Raise PortwatchError if the
-        map is full.
+        If a BPF program has inserted or deleted the entry meanwhile, change nothing and return False. Raise
+        PortwatchError if the map is full.
         """
 
     def remove(self, pid: int) -> None:
-        """Delete the entry, if there is one."""
+        """Delete the entry of a process, if it exists."""
 
     def pids(self) -> Iterable[int]:
-        """Yield the pid of every entry. Pids of entries that change meanwhile may be missing or repeated."""
+        """Yield the pid of every entry. If entries change meanwhile, their pids may be missing or repeated."""
 
 
 class Members:
-    """Tree membership in a BPF map: a fork adds an entry, an exit deletes it."""
+    """Membership in process trees, kept in a BPF map. A fork adds an entry, and an exit deletes the entry."""
 
     def __init__(self, entries: MemberMap) -> None:
         self._entries = entries
@@ -74,8 +74,8 @@ class Members:
     def find_missed(self, missed: int) -> None:
         """Repair the map if forks or exits have been missed since the last call.
 
-        `missed` is how many were missed in total. If the map is full, the next call tries again. A missed
-        process is not found if none of its current ancestors is a member.
+        `missed` is the total number of missed forks and exits. If the map is full, the next call tries again.
+        A process whose fork was missed is found only if one of its current ancestors is a member.
         """
         if missed == self._missed:
             return
@@ -89,13 +89,13 @@ class Members:
             self._missed = missed
 
     def unwatch(self, tree: int) -> None:
-        """Remove all members of a tree. Members may fork meanwhile, so repeat until none is left."""
+        """Remove all members of a tree. Members may fork meanwhile, so repeat until no member is left."""
         while members := [pid for pid, _, trees in self._all() if trees & tree]:
             for pid in members:
                 self._leave(pid, tree)
 
     def of(self, *processes: Process) -> int:
-        """Return the trees that any of the processes belongs to, one bit per tree."""
+        """Return the trees to which at least one of the processes belongs, one bit per tree."""
         return reduce(or_, map(self._of, map(identity_of, processes)), 0)
 
     def _all(self) -> list[tuple[int, int, int]]:
@@ -111,12 +111,12 @@ class Members:
         return trees if start == clock.ticks(process.start_time) else 0
 
     def _add_descendants(self, trees: int) -> None:
-        """Find all descendants of the members of `trees`, and add each to the trees of its ancestor."""
+        """For each tree in `trees`, add all descendants of its members to the tree."""
         while self._add_descendants_once(trees):  # repeat until a pass adds no process
             pass
 
     def _add_descendants_once(self, watched: int) -> bool:
-        """Examine each process once, and add it if an ancestor is a member. Return True if any was added."""
+        """Add each process that has a member as ancestor. Return True if any process was added."""
         non_members: set[Identity] = set()
         has_added = False
         for process in filter(None, map(identity_at, procfs.pids())):
@@ -135,7 +135,7 @@ class Members:
         return has_added
 
     def _join(self, process: Identity, trees: int) -> bool:
-        """Add a process to trees. Return False if it has ended."""
+        """Add a process to trees. Return False if the process has ended."""
         start = clock.ticks(process.start_time)
         while True:  # repeat if a BPF program changes the entry between get and put
             entry = self._entries.get(process.pid)
@@ -156,8 +156,8 @@ class Members:
     def _remove_if_ended(self, pid: int, start: int) -> bool:
         """Delete the entry of a process if it has ended. Return True if it has ended.
 
-        BPF programs delete an entry when the process exits. So if an entry is put after the exit, only this
-        method deletes it. The entry of a later process with the same pid is kept.
+        BPF programs delete the entry of a process when it exits. If an entry is put after the exit, only this
+        method can delete that entry. The entry of a later process with the same pid is kept.
         """
         if not has_ended(pid, start):
             return False

@@ -29,12 +29,12 @@ def open_tracepoint(tracefs: int, name: str) -> int:
         f"events/{name}/id", encoding="ascii", opener=lambda path, flags: os.open(path, flags, dir_fd=tracefs)
     ) as file:
         tracepoint = int(file.read())
-    # The program runs on every CPU on which the tracepoint is hit, although the event is opened for CPU 0.
+    # The event is opened for CPU 0, but its program runs on every CPU that reaches the tracepoint.
     return _open(name, 0, _TYPE_TRACEPOINT, tracepoint)
 
 
 def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
-    """Open a perf event for each program's tracepoint. Return {} if one of them cannot be opened."""
+    """Open a perf event for each program's tracepoint. Return {} if any of the events cannot be opened."""
     events: dict[str, int] = {}
     try:
         tracefs = mounts.open_file_system("tracefs")
@@ -43,7 +43,7 @@ def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
                 events[program] = open_tracepoint(tracefs, tracepoint)
         finally:
             os.close(tracefs)
-    except (OSError, EngineUnavailable):  # not reported here: the engine declares the limit `failures`
+    except (OSError, EngineUnavailable):  # no error: the engine declares the limit `failures`
         for event in events.values():
             os.close(event)
         return {}
@@ -51,13 +51,13 @@ def open_tracepoints(tracepoints: Mapping[str, str]) -> dict[str, int]:
 
 
 def attach(event: int, program: int) -> None:
-    """Attach a program to a perf event. It runs at each occurrence until the event's descriptor is closed."""
+    """Attach a program to a perf event. The program stays attached until the event's descriptor is closed."""
     fcntl.ioctl(event, _SET_BPF, program)
     fcntl.ioctl(event, _ENABLE, 0)
 
 
 def open_output(cpu: int) -> int:
-    """Open a perf event with the buffer that programs on this CPU write to.
+    """Open a perf event for the buffer to which the programs on this CPU write.
 
     The descriptor becomes readable as soon as there is a record.
     """

@@ -1,4 +1,4 @@
-"""The engine that needs no BPF. It polls sock_diag, and reports the differences between two polls."""
+"""The engine that needs no BPF. It polls sock_diag, and reports the differences between consecutive polls."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class PollEngine:
     def snapshot(self) -> Snapshot:
         """Return all open sockets, with holders, of each network namespace that we may enter."""
         taken = sock_diag_snapshot.take_snapshot(self._membership)
-        # A snapshot counts as a poll. If it shows a socket for the first time, and the socket closes before the
-        # next poll, the close must be reported.
+        # A snapshot counts as a poll. Otherwise, if a socket opened after the last poll and closed before the
+        # next one, the snapshot would show it, but its close would not be reported.
         by_cookie = {one.socket.cookie: one for one in taken.sockets}
         self._record_difference(
             [one.socket for one in taken.sockets], lambda new: [by_cookie[socket.cookie] for socket in new]
@@ -103,7 +103,7 @@ class PollEngine:
         return listed_port_users(socket)
 
     def watch(self, root: Identity, tree: int) -> None:
-        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
+        """From now on, set the bit `tree` in records and snapshots about `root` and its descendants."""
         self._membership.watch(root, tree)
 
     def unwatch(self, tree: int) -> None:

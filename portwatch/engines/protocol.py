@@ -22,13 +22,13 @@ class Options:
     interval: float = 1.0
     """Seconds between two polls."""
     hooks: str = "auto"
-    """The name of a set of hooks, or "auto" for the best that works."""
+    """The name of a set of hooks, or "auto" for the best set that works."""
 
 
 class Engine(Protocol):
     """A source of records about ports.
 
-    Only one thread at a time may call its methods. The exception is `wake`, which any thread may call.
+    Only one thread at a time may call its methods. `wake` is the exception: any thread may call it at any time.
     """
 
     @property
@@ -45,16 +45,19 @@ class Engine(Protocol):
 
     @property
     def recursion_misses(self) -> int:
-        """How often the kernel skipped a program since `attach`. Each time, an event may have been missed."""
+        """How often the kernel has skipped a BPF program since `attach`. Each skip may have missed an event."""
 
     def attach(self) -> None:
         """Start recording events. Raise EngineUnavailable if this machine does not allow it."""
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for a record, a call of `wake`, or until `timeout` seconds have passed. Return the records."""
+        """Wait until there is a record, `wake` is called, or `timeout` seconds have passed. Return the records.
+
+        If `timeout` is None, the wait has no time limit.
+        """
 
     def read_up_to_now(self) -> list[Record]:
-        """Return the unread records of everything that happened before this call, without waiting."""
+        """Return all unread records of events that happened before this call. Do not wait."""
 
     def wake(self) -> None:
         """Make `read` return, if it is waiting."""
@@ -66,9 +69,9 @@ class Engine(Protocol):
         """Return the processes whose sockets prevent `socket` from using its address."""
 
     def watch(self, root: Identity, tree: int) -> None:
-        """From now on, set the bit `tree` in the records and snapshots of a process tree.
+        """From now on, set the bit `tree` in records and snapshots about `root` and its descendants.
 
-        Raise PortwatchError if the root process has ended.
+        Raise PortwatchError if `root` has ended.
         """
 
     def unwatch(self, tree: int) -> None:

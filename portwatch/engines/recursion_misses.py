@@ -2,8 +2,8 @@
 
 The kernel does not run a program on a CPU on which that program is already running. If the running instance
 is preempted, another process can reach the same hook on that CPU, and its event is missed. This happens with
-fentry in preemptible kernels, and with raw tracepoints in the newest kernels. In a slow virtual machine, a few
-of 10,000 forks and exits were missed with 7.2, and none with 6.12.
+fentry in preemptible kernels, and with raw tracepoints in the newest kernels. In a slow virtual machine,
+kernel 7.2 missed a few of 10,000 forks and exits, and kernel 6.12 missed none.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _RECURSION_MISSES_OFFSET = 208
 def recursion_misses(program: int) -> int:
     """Return how often the kernel skipped a program, or 0 if the kernel does not say.
 
-    The skipped events may have had nothing to do with watched ports or processes.
+    A skipped event need not concern a watched port or process.
     """
     info = _INFO()
     try:
         bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, ctypes.sizeof(info), ctypes.addressof(info)))
-    except (OSError, EngineUnavailable):  # events must still be read if this counter cannot be
+    except (OSError, EngineUnavailable):  # without this counter, events can still be read
         return 0
     return int(struct.unpack_from("=Q", info, _RECURSION_MISSES_OFFSET)[0])

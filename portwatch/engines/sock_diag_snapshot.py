@@ -1,4 +1,4 @@
-"""Snapshots without BPF. sock_diag lists the sockets, and /proc tells which processes hold them."""
+"""Snapshots without BPF. sock_diag lists the sockets, and /proc shows which processes hold the sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def take_snapshot(membership: Members | Lineage) -> Snapshot:
 
 
 def all_open_sockets() -> list[Socket]:
-    """Return the open sockets of the same namespaces, without holders.
+    """Return all open sockets, without holders, of each network namespace that we may enter.
 
     Raise EngineUnavailable if sock_diag does not answer.
     """

@@ -9,8 +9,8 @@ import threading
 class Wakeup:
     """An eventfd. A thread polls it together with other descriptors, so that another thread can end the wait.
 
-    `set` is safe at any time. Even after `close`, when another file may have the same descriptor number, it
-    never writes to that file.
+    `set` is safe at any time. After `close`, another file may have the same descriptor number, but `set` never
+    writes to that file.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class Wakeup:
     def forget(self) -> None:
         """Close the descriptor in a forked child.
 
-        This does not take the lock. The thread that held it at the fork may not exist in the child, so no
-        thread would release it.
+        This does not take the lock. If another thread held the lock at the fork, that thread does not exist in
+        the child, so the lock would never be released.
         """
         fd, self._fd = self._fd, None
         if fd is not None:

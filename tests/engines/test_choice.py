@@ -1,4 +1,4 @@
-"""The choice of an engine, and the errors if none can be chosen."""
+"""The choice of an engine, and the errors if no engine can be chosen."""
 
 import errno
 
@@ -52,7 +52,7 @@ def test_if_an_engine_fails_with_an_os_error_the_exception_advises_to_run_doctor
         choose("poll", Options(), fail_with(error))
 
 
-def test_an_unknown_engine_or_set_of_hooks_is_refused_and_the_error_lists_the_known_names():
+def test_an_error_about_an_unknown_engine_or_unknown_hooks_lists_the_known_names():
     with pytest.raises(WrongUse, match=r"unknown engine 'nosuch': choose one of auto, core, bcc, poll"):
         choose("nosuch", Options(), attach)
     with pytest.raises(WrongUse, match="unknown hooks 'nosuch': choose one of auto, fentry, stable"):

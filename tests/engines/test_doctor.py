@@ -94,7 +94,7 @@ def test_the_exit_code_is_1_if_no_engine_works(monkeypatch):
     assert "no engine works here: core cannot run here" in result.stdout
 
 
-def test_only_a_requested_engine_is_tried(engines):
+def test_if_an_engine_is_requested_no_other_engine_is_tried(engines):
     result = run("--engine", "poll")
     assert engines.calls == ["attach", "detach"]
     assert result.stdout.splitlines()[-1] == "poll is used: it was requested and works"
@@ -166,7 +166,7 @@ def test_without_btf_core_cannot_run_and_the_help_names_packages(monkeypatch, tm
     ("mode", "state"),
     [("none", "ok"), ("integrity", "ok"), ("confidentiality", "not ok"), (None, "limited")],
 )
-def test_the_state_of_lockdown_depends_on_its_mode(mode, state, monkeypatch):
+def test_lockdown_is_not_ok_in_confidentiality_mode_and_limited_if_unknown(mode, state, monkeypatch):
     monkeypatch.setattr(kernel, "lockdown", lambda: mode)
     found = fact(doctor.examine(), "lockdown")
     assert found.state == state
@@ -190,7 +190,7 @@ def test_sys_admin_implies_the_capabilities_that_were_split_from_it(monkeypatch)
     assert not effective["CAP_SYS_PTRACE"]
 
 
-def test_memlock_matters_only_before_5_11(monkeypatch):
+def test_memlock_is_limited_before_5_11_and_ok_from_5_11_on(monkeypatch):
     monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (65_536, 65_536))
     monkeypatch.setattr(capabilities, "effective", lambda: 0)
     for module in (kernel, capabilities):

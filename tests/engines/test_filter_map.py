@@ -42,7 +42,7 @@ def test_unwanted_cgroups_are_excluded_until_the_filter_changes(monkeypatch):
     assert filter_map.generation > generation
 
 
-def test_a_cgroup_filter_is_supported_only_if_sockets_have_marks_and_cgroup_v1_is_not_in_use(monkeypatch):
+def test_a_cgroup_filter_is_supported_only_with_socket_marks_and_without_cgroup_v1(monkeypatch):
     kernel_filter = Scope(cgroup=Filter(("/a",))).kernel_filter
     monkeypatch.setattr(cgroups, "is_v2_only", lambda: True)
     assert supported(kernel_filter, has_marks=True) == kernel_filter

@@ -1,6 +1,6 @@
 """Membership in process trees, with real processes.
 
-Members are either kept in a map that the kernel updates, or found in /proc."""
+`Members` keeps the members in a map that the kernel updates. `Lineage` finds them in /proc."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Commands without some privileges, mounts or kernel features: they use another engine, and say why."""
+"""Commands that lack privileges, mounts or kernel features use another engine, and say why."""
 
 import os
 

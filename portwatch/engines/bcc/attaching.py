@@ -65,7 +65,7 @@ def _attach_kprobes(programs: Programs, failures: bool) -> Attachment:
 
 
 def _refusal_of(programs: Programs, kprobe: hooks.Kprobe) -> str | None:
-    """Attach both programs of a kprobe, or neither. Return the error of bcc or of the kernel, or None."""
+    """Attach all programs of a kprobe, or none. If that fails, return the error of bcc or of the kernel."""
     function = kprobe.function.encode()
     output: list[str] = []
     try:

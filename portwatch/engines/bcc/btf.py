@@ -1,4 +1,4 @@
-"""A parser of BTF, in which the kernel describes its own types. It finds the offsets of fields."""
+"""Parses BTF, the kernel's description of its own types, to find the offsets of fields."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HEADER = struct.Struct("=HxxIIIII")
 _TRANSPARENT = (8, 9, 10, 11, 18)
 """The kinds typedef, volatile, const, restrict and type tag. Each has the layout of the type it refers to."""
 _EXTRA_WORDS = {1: 1, 3: 3, 14: 1, 17: 1}
-"""The number of words, by kind, that follow the first three words of a type. It is 0 for other kinds."""
+"""The number of words, by kind, that follow the first three words of a type. Other kinds have none."""
 _WORDS_PER_MEMBER = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
-"""The number of words, by kind, that describe each member. It is 0 for other kinds."""
+"""The number of words, by kind, that describe each member. Other kinds have no members."""
 _NEWEST_KIND = 19
 
 
@@ -28,12 +28,12 @@ class FieldLocation:
 
 
 class Btf:
-    """The BTF of a kernel. Only types whose names are given can be looked up."""
+    """The BTF of a kernel. Only types whose names are passed to the constructor can be looked up."""
 
     def __init__(self, content: bytes, names: set[str]) -> None:
         """Parse `content`, and index the types in `names`.
 
-        Raise EngineUnavailable if it is not BTF, or has a kind of type that this parser does not know.
+        Raise EngineUnavailable if `content` is not BTF, or has a kind of type that this parser does not know.
         """
         if len(content) < _HEADER.size or _HEADER.unpack_from(content)[0] != _MAGIC:
             raise EngineUnavailable(
@@ -45,7 +45,7 @@ class Btf:
         self._positions: list[int] = [0]
         """The index of each type's first word, by type id. Type 0 is void."""
         self._ids: dict[tuple[str, bool], int] = {}
-        """Type ids. The key is the name, and True if the type is a function."""
+        """Type ids. The key is the name of the type, and whether the type is a function."""
         self._index({self._string_offset(name): name for name in names})
 
     def _string_offset(self, name: str) -> int:
@@ -141,7 +141,7 @@ class Btf:
             width = 8 * self._size(type_id)
             position = self._positions[self._resolve(type_id)]
             if self._words[position + 1] >> 24 & 31 == _INT:
-                # In older BTF, the integer type of a bit field has its width. The member does not.
+                # In older BTF, the width of a bit field is stored in its integer type, not in the member.
                 encoding = self._words[position + 3]
                 offset, width = offset + (encoding >> 16 & 0xFF), encoding & 0xFF
         return FieldLocation(offset, width)

@@ -33,13 +33,13 @@ _KERNEL_SOURCE = "BCC_KERNEL_SOURCE"
 _BCC_VARIABLES = (_KERNEL_SOURCE, "BCC_LINUX_VERSION_CODE", "ARCH")
 """The environment variables that bcc reads. If BCC_LINUX_VERSION_CODE is set, bcc also prints to stdout."""
 _PROCESS_LOCK = threading.RLock()
-"""Held while stderr, the environment or the working directory is changed, which all threads share."""
+"""Held during changes of stderr, the environment and the working directory, which all threads share."""
 
 
 def find_bcc() -> ModuleType:
     """Import and return the distribution's bcc. The package of the same name on PyPI is unrelated.
 
-    Raise EngineUnavailable if it is missing or cannot be imported.
+    Raise EngineUnavailable if bcc is missing or cannot be imported.
     """
     for folders in ([], *([folder] for folder in DIST_PACKAGES)):
         module = _import_bcc(folders)
@@ -51,7 +51,7 @@ def find_bcc() -> ModuleType:
 
 def _import_bcc(folders: list[str]) -> ModuleType | None:
     before = sys.path[:]
-    # Put the folders first, for this import only, so that no other package called bcc is found before.
+    # Put the folders first, for this import only, so that no other package called bcc is found first.
     sys.path[:0] = folders
     try:
         return importlib.import_module("bcc")
@@ -83,7 +83,7 @@ class CompiledPrograms:
     """The programs, compiled for the running kernel."""
 
     bpf: Any
-    """A bcc.BPF."""
+    """The bcc.BPF object."""
     iterator_function: int | None
     """The BTF id of the iterator over open files, or None if the kernel does not have it."""
 
@@ -110,8 +110,8 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
         *kernel_headers.flags,
         f"-DEPHEMERAL={int(ephemeral)}",
         f"-DSHARED_FLAGS={shared_map.FLAGS}",
-        # A system call that never returns leaves its entry in the map of calls. An LRU map evicts such entries;
-        # kernels before 4.10 have none.
+        # A system call that never returns leaves its entry in the map of calls. An LRU map evicts such entries,
+        # but kernels before 4.10 have no LRU maps.
         f'-DCALLS_TYPE="{"lru_hash" if RELEASE >= _LRU_MAPS_SINCE else "hash"}"',
         "-Wno-address-of-packed-member",
         "-Wno-macro-redefined",
@@ -129,7 +129,7 @@ def compile_programs(*, ephemeral: bool) -> CompiledPrograms:
 
 @contextmanager
 def quiet(output: list[str]) -> Iterator[None]:
-    """Redirect stderr, to which bcc's libraries write. On exit, append the lines written to `output`."""
+    """Redirect stderr, to which bcc's libraries write. On exit, append what they wrote to `output`."""
     with _PROCESS_LOCK, open(os.memfd_create("stderr"), "w+b") as redirected:
         saved = os.dup(2)
         os.dup2(redirected.fileno(), 2)

@@ -41,7 +41,7 @@ class CpuBuffers:
         """The number of records that the kernel reports as lost."""
 
     def open(self) -> None:
-        """Open the buffers. Open smaller ones if this process may not lock enough memory for the full size."""
+        """Open the buffers. If this process may not lock enough memory for them, open smaller buffers."""
         cpus = online_cpus()
         try:
             self._open(cpus)
@@ -69,7 +69,7 @@ class CpuBuffers:
             self._open(online - self._buffers.keys())
 
     def drain(self) -> list[Fields]:
-        """Drain one buffer after the other, and return the records."""
+        """Empty one buffer after the other, and return their records."""
         records, self._left_over = self._left_over, []
         for _, buffer in self._buffers.values():
             records += self._read(buffer)
@@ -78,10 +78,10 @@ class CpuBuffers:
     def forget(self) -> None:
         """Unmap the buffers and close the perf events in a forked child.
 
-        The events stay registered in the epoll set, because the parent shares it.
+        The events stay registered in the epoll set, because the child shares this set with the parent.
         """
         for event, buffer in self._buffers.values():
-            with suppress(BufferError):  # a thread was reading the buffer at the fork, so it stays mapped
+            with suppress(BufferError):  # if a thread was reading at the fork, the buffer stays mapped
                 buffer.close()
             os.close(event)
         self._buffers.clear()

@@ -16,7 +16,7 @@ def _bcc() -> Finding:
         version = getattr(find_bcc(), "__version__", None)
     except EngineUnavailable as error:
         if VMLINUX.exists():
-            return Finding("ok", f"{error}; core does not need it")
+            return Finding("ok", f"{error}; core does not need bcc")
         return Finding("limited", str(error))
     if VMLINUX.exists():
         return Finding("ok", f"version {version}, which needs no kernel headers here")

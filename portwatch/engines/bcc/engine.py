@@ -1,4 +1,4 @@
-"""The engine whose BPF programs bcc compiles when it starts. It is for machines on which core cannot run."""
+"""The engine whose BPF programs bcc compiles when the engine starts, for machines on which core cannot run."""
 
 from __future__ import annotations
 
@@ -79,13 +79,14 @@ class BccEngine:
     @property
     def lost(self) -> int:
         """How many records and tree members were dropped since `attach` because a buffer or map was full."""
-        # The kernel and the programs both count lost records, so take the larger count. The kernel reports its
-        # count only with the next record that fits. The programs' count is fetched only when records are read.
+        # Both the kernel and the programs count lost records. The kernel reports its count only with the next
+        # record that fits. The programs' count is fetched only when records are read. Either count may lag
+        # behind, so take the larger count.
         return max(self._buffers.lost, self._dropped_records) + self._dropped_members
 
     @property
     def recursion_misses(self) -> int:
-        """How often the kernel skipped a program since `attach`."""
+        """How often the kernel has skipped a BPF program since `attach`."""
         return self._programs.recursion_misses
 
     def attach(self) -> None:
@@ -98,7 +99,7 @@ class BccEngine:
         self._programs.free_compiler_memory()
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, `wake` or the timeout. Return the records in the order of their events."""
+        """Wait for a record, a call of `wake`, or the timeout. Return the records in order of their events."""
         if not self._reader.has_pending:
             for fd, _ in self._poll.poll(timeout):
                 if fd == self._wakeup.fileno():
@@ -106,7 +107,7 @@ class BccEngine:
         return self.read_up_to_now()
 
     def read_up_to_now(self) -> list[Record]:
-        """Return the unread records of everything that happened before this call."""
+        """Return all unread records of events that happened before this call."""
         epoch, own_pid = clock.monotonic_epoch(), os.getpid()
         raw_records = list(map(RawRecord._make, self._reader.read()))
         if self._filter.cgroups is not None:
@@ -145,7 +146,7 @@ class BccEngine:
         return port_users.port_users(socket, self._read_iterator(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
-        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
+        """From now on, set the bit `tree` in records and snapshots about `root` and its descendants."""
         if self._programs.has_fork_hooks and not isinstance(self._membership, Members):
             procfs.require_kernel_pids()
             self._membership = Members(self._programs.attach_fork_hooks())
@@ -161,7 +162,7 @@ class BccEngine:
 
     def set_filter(self, wanted: KernelFilter) -> KernelFilter:
         """Filter records in the kernel, as far as the programs can. Return the filter that is now in effect."""
-        # Sockets that were open before a tree was watched are marked by the iterator only.
+        # Only the iterator can mark sockets that were open before a tree was watched.
         has_marks = self._programs.has_iterator and self._programs.has_fork_hooks
         self._filter = filter_map.supported(wanted, has_marks=has_marks)
         self._set_filter_flags(0)  # pass everything while the filter is half written

@@ -1,6 +1,6 @@
 """The headers that bcc compiles with.
 
-They are our own minimal headers if the kernel has BTF, and otherwise the headers of the running kernel.
+If the kernel has BTF, these are our own minimal headers. Otherwise, they are the headers of the running kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Headers:
 
     @property
     def flags(self) -> list[str]:
-        """The compiler flags for the folder `build`. bcc itself adds those for `source`."""
+        """The compiler flags for the folder `build`. bcc itself adds the flags for `source`."""
         if self.build == self.source:
             return []
         return [f"-I{folder}" for part in _GENERATED for folder in self.build.glob(part)]

@@ -1,7 +1,7 @@
 """The two sets of hooks that bcc's programs attach to: kprobes and stable hooks.
 
-Only one set is attached at a time, in the order given here. Programs that see closes come first, so that no
-open is reported whose close is missed.
+Only one set is attached at a time. Its programs are attached in the order given here. Programs that see closes
+come first, so that no open is reported whose close is missed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Kprobe:
     limits_without: tuple[Limit, ...] = ()
     """The limits that apply if this kprobe cannot be attached.
 
-    If there are none, the whole set of kprobes is useless without this one."""
+    If this is empty, the whole set of kprobes is useless without this kprobe."""
 
 
 CGROUP = (

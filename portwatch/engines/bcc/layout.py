@@ -1,4 +1,4 @@
-"""Generates C declarations of the structs of bpf/kernel.h, with the running kernel's field offsets, for bcc."""
+"""Generates C for bcc that declares the structs of bpf/kernel.h with the running kernel's field offsets."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def names(header: str) -> set[str]:
 
 
 def render(header: str, btf: Btf) -> str:
-    """Return C that declares each struct with its fields at the kernel's offsets.
+    """Return C code that declares each struct with its fields at the kernel's offsets.
 
     Raise EngineUnavailable if the kernel lacks a field that the programs need.
     """

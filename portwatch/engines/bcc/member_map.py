@@ -39,7 +39,7 @@ class BccMemberMap:
         return False
 
     def remove(self, pid: int) -> None:
-        """Delete the entry, if there is one."""
+        """Delete the entry of a process, if it exists."""
         with suppress(KeyError):
             del self._table[self._table.Key(pid)]
 

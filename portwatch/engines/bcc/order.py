@@ -14,10 +14,11 @@ class OrderedReader:
     """Reads all buffers, and returns records only when no older record can arrive any more.
 
     Buffers are drained one after the other. So a drain may return a close from the second buffer, but miss the
-    open that came before: its record may have reached the first buffer just after that buffer was drained.
+    open that came before the close. This happens if the open's record reached the first buffer just after that
+    buffer was drained.
 
     A record is always in its buffer before anything else happens to its socket. Therefore a drain finds all
-    records that are older than its start. Younger records are kept until the next drain.
+    records that are older than the start of the drain. Younger records are kept until the next drain.
     """
 
     def __init__(self, drain: Callable[[], list[Fields]], clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -31,7 +32,7 @@ class OrderedReader:
         return bool(self._pending)
 
     def read(self) -> list[Fields]:
-        """Return, in order, at least the records of everything that happened before this call."""
+        """Return records in the order of their events, including those of all events before this call."""
         start = self._drain_buffers()
         if self._pending and self._pending[-1][0] >= start:
             start = self._drain_buffers()

@@ -15,7 +15,7 @@ from portwatch.engines.bcc.order import Fields
 from portwatch.record import LAYOUT
 
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
-"""Where struct perf_event_mmap_page has the kernel's and the reader's positions, in words of 8 bytes."""
+"""Offsets of the kernel's and the reader's positions in struct perf_event_mmap_page, in words of 8 bytes."""
 _HEADER = Struct("=IHH")
 _LOST, _SAMPLE = 2, 9
 _COUNT = Struct("=8xQ")
@@ -23,7 +23,7 @@ _RAW_SIZE = 4
 
 
 class PerfBuffer:
-    """A mapped perf buffer. Its first page has the positions. The data follows; its size is a power of two."""
+    """A mapped perf buffer. The first page has the positions. The size of the data after it is a power of two."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory

@@ -49,8 +49,11 @@ class Programs:
         return self.bpf[name.encode()]
 
     def load(self, name: str, kind: int, attach_type: int = 0, function: int = 0) -> int:
-        """Load a program, and return its descriptor. Raise OSError or EngineUnavailable on a refusal."""
-        # Use the libbcc that the bcc package which compiled the programs has loaded.
+        """Load a program, and return its descriptor.
+
+        Raise OSError or EngineUnavailable if the kernel refuses to load the program.
+        """
+        # The bcc package that compiled the programs has already loaded libbcc. Use the same library.
         library = sys.modules[type(self.bpf).__module__].lib
         size = library.bpf_function_size(self.bpf.module, name.encode())
         address = library.bpf_function_start(self.bpf.module, name.encode())
@@ -94,8 +97,8 @@ class Programs:
     def forget(self) -> None:
         """Close the descriptors in a forked child. Detach nothing, because the parent still uses the programs.
 
-        The descriptors of maps that Python has not opened stay open, because bcc has freed its list of maps.
-        An open map keeps no program attached.
+        Maps that no Python code has accessed stay open, because bcc has freed its list of maps. This is
+        harmless, because an open map keeps no program attached.
         """
         kprobes = self.bpf.kprobe_fds.values()
         functions = (function.fd for function in self.bpf.funcs.values())
@@ -104,7 +107,7 @@ class Programs:
             os.close(fd)
         self._descriptors.clear()
         self._iterator = None
-        atexit.unregister(self.bpf.cleanup)  # it would detach the parent's kprobes
+        atexit.unregister(self.bpf.cleanup)  # `cleanup` would detach the parent's kprobes
 
     def close(self) -> None:
         """Detach and unload all programs."""
@@ -114,7 +117,7 @@ class Programs:
         self._iterator = None
         with quiet([]):
             self.bpf.cleanup()
-        atexit.unregister(self.bpf.cleanup)  # bcc registered it, which keeps self.bpf alive until exit
+        atexit.unregister(self.bpf.cleanup)  # otherwise it keeps self.bpf alive until exit
 
     def _attach_iterator(self, function: int | None) -> int | None:
         if function is None:

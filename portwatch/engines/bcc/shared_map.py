@@ -12,16 +12,16 @@ S = TypeVar("S", bound=ctypes.Structure)
 
 _MAPPED_SINCE = (5, 5)
 FLAGS = 1 << 10 if RELEASE >= _MAPPED_SINCE else 0
-"""The flags of the maps. BPF_F_MMAPABLE if the kernel supports it, else 0."""
+"""The flags of the maps. They are BPF_F_MMAPABLE if the kernel supports this flag, otherwise 0."""
 
 
 class SharedMap(Generic[S]):
     """A struct in an array map. `value` is the struct.
 
-    The map is memory-mapped if the kernel allows that. Otherwise bpf(2) calls access the map, and events may be
-    missed: until such a call returns, programs at kprobes and perf events do not run on this CPU
-    (bpf_disable_instrumentation), even if another process preempts this one. On a slow machine, 3 of 10,000
-    listens were missed.
+    If the kernel allows it, the map is memory-mapped. Otherwise each access is a call of bpf(2), during which
+    events may be missed. Until such a call returns, the kernel runs no programs at kprobes and perf events on
+    this CPU (bpf_disable_instrumentation), not even for another process that preempts this process. On a slow
+    machine, 3 of 10,000 listens were missed.
     """
 
     def __init__(self, table: Any, layout: type[S]) -> None:
@@ -30,7 +30,7 @@ class SharedMap(Generic[S]):
         self.value = layout.from_buffer(self._memory) if self._memory else layout()
 
     def fetch(self) -> S:
-        """Return `value`, with what the programs have written to it."""
+        """Return `value`, updated with everything that the programs have written."""
         if not FLAGS:
             entry = self._table[ctypes.c_int(0)]  # an object of bcc's own type
             ctypes.memmove(ctypes.addressof(self.value), ctypes.addressof(entry), ctypes.sizeof(self.value))

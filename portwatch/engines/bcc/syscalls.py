@@ -1,8 +1,8 @@
-"""Calls of bpf(2), for what bcc does wrong or cannot do.
+"""Calls bpf(2) directly for operations that bcc does wrong or cannot do.
 
 bcc 0.26 passes a program's attach type to libbcc in the place of flags. A program that bcc attaches to a cgroup
-stays attached if this process is killed, while a BPF link ends when its descriptor is closed. bcc attaches to
-tracepoints only if tracefs is mounted.
+stays attached if this process is killed. A BPF link, in contrast, is removed when its descriptor is closed. bcc
+can attach to tracepoints only if tracefs is mounted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRACE_ITER = 28
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The instructions of a compiled program: their address, and their count. Each has 8 bytes."""
+    """The address and the number of the instructions of a compiled program. Each instruction has 8 bytes."""
 
     name: str
     address: int
@@ -57,7 +57,7 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
     try:
         return bpf(_PROG_LOAD, attr)
     except OSError as error:
-        if error.errno == EPERM:  # EACCES comes from the verifier, but is a PermissionError in Python, too
+        if error.errno == EPERM:  # not EACCES, another PermissionError, which comes from the verifier
             raise
         raise EngineUnavailable(
             f"the kernel rejects the BPF program {code.name} ({error.strerror}): {_verifier_message(attr)}"
@@ -65,12 +65,12 @@ def load(code: Code, kind: int, attach_type: int = 0, function: int = 0) -> int:
 
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
-    """Attach a program to a cgroup, and return the descriptor of the link. Closing it detaches the program."""
+    """Attach a program to a cgroup. Return a descriptor of the link, whose close detaches the program."""
     return bpf(_LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:
-    """Attach a program to a raw tracepoint, and return the descriptor. Closing it detaches the program."""
+    """Attach a program to a raw tracepoint. Return a descriptor, whose close detaches the program."""
     buffer = ctypes.create_string_buffer(name.encode())
     return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(buffer), program))
 

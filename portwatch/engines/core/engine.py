@@ -53,8 +53,8 @@ class CoreEngine:
         """Raise EngineUnavailable if BTF, libbpf or the BPF object is missing."""
         if not VMLINUX.exists():
             raise EngineUnavailable(
-                f"this kernel has no BTF ({VMLINUX} is missing), which tells the programs where its fields "
-                "are; boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later)"
+                f"this kernel has no BTF ({VMLINUX} is missing), so the programs cannot find the fields of "
+                "its structs; boot a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later)"
             )
         self._candidates = tuple(HOOK_SETS.values()) if hooks == "auto" else (HOOK_SETS[hooks],)
         self._hooks = self._candidates[-1]
@@ -78,13 +78,13 @@ class CoreEngine:
 
     @property
     def lost(self) -> int:
-        """How many records and tree members were dropped since `attach` because the ring or map was full."""
+        """How many records and tree members were dropped since `attach` because the ring or a map was full."""
         shared = self._programs.shared
         return int(shared.dropped_records + shared.dropped_members) if shared else 0
 
     @property
     def recursion_misses(self) -> int:
-        """How often the kernel skipped a program since `attach`."""
+        """How often the kernel has skipped a BPF program since `attach`."""
         return self._programs.recursion_misses
 
     def attach(self) -> None:
@@ -104,7 +104,7 @@ class CoreEngine:
         self._poll.register(self._ring.fileno(), select.EPOLLIN)
 
     def read(self, timeout: float | None) -> list[Record]:
-        """Wait for records, `wake` or the timeout. Return the records in the order of their events."""
+        """Wait for a record, a call of `wake`, or the timeout. Return the records in order of their events."""
         assert self._ring, "attach first"
         if not self._backlog and self._ring.produced == self._ring.consumed:
             for fd, _ in self._poll.poll(timeout):
@@ -115,7 +115,7 @@ class CoreEngine:
         return self._decode(self._backlog.popleft()) if self._backlog else []
 
     def read_up_to_now(self) -> list[Record]:
-        """Return the unread records of everything that happened before this call."""
+        """Return all unread records of events that happened before this call."""
         assert self._ring, "attach first"
         end = self._ring.produced
         while self._ring.consumed < end:
@@ -140,7 +140,7 @@ class CoreEngine:
         return port_users.port_users(socket, self._read_iterator(socket.port))
 
     def watch(self, root: Identity, tree: int) -> None:
-        """From now on, set the bit `tree` in the records and snapshots of a process tree."""
+        """From now on, set the bit `tree` in records and snapshots about `root` and its descendants."""
         shared = self._programs.shared
         assert shared, "attach first"
         if self._membership is None:
@@ -186,7 +186,7 @@ class CoreEngine:
 
     def _copy_ring(self) -> None:
         assert self._ring
-        # The slices share one large block. Small copies would stay in the heap after a storm.
+        # The slices share one large block, which is freed after a storm. Small copies would stay in the heap.
         batch = memoryview(self._ring.read())
         self._backlog.extend(batch[start : start + _SLICE] for start in range(0, len(batch), _SLICE))
 

@@ -28,14 +28,14 @@ class HookSet:
     for_ephemeral: tuple[str, ...] = ()
     """Tracing programs that are needed for ephemeral UDP ports only."""
     without_socket_helpers: tuple[Limit, ...] = ()
-    """Additional limits on kernels whose tracing programs lack the socket helpers (before 5.12)."""
+    """Additional limits before 5.12, where tracing programs cannot call the helpers that take a socket."""
     needs_socket_helpers: bool = False
-    """True if the set has no other way to get a socket's cookie."""
+    """True if the set cannot work without these helpers, because it needs them to get a socket's cookie."""
     uses_fentry: bool = False
     optional: Mapping[str, str] = field(default_factory=dict)
     """Programs, and the kernel functions that they attach to.
 
-    If a kernel lacks the function, the program is left out. Nothing is missed then."""
+    If the kernel lacks the function, the program is left out, and no event is missed."""
 
 
 FENTRY = HookSet(

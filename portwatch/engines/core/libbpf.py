@@ -64,7 +64,7 @@ _RETURN_0 = (ctypes.c_uint64 * 2)(0xB7, 0x95)
 
 _WARNINGS_MAX = 100
 _LIBBPF_ERRNO_START = 4000
-"""Error numbers from here on are libbpf's own; strerror(3) does not know them."""
+"""Error numbers from this number on are libbpf's own, which strerror(3) does not know."""
 
 INSTALL = "apt-get install libbpf1 (Fedora: dnf install libbpf)"
 REINSTALL = "reinstall portwatch (in a source tree: make build); building it needs a C compiler for BPF"
@@ -165,7 +165,7 @@ class Libbpf:
 
     def failure(self, what: str, errno: int) -> EngineUnavailable:
         """Return the exception for a failed call. Its text includes libbpf's first relevant warning."""
-        # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, even if that is not the cause.
+        # After any EPERM, libbpf also warns about RLIMIT_MEMLOCK, even if that limit is not the cause.
         relevant = (line for line in _warnings.take() if "RLIMIT_MEMLOCK" not in line)
         warning = next((line for line in relevant if line.startswith("libbpf:")), "")
         reason = os.strerror(errno) if errno < _LIBBPF_ERRNO_START else "libbpf cannot read it"
@@ -245,7 +245,7 @@ class Object:
     def variables(self, layout: type[Layout]) -> Layout:
         """Return the programs' variables, in memory shared with the programs. Call this after `load`.
 
-        Before 1.5, libbpf maps the variables only for generated skeletons.
+        The memory is mapped here, because libbpf before 1.5 maps it only for generated skeletons.
         """
         memory = mmap.mmap(self.map_fd(".bss"), ctypes.sizeof(layout))
         return layout.from_buffer(memory)
@@ -286,7 +286,7 @@ class Object:
     def forget(self) -> None:
         """Close all descriptors in a forked child, without libbpf.
 
-        libbpf would also detach the programs from perf events, and the child shares those with its parent.
+        libbpf would also detach the programs from the perf events, which the child shares with its parent.
         """
         functions = self._functions
         descriptors = {functions.bpf_link__fd(link) for link in self._links} | set(self._perf_fds)
@@ -296,7 +296,7 @@ class Object:
             descriptors.add(functions.bpf_map__fd(previous))
         descriptors.add(functions.bpf_object__btf_fd(self._handle))
         for descriptor in descriptors:
-            if descriptor >= 0:  # it is negative if it was not loaded
+            if descriptor >= 0:  # the descriptor is negative if its object was not loaded
                 os.close(descriptor)
         self._links.clear()
         self._handle = None

@@ -42,7 +42,7 @@ class LibbpfMemberMap:
         return not result
 
     def remove(self, pid: int) -> None:
-        """Delete the entry, if there is one."""
+        """Delete the entry of a process, if it exists."""
         self._functions.bpf_map_delete_elem(self._fd, byref(c_uint32(pid)))
 
     def pids(self) -> Iterator[int]:

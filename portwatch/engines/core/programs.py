@@ -23,7 +23,7 @@ OBJECT = Path(__file__).with_name("core.bpf.o")
 
 
 class _Settings(ctypes.Structure):
-    """The constants of bpf/core.bpf.c, which are set before it is loaded."""
+    """The constants of bpf/core.bpf.c, which are set before the programs are loaded."""
 
     _fields_ = (("ephemeral", ctypes.c_bool), ("failures", ctypes.c_bool), ("socket_helpers", ctypes.c_bool))
 
@@ -43,7 +43,8 @@ class SharedVariables(ctypes.Structure):
 class Programs:
     """The programs in core.bpf.o.
 
-    `attach` loads a set of hooks. If nothing is loaded yet, `open_iterator` loads the iterator alone.
+    `attach` loads the programs of a set of hooks. If no program is loaded yet, `open_iterator` loads only the
+    iterator.
     """
 
     def __init__(self, *, failures: bool, ephemeral: bool, ring_bytes: int) -> None:
@@ -93,7 +94,7 @@ class Programs:
                 self._attach_to_cgroup(name, root)
             for name, fd in tuple(tracepoints.items()):
                 self._object.attach(name, perf_fd=fd)
-                del tracepoints[name]  # libbpf owns it now, and closes it
+                del tracepoints[name]  # libbpf now owns the descriptor, and closes it
         finally:
             for fd in (*tracepoints.values(), *([] if root is None else [root])):
                 os.close(fd)
@@ -164,9 +165,10 @@ class Programs:
         return {program for program, function in hooks.optional.items() if function not in present}
 
     def _load(self, names: set[str], needs_socket_helpers: bool = False) -> None:
-        """Load these programs with the socket helpers. If the kernel refuses, load them without.
+        """Load these programs with the socket helpers. If the kernel refuses, load them without the helpers.
 
-        If `needs_socket_helpers`, do not try without. If no attempt works, raise the error of the first one.
+        If `needs_socket_helpers` is true, try only with the helpers. If every attempt fails, raise the error of
+        the first attempt.
         """
         refusal = None
         for socket_helpers in (True,) if needs_socket_helpers else (True, False):

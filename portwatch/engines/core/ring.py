@@ -50,7 +50,7 @@ class Ring:
         return self._consumer_position[0]
 
     def read(self) -> bytes:
-        """Remove and return all records before the first one that is not committed yet, with their headers."""
+        """Remove and return all records, with headers, up to the first record that is not committed yet."""
         start = self._consumer_position[0]
         # Positions, headers and data must be loaded in this order, which only x86 ensures by itself. Python has
         # no memory barrier, but taking a lock implies one.
@@ -74,7 +74,7 @@ class Ring:
 
     def forget(self) -> None:
         """Close the epoll descriptor and unmap the buffer in a forked child."""
-        with suppress(BufferError):  # a thread was reading at the fork, so the buffer stays mapped
+        with suppress(BufferError):  # if a thread was reading at the fork, the buffer stays mapped
             self.close()
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def test_a_bit_field_is_found_in_new_and_in_old_btf():
     assert btf.field("old", "bits") == FieldLocation(offset=12, width=3)
 
 
-def test_a_function_and_a_struct_may_have_the_same_name():
+def test_a_function_and_a_struct_of_the_same_name_are_both_found():
     types = Types()
     function = types.function("twice")
     types.composite(STRUCT, "twice", 8, [])

@@ -32,7 +32,7 @@ class Buffers:
         return drained
 
 
-def test_a_close_that_is_drained_before_its_open_is_returned_after_it():
+def test_a_close_that_is_drained_before_its_open_is_returned_after_the_open():
     buffers = Buffers(2)
     reader = OrderedReader(buffers.drain, buffers.clock)
 

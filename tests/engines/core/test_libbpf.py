@@ -40,7 +40,7 @@ except EngineUnavailable as error:
 
 @needs_object
 def test_libbpf_can_warn_after_an_instance_is_garbage_collected(tmp_path):
-    """If each instance registered a callback of its own, libbpf would call one that has been freed."""
+    """If each instance registered its own callback, libbpf would call a callback that has been freed."""
     damaged = tmp_path / "damaged.o"
     damaged.write_bytes(b"\x7fELF and then nothing of the kind")
     script = LOAD_AFTER_ANOTHER_INSTANCE_IS_GONE.format(path=str(damaged))

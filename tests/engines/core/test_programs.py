@@ -31,7 +31,7 @@ def attach(engine):
 @pytest.mark.parametrize(
     ("module", "name"), [(perf, "open_tracepoint"), (mounts, "open_file_system")], ids=["perf event", "tracefs"]
 )
-def test_if_tracepoints_cannot_be_opened_failures_are_a_limit_and_no_descriptor_leaks(
+def test_if_tracepoints_cannot_be_opened_info_has_the_limit_failures_and_no_descriptor_leaks(
     module, name, monkeypatch
 ):
     def deny(*_):
@@ -69,7 +69,7 @@ def terminated_tail(port, *options):
         yield tail
 
 
-def test_if_tail_cannot_report_failures_it_says_so_unless_they_are_not_requested(listening_port):
+def test_tail_says_that_it_cannot_report_failures_only_if_they_are_requested(listening_port):
     with terminated_tail(listening_port) as tail:
         assert "failed binds and listens are not reported" in one_line(tail.communicate()[1])
     with terminated_tail(listening_port, "--no-failures") as tail:
@@ -116,7 +116,7 @@ def test_a_failed_attach_leaves_no_descriptor_open(monkeypatch):
     assert open_files() <= before
 
 
-def test_if_another_tool_holds_the_root_cgroup_the_error_says_so_and_does_not_blame_privileges(monkeypatch):
+def test_if_another_tool_holds_the_root_cgroup_the_error_says_so(monkeypatch):
     def fail(_self, name, cgroup_fd=None, **_):
         if cgroup_fd is not None:
             raise NotPermitted(f"cannot attach {name}")

@@ -35,7 +35,7 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
-/* The registers that a kprobe receives: part of the architecture's ABI. */
+/* The registers that a kprobe receives. Their layout is part of the architecture's ABI. */
 #if defined(__aarch64__)
 struct pt_regs {
 	__u64 regs[31];
