@@ -35,7 +35,8 @@ def _lockdown() -> Finding:
             "limited",
             "unknown, because securityfs cannot be read; in confidentiality mode, BPF programs may not read "
             "kernel memory",
-            "grant CAP_SYS_ADMIN; or, if this is a container, start it with -v /sys/kernel/security:/sys/kernel/security:ro",
+            "grant CAP_SYS_ADMIN; or, if this is a container, start it with "
+            "-v /sys/kernel/security:/sys/kernel/security:ro",
         )
     if mode == kernel.CONFIDENTIALITY:
         return Finding("not ok", f"{mode}: BPF programs may not read kernel memory", kernel.LOCKDOWN_HELP)

@@ -23,7 +23,7 @@ _RAW_SIZE = 4
 
 
 class PerfBuffer:
-    """A mapped perf buffer. The first page has the positions. The size of the data after it is a power of two."""
+    """A mapped perf buffer. Its first page has the positions. The size of the data after that is a power of 2."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
