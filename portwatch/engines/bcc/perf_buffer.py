@@ -23,7 +23,7 @@ _RAW_SIZE = 4
 
 
 class PerfBuffer:
-    """A mapped perf buffer. Its first page has the positions. The size of the data after that is a power of 2."""
+    """A mapped perf buffer. Its first page has the positions. The rest is data, a power of two in size."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
