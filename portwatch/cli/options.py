@@ -135,7 +135,7 @@ class _ScopeOption:
 
 _SCOPE_OPTIONS = {
     "port": _ScopeOption(PORTS, "Ports and ranges: 80,8000-8999."),
-    "proto": _ScopeOption(PROTOS, "tcp, udp."),
+    "proto": _ScopeOption(PROTOS, "Protocols: tcp, udp."),
     "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all (0.0.0.0, ::)."),
     "process": _ScopeOption(GLOBS, "Process names: 'nginx*'."),
     "cgroup": _ScopeOption(CGROUPS, "A cgroup and all below: /system.slice."),
@@ -164,7 +164,7 @@ procfs_option = click.option(
     is_eager=True,  # parsed first, because other options look up their values in this procfs
     expose_value=False,
     callback=_use_procfs,
-    help="In a container: where the host's /proc is mounted.",
+    help="The host's /proc, if portwatch runs in a container.",
     cls=SectionOption,
     section=ENGINE,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-FILTERS = "Filters (for several values, repeat the option or write a,b; --pid: repeat)"
+FILTERS = "Filters (for several values, repeat the option or, except --pid, write a,b)"
 ENGINE = "Engine"
 JOURNAL = "Journal"
 METRICS = "Metrics"

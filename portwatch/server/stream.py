@@ -211,7 +211,7 @@ class Stream:
         self._send_pending_to_all()
 
     def _send_pending(self, subscriber: _Subscriber, shared: dict[int, tuple[bytes, int]]) -> bool:
-        """Send a subscriber its pending events. Return True if some remain because it reads too slowly.
+        """Send a subscriber its pending events. Return True if it reads too slowly to get all.
 
         `shared` maps positions to chunks. Subscribers without a scope share these chunks.
         """
@@ -266,7 +266,7 @@ class Stream:
 
 
 async def _send(response: web.StreamResponse, subscriber: _Subscriber, data: bytes) -> None:
-    """Write to a subscriber and wait until it reads. Disconnect it if that takes too long."""
+    """Write to a subscriber and wait until it reads. If that takes too long, disconnect the subscriber."""
     try:
         await asyncio.wait_for(response.write(data), _PATIENCE)
     except asyncio.TimeoutError:

@@ -21,8 +21,8 @@ class CheckSchedule:
     """Tells when the next check is due. Its times are those of time.monotonic().
 
     A check is due every `interval` seconds. It is due earlier if records were lost or BPF programs were
-    skipped. Each check that follows skips and finds no difference doubles the delay after which the next skips
-    cause a check. Otherwise a machine where programs are skipped all the time would spend much CPU time on
+    skipped. After skipped programs, each check that finds no difference doubles the delay until the next check
+    of this kind. Otherwise a machine where programs are skipped all the time would spend much CPU time on
     checks.
 
     Not thread-safe.

@@ -15,8 +15,7 @@ class Counts:
     recursion_misses: int = 0
     """How often the kernel skipped a BPF program. Most skips lose no record."""
     subscriber_drops: int = 0
-    """Events that slow subscribers missed. Each of these subscribers got a gap with the number of its
-    events."""
+    """Events that slow subscribers missed. A gap told each subscriber how many."""
     reconciliations: Counter[str] = field(default_factory=Counter)
     """Checks of the table against the kernel, by reason."""
     drift: Counter[str] = field(default_factory=Counter)

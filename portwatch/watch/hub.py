@@ -295,7 +295,7 @@ class Hub:
         with suppress(IndexError):  # the queue is empty, which ends the loop
             while True:
                 self._requests.popleft().refuse(
-                    PortwatchError(f"no more events are read: {self.failure or 'it ended'}")
+                    PortwatchError(f"no more events are read: {self.failure or 'the engine was stopped'}")
                 )
 
     def _request_catch_up(self, subscription: Subscription) -> None:

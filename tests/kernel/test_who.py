@@ -11,7 +11,7 @@ EVIL = "\x1b]0;owned\x07"
 
 def answer(result):
     """Return stdout without the hint about listeners in other namespaces, which this machine may have."""
-    hint = " in the selected scope, but something does outside it (try --netns all, or fewer options)"
+    hint = " in the selected scope, but a socket outside the scope does (try --netns all, or fewer options)"
     return result.stdout.removesuffix("\n").replace(hint, "")
 
 

@@ -18,7 +18,7 @@ from daemon import POLL, free_port, serving
 from support import ENGINES, ROOT
 from support import wait_until as wait_until_within
 
-# Three programs must start, and the machine may be busy.
+# The timeout is long, because three programs must start and the machine may be busy.
 wait_until = partial(wait_until_within, patience=90)
 
 DEPLOY = ROOT / "deploy"

@@ -11,7 +11,7 @@ INTERVAL = 60.0
 
 
 class Schedule:
-    """A CheckSchedule with a clock of its own, after its first check at second 0."""
+    """A CheckSchedule with a simulated clock. The first check was made at second 0."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -28,7 +28,7 @@ class Schedule:
         return self.checks.due() - self.now
 
     def skip_and_check(self, has_found=False):
-        """Skip a program, check as soon as that is due, and return the seconds that this took."""
+        """Skip a BPF program, check when a check is due, and return the seconds from the skip to the check."""
         begin = self.now
         self.engine.recursion_misses += 1
         self.now += 2  # the count of skips is read once a second

@@ -144,7 +144,7 @@ def test_a_start_that_is_interrupted_leaves_no_subscription(engine, monkeypatch)
             patch.setattr(portwatch.watch.hub.Request, "wait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 fake_watcher(pid=os.getpid()).start()
-        hub._call(lambda: None)  # requests run in order, so the subscription has begun and ended by now
+        hub._call(lambda: None)  # requests run in order, so the subscription has ended by now
         assert (len(hub._subscriptions), engine.watched) == (1, {})
 
 
@@ -279,7 +279,7 @@ def test_events_that_arrive_together_wake_the_loop_once(engine):
             await asyncio.sleep(0.05)
             loop.call_soon_threadsafe = lambda *args: (wakes.append(args), call(*args))[1]
             engine.push(*(opening(number, number) for number in range(1, 501)))
-            time.sleep(0.2)  # the loop is busy, while all of them arrive
+            time.sleep(0.2)  # the loop is busy while the events arrive
             assert (await first).kind == "open"
             for _ in range(499):
                 await anext(events)

@@ -165,7 +165,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     help="Format of the events on stdout and the log on stderr.",
 )
 @click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="Accept HTTP requests to this host name, too."
+    "--host", "hosts", multiple=True, metavar="NAME", help="Also accept HTTP requests for this host name."
 )
 @click.option(
     "--metrics-pid",

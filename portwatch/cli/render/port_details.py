@@ -67,7 +67,9 @@ def no_listener_message(port: Port, result: LookupResult) -> str:
     """Return the message that nothing listens on a port. It also names other users of the port, if any."""
     message = f"nothing listens on {port}"
     if any(one.port == port.number and one.proto in port.protos for one in result.all_listeners):
-        message += " in the selected scope, but something does outside it (try --netns all, or fewer options)"
+        message += (
+            " in the selected scope, but a socket outside the scope does (try --netns all, or fewer options)"
+        )
     return "; ".join([message, format_holders(result.blockers)] if result.blockers else [message])
 
 
