@@ -1,7 +1,7 @@
 """Events and listeners, and their JSON form."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from fake_engine import PROCESS, open_socket, opening, socket
@@ -32,25 +32,31 @@ def open_event(socket, actor, *, opener=PROCESS, origin="event"):
     )
 
 
-def test_an_event_copies_the_fields_of_its_socket_and_its_actor():
-    subject = socket(7, 8081, device="eth0", backlog=5)
-    event = open_event(subject, WORKER)
-    for name in (
-        "proto",
-        "family",
-        "address",
-        "port",
-        "device",
-        "backlog",
-        "exposure",
-        "netns",
-        "inode",
-        "cookie",
-    ):
-        assert getattr(event, name) == getattr(subject, name)
-    for name in ("pid", "ns_pid", "start_time", "process", "uid", "cgroup", "container", "pod"):
-        assert getattr(event, name) == getattr(WORKER, name)
-    assert event.opener == PROCESS
+def test_each_field_of_an_event_has_the_value_of_that_name():
+    subject = replace(
+        socket(7, 8081), netns=3, device="eth0", mptcp=True, v6only=False, backlog=5, netns_name="blue"
+    )
+    actor = Process(11, 2, "worker", 1000, 12, "/system.slice", "c0ffee", "pod-1")
+    given_fields = {
+        "seq": 41,
+        "time": 42,
+        "kind": "bind_failed",
+        "origin": "event",
+        "opener": PROCESS,
+        "sockets": 43,
+        "engine": "core",
+        "errno": "EACCES",
+        "trees": 44,
+    }
+    event = Event.about(subject, actor, **given_fields)
+    for name in (field.name for field in fields(Event)):
+        if name in given_fields:
+            assert getattr(event, name) == given_fields[name], name
+        elif name in ("held_by", "lost"):
+            assert getattr(event, name) is None
+        else:
+            source = actor if hasattr(actor, name) else subject
+            assert getattr(event, name) == getattr(source, name), name
 
 
 def test_the_process_fields_of_an_event_are_none_if_the_actor_is_unknown():

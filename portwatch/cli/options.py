@@ -136,7 +136,7 @@ class _ScopeOption:
 _SCOPE_OPTIONS = {
     "port": _ScopeOption(PORTS, "Ports and ranges: 80,8000-8999."),
     "proto": _ScopeOption(PROTOS, "Protocols: tcp, udp."),
-    "exposure": _ScopeOption(EXPOSED, "loopback, private, public, all (0.0.0.0, ::)."),
+    "exposure": _ScopeOption(EXPOSED, "loopback, private, public, or all: 0.0.0.0 and ::."),
     "process": _ScopeOption(GLOBS, "Process names: 'nginx*'."),
     "cgroup": _ScopeOption(CGROUPS, "A cgroup and all below: /system.slice."),
     "container": _ScopeOption(CONTAINERS, "A container ID, or the start of one."),

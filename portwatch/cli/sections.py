@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-FILTERS = "Filters (for several values, repeat the option or, except --pid, write a,b)"
+FILTERS = "Filters (repeat an option for several values; all but --pid also take a,b)"
 ENGINE = "Engine"
 JOURNAL = "Journal"
 METRICS = "Metrics"

@@ -91,7 +91,7 @@ class Report:
 
 
 def examine(engine: str = "auto") -> Report:
-    """Run every check. Then attach and detach the requested engine, or every engine if it is "auto"."""
+    """Run every check. Then attach and detach this engine, or each of the engines if `engine` is "auto"."""
     return Report(
         tuple(fact for diagnose in _DIAGNOSES for fact in diagnose()),
         _effective_capabilities(),

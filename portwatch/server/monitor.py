@@ -37,7 +37,7 @@ class Monitor:
         self._settings_lock = threading.Lock()
         """Guards `settings` and `_subscription`, which change together."""
         self._start_lock = threading.Lock()
-        """Guards `_is_stopped` and the assignment of `hub`, so that after `stop` no engine stays open."""
+        """Guards `_is_stopped` and the assignment of `hub`. After `stop`, `start` closes its engine."""
         self._is_stopped = False
 
     @property
@@ -48,7 +48,7 @@ class Monitor:
     def start(self, first_seq: int, *, resumes: bool) -> Hub:
         """Open the engine and return when the first snapshot has been taken.
 
-        With `resumes`, send a gap first, because events may have been missed since the earlier run.
+        With `resumes`, the outputs receive a gap first: events may have been missed since the daemon last ran.
         """
         settings = self.settings
         roots, excluded_roots = _trees(settings)
@@ -136,7 +136,7 @@ class OutputThread:
         self._subscriptions.put(subscription)
 
     def stop(self) -> None:
-        """Wait until every event has been passed on. All subscriptions must have ended."""
+        """Wait until every event has been passed on. Call this only after every subscription has ended."""
         self._subscriptions.put(None)
         if self._thread.is_alive():
             self._thread.join()

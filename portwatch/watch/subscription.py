@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -174,13 +175,17 @@ class Subscription:
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Wait for the next event. Return None at the end. Raise queue.Empty after `timeout` seconds."""
-        self._ask_if_behind()
+        with suppress(Empty):
+            return self.get_nowait()
         return self._queue.get(timeout=timeout)
 
     def get_nowait(self) -> Event | None:
         """Return the next event, or None at the end. Raise queue.Empty if no event is queued."""
-        self._ask_if_behind()
-        return self._queue.get_nowait()
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            self._ask_if_behind()
+            raise
 
     def deliver(self) -> None:
         """Call the callback with every queued event."""

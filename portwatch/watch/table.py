@@ -262,9 +262,10 @@ class Table:
         # If the record of this socket's close was lost, a later socket may have the same inode by now.
         if entry.socket.inode is not None and self._by_inode.get(entry.socket.inode) == key:
             del self._by_inode[entry.socket.inode]
-        self._sockets_at[entry.socket.endpoint] -= 1
-        if not self._sockets_at[entry.socket.endpoint]:
-            del self._sockets_at[entry.socket.endpoint]
+        endpoint = entry.socket.endpoint
+        self._sockets_at[endpoint] -= 1
+        if not self._sockets_at[endpoint]:
+            del self._sockets_at[endpoint]
         port = _port_of(entry.socket)
         del self._on_port[port][key]
         if not self._on_port[port]:

@@ -1,6 +1,8 @@
 """Membership in process trees, with real processes.
 
-`Members` keeps the members in a map that the kernel updates. `Lineage` finds them in /proc."""
+`Members` keeps the members in a map that the kernel updates. An entry of the map is (start time, trees), in
+which `trees` has one bit for each tree. `Lineage` finds the members in /proc.
+"""
 
 import itertools
 import os
@@ -53,7 +55,7 @@ class InterruptedMap(FakeMap):
 
 
 class OverwritingMap(FakeMap):
-    """A map in which the kernel overwrites the entry of `newborn` once, with trees that are out of date."""
+    """A map in which a late fork overwrites the first entry of `newborn` with an outdated set of trees."""
 
     def __init__(self, newborn):
         super().__init__()
@@ -75,7 +77,7 @@ class EndlessMap(FakeMap):
 
 @pytest.fixture(params=["kernel", "proc"])
 def membership(request):
-    """Membership in a map that misses all forks, or membership found in /proc."""
+    """`Members` with a map that no fork updates, or `Lineage`."""
     return Members(FakeMap()) if request.param == "kernel" else Lineage()
 
 
@@ -157,7 +159,7 @@ def test_trees_that_the_kernel_adds_to_an_entry_during_watch_are_kept(family):
     assert membership.of(process(pid)) == 3
 
 
-def test_an_entry_that_the_kernel_overwrites_with_older_trees_is_corrected(family):
+def test_an_entry_that_the_kernel_overwrites_with_an_outdated_set_of_trees_is_corrected(family):
     child, grandchild = family
     membership = Members(OverwritingMap(newborn=grandchild))
     membership.watch(identity(child.pid), 1)
@@ -175,7 +177,7 @@ def test_a_process_that_ends_during_unwatch_is_not_put_back(family):
     assert not entries
 
 
-def test_a_later_process_with_the_pid_of_an_ended_member_keeps_its_entry(family, monkeypatch):
+def test_adding_an_ended_process_does_not_delete_the_entry_of_a_later_process_with_its_pid(family, monkeypatch):
     child, _ = family
     earlier = identity(child.pid)
     later_start = clock.ticks(earlier.start_time) + 7
@@ -191,7 +193,7 @@ def test_a_later_process_with_the_pid_of_an_ended_member_keeps_its_entry(family,
     assert entries == {child.pid: (later_start, 2)}
 
 
-def test_processes_whose_forks_were_missed_are_added_once_the_map_has_room(family):
+def test_processes_whose_creation_was_missed_are_added_when_the_map_has_room(family):
     child, grandchild = family
     entries = FakeMap()
     membership = Members(entries)

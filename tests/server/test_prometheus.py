@@ -190,7 +190,7 @@ def test_promtool_accepts_the_metrics(monitoring):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_the_series_of_a_port_appears_and_disappears_with_the_next_scrape(monitoring):
+def test_a_series_appears_at_the_scrape_after_its_port_opens_and_disappears_after_it_closes(monitoring):
     wait_until(lambda: monitoring.value('up{job="portwatch"}') == 1, "a scrape")
     with socket.create_server(("127.0.0.1", 0)) as server:
         series = f'portwatch_listening_port{{proto="tcp", port="{server.getsockname()[1]}"}}'

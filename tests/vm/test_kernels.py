@@ -16,7 +16,7 @@ RESULT = """<testsuites><testsuite>
 <testcase name="test_s02_tcp_over_ipv6[core-stable-True]"><failure/></testcase>
 <testcase name="test_s17_udp[core-stable]"/>
 <testcase name="test_s19_a_container[core-stable]"><skipped message="no cgroup v2 is mounted"/></testcase>
-<testcase name="test_s28_io_uring[core-stable]"><skipped message="this kernel has no such"/></testcase>
+<testcase name="test_s28_io_uring[core-stable]"><skipped message="this kernel has no io_uring"/></testcase>
 <testcase name="test_s01_tcp_over_ipv4[core-fentry]"/>
 <testcase name="test_at_every_pause_listeners_and_holders_equal_ss[core-fentry-False]"/>
 </testsuite></testsuites>"""
@@ -44,7 +44,7 @@ def test_the_table_shows_failures_limits_and_skipped_rows(import_script, tmp_pat
     ]
 
 
-def test_the_heading_of_a_column_is_the_engine_without_other_test_parameters(import_script, tmp_path):
+def test_a_column_heading_names_the_engine_and_no_other_test_parameter(import_script, tmp_path):
     (tmp_path / "6.1.xml").write_text(RESULT.replace("core-stable", "core").replace("core-fentry", "core"))
     assert "| kernel | `core` |" in import_script("kernels_table").table([tmp_path / "6.1.xml"])
 

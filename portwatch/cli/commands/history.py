@@ -38,7 +38,7 @@ class _TimeType(click.ParamType):
 @click.option(
     "--since",
     type=_TimeType(),
-    help="Leave out events before this time: 10m, 2h or 3d ago, 14:30, or 2026-11-21T03:57:02Z.",
+    help="Leave out events before this time: 2h for 2 hours ago (also m, d), 14:30, or 2026-11-21T03:57:02Z.",
 )
 @click.option("--port", "ports", type=PORTS, multiple=True, help="Only these ports and ranges: 80,8000-8999.")
 @click.option(

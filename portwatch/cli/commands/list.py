@@ -27,7 +27,7 @@ from portwatch.watch.trees import held_by_trees
     "--no-failures",
     is_flag=True,
     expose_value=False,
-    help="Ignored. Accepted so that the options of tail work here too.",
+    help="No effect, because list reports no failures. Accepted as tail has it.",
 )
 @scope_options()
 @engine_option

@@ -40,7 +40,7 @@ from portwatch.watch.watcher import PortWatcher
     type=click.Choice(["auto", *HOOK_SETS]),
     default="auto",
     metavar="HOOKS",
-    help=f"Kernel hooks of core: {', '.join(HOOK_SETS)}.  [default: first that works]",
+    help=f"Hooks that the core engine uses: {', '.join(HOOK_SETS)}.  [default: first that works]",
     cls=SectionOption,
     section=ENGINE,
 )

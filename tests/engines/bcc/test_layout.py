@@ -1,4 +1,4 @@
-"""The parser of BTF, and the C declarations that give bcc the offsets of fields."""
+"""The parser of BTF, and the C structs generated for bcc with the field offsets of the running kernel."""
 
 import struct
 
