@@ -218,6 +218,8 @@ class Hub:
                 elif roots is None and self._ready.is_set():
                     for event in self._table.replay(time.time_ns(), "snapshot"):
                         subscription.offer(event)
+                if callback:
+                    self._add_worker()
             except Exception:
                 self._subscriptions = before
                 self._end(subscription)
@@ -225,8 +227,6 @@ class Hub:
             if instead_of:
                 self._end(instead_of)
                 self._close(instead_of)
-            if callback:
-                self._add_worker()
             return subscription
 
         request = Request(begin)
@@ -386,10 +386,15 @@ class Hub:
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="portwatch", daemon=True)
-        with self._condition:
+        with self._condition:  # the worker waits for it, so it never runs before it is listed
+            try:
+                worker.start()
+            except RuntimeError as error:
+                raise PortwatchError(
+                    f"cannot start a thread: {error}; raise the limit of threads or of memory (see ulimit -a)"
+                ) from error
             self._workers.append(worker)
             self._workers_needed += 1
-        worker.start()
 
     def _work(self) -> None:
         while (task := self._next_task()) is not None:

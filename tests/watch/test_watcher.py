@@ -401,6 +401,28 @@ def test_a_later_watcher_does_not_share_an_engine_that_failed(engine):
     assert (engine.attached, engine.detached) == (2, 2)
 
 
+@pytest.mark.parametrize("started_before_the_limit", [0, 1])
+def test_if_no_thread_can_be_started_start_says_so_and_leaves_nothing_behind(
+    engine, monkeypatch, started_before_the_limit
+):
+    start, left = threading.Thread.start, iter(range(started_before_the_limit))
+
+    def start_within_limit(thread):
+        if thread.name == "portwatch" and next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", start_within_limit)
+        with pytest.raises(PortwatchError, match="raise the limit"):
+            fake_watcher(print).start()
+    assert engine.detached == engine.attached
+    events = []
+    with fake_watcher(events.append):
+        engine.push(opening(1, 80))
+        wait_until(lambda: events, "the open")
+
+
 def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
     monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
     with fake_watcher(reconcile_interval=0.01) as watcher:
