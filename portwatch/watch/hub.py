@@ -387,12 +387,7 @@ class Hub:
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="portwatch", daemon=True)
         with self._condition:  # the worker waits for it, so it never runs before it is listed
-            try:
-                worker.start()
-            except RuntimeError as error:
-                raise PortwatchError(
-                    f"cannot start a thread: {error}; raise the limit of threads or of memory (see ulimit -a)"
-                ) from error
+            _start(worker)
             self._workers.append(worker)
             self._workers_needed += 1
 
@@ -549,7 +544,7 @@ class Hub:
             is_done.set()
             self._engine.wake()
 
-        threading.Thread(target=run, name="portwatch-look", daemon=True).start()
+        _start(threading.Thread(target=run, name="portwatch-look", daemon=True))
         while not is_done.is_set() and not self._read_error:
             try:
                 meanwhile += self._engine.read(_READ_TIMEOUT)
@@ -594,6 +589,16 @@ class Hub:
     def _publish(self, event: Event) -> None:
         for subscription in self._subscriptions:
             subscription.offer(event)
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread. Raise PortwatchError if a limit does not allow another one."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise PortwatchError(
+            f"cannot start a thread: {error}; raise the limit of threads or of memory (see ulimit -a)"
+        ) from error
 
 
 def _is_snapshot_open(event: Event) -> bool:

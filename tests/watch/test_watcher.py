@@ -438,6 +438,24 @@ def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
         ]
 
 
+def test_a_check_for_which_no_thread_can_be_started_is_repeated(engine, monkeypatch, caplog):
+    monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
+    start, is_limited = threading.Thread.start, threading.Event()
+
+    def start_within_limit(thread):
+        if thread.name == "portwatch-look" and is_limited.is_set():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_within_limit)
+    with fake_watcher(reconcile_interval=0.01) as watcher:
+        is_limited.set()
+        wait_until(lambda: "can't start new thread" in caplog.text, "a failed check")
+        is_limited.clear()
+        engine.open_sockets = [open_socket(1, 80)]
+        assert watcher.get(20).port == 80
+
+
 def test_after_a_loss_a_check_that_fails_is_repeated(engine, monkeypatch):
     monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
     with fake_watcher() as watcher:
