@@ -271,6 +271,8 @@ class Hub:
         """
 
         def listing() -> Iterator[Listener]:
+            if not self._ready.is_set():
+                self._take_first_snapshot()
             if refresh:
                 self._reconcile("asked", "reconcile")
             return self._table.listeners(subscription.shows if subscription.filters_by_tree else None)
@@ -386,10 +388,16 @@ class Hub:
 
     def _add_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="portwatch", daemon=True)
-        with self._condition:  # the worker waits for it, so it never runs before it is listed
-            _start(worker)
+        with self._condition:
             self._workers.append(worker)
             self._workers_needed += 1
+        try:
+            _start(worker)
+        except PortwatchError:
+            with self._condition:
+                self._workers.remove(worker)
+                self._workers_needed -= 1
+            raise
 
     def _work(self) -> None:
         while (task := self._next_task()) is not None:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 from fake_engine import closing, open_socket, opening
@@ -14,6 +15,7 @@ from portwatch.linux.lineage import Identity
 from portwatch.model import Snapshot
 from portwatch.snapshot import proc_net
 from portwatch.watch.hub import Hub
+from portwatch.watch.subscription import Subscription
 
 
 @pytest.fixture
@@ -51,6 +53,17 @@ def test_a_close_found_by_the_first_check_is_reported_even_without_a_snapshot(hu
     subscribing = hub.subscribe(everything, snapshot=False)
     hub.start()
     assert summary([subscribing.wait().get(20)]) == [("close", "snapshot", 80)]
+
+
+def test_a_listing_before_the_first_snapshot_does_not_report_open_ports_as_found_by_a_check(hub, engine):
+    engine.open_sockets = [open_socket(1, 80)]
+    subscribing = hub.subscribe(everything)
+    listing = Thread(target=lambda: hub.listeners(Subscription()))
+    listing.start()
+    wait_until(lambda: len(hub._requests) == 2, "both requests")
+    hub.start()
+    assert summary([subscribing.wait().get(20)]) == [("open", "snapshot", 80)]
+    listing.join()
 
 
 def test_wait_ready_returns_if_the_hub_is_stopped_before_it_started(hub):
