@@ -149,7 +149,7 @@ def _who() -> str:
     return _command("sudo portwatch who 80", port_details.detail_lines(_lookup(LISTENERS[3])))
 
 
-def _who_nobody() -> str:
+def _who_free_port() -> str:
     result = _lookup(blockers=(Holder(3120, "python3", None, "bound"),))
     return _command(
         "sudo portwatch who 9000", port_details.no_listener_message(Port(9000, ("tcp", "udp")), result)
@@ -196,7 +196,7 @@ SAMPLES: dict[str, tuple[str, Callable[[], str]]] = {
     "tail": ("", _tail),
     "list": ("", _list),
     "who": ("", _who),
-    "who-nobody": ("", _who_nobody),
+    "who-free-port": ("", _who_free_port),
     "kill": ("", _kill),
     "history": ("", _history),
     "event": ("json", _event),

@@ -38,7 +38,7 @@ class EventLog:
         """Wait until the queued events are written, but not much longer than `timeout` seconds."""
         try:
             self._queue.put(None, timeout=timeout)
-        except Full:  # nobody reads stdout; the thread ends when the process exits
+        except Full:  # no process reads stdout; the thread ends when the process exits
             return
         self._thread.join(timeout)
 

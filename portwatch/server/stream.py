@@ -180,7 +180,7 @@ class Stream:
             if not events:
                 # The journal may lag behind memory. If memory has every event of this run, nothing is missing:
                 # the first event in memory is the gap that separates this run from the earlier runs.
-                return recent.first if recent.first == 0 else None
+                return 0 if recent.first == 0 else None
             after = events[-1].seq
             scope = subscriber.scope
             frames = (frame_of(event) for event in events if scope is None or scope.admits(event))

@@ -271,8 +271,7 @@ class Hub:
         """
 
         def listing() -> Iterator[Listener]:
-            if not self._ready.is_set():
-                self._take_first_snapshot()
+            self._ensure_first_snapshot()
             if refresh:
                 self._reconcile("asked", "reconcile")
             return self._table.listeners(subscription.shows if subscription.filters_by_tree else None)
@@ -456,7 +455,7 @@ class Hub:
             while self._requests:
                 self._requests.popleft().run()
         elif not self._ready.is_set():
-            self._take_first_snapshot()
+            self._ensure_first_snapshot()
         elif (left := self._checks.due() - time.monotonic()) > 0:
             self._apply(self._engine.read(left))
         else:
@@ -475,11 +474,13 @@ class Hub:
 
     def _drain(self) -> None:
         """Apply the records of everything that has happened so far."""
-        if not self._ready.is_set():
-            self._take_first_snapshot()
+        self._ensure_first_snapshot()
         self._apply(self._engine.read_up_to_now())
 
-    def _take_first_snapshot(self) -> None:
+    def _ensure_first_snapshot(self) -> None:
+        """Take the first snapshot, unless it has been taken."""
+        if self._ready.is_set():
+            return
         # The engine's snapshot takes tens of milliseconds, and reading /proc/net takes as long again.
         # Subscribers get the snapshot first. The first check, which is due at once, then reads /proc/net.
         self._merge(self._engine.snapshot().sockets, "snapshot")

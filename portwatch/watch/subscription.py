@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 
 from portwatch.event import Event
@@ -44,7 +45,7 @@ class Missed:
 
     def changes(self) -> list[Event]:
         """Return the opens and closes that have not cancelled out, in order."""
-        return sorted((event for changes in self._changes.values() for event in changes), key=_seq_of)
+        return sorted((event for changes in self._changes.values() for event in changes), key=attrgetter("seq"))
 
 
 class Subscription:
@@ -203,8 +204,8 @@ class Subscription:
             except BaseException:  # even SystemExit: this thread also serves other subscribers
                 log.exception("a callback raised")
 
-    def _was_reported(self, socket: Socket) -> bool:
-        return (socket.inode or socket.cookie) in self._reported
+    def _was_reported(self, socket: Socket | Event) -> bool:
+        return _reported_key(socket) in self._reported
 
     def _passes_trees(self, trees: int) -> bool:
         is_included = not self.kernel_filter.watched_trees_only or bool(trees & sum(self.roots.values()))
@@ -214,14 +215,14 @@ class Subscription:
         if event.kind == "gap":
             return True
         if event.kind == "close":
-            return (event.inode or event.cookie) in self._reported
+            return self._was_reported(event)
         return self._passes_trees(event.trees)
 
     def _track(self, event: Event, passes: bool) -> None:
         if event.kind == "close":
-            self._reported.discard(event.inode or event.cookie)
+            self._reported.discard(_reported_key(event))
         elif event.kind == "open" and passes:
-            self._reported.add(event.inode or event.cookie)
+            self._reported.add(_reported_key(event))
 
     def _notify(self) -> None:
         try:
@@ -238,5 +239,5 @@ class Subscription:
             self._on_lag(self)
 
 
-def _seq_of(event: Event) -> int:
-    return event.seq
+def _reported_key(socket: Socket | Event) -> int | None:
+    return socket.inode or socket.cookie

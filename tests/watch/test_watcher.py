@@ -25,6 +25,18 @@ def summary(events):
     return [(event.kind, event.origin, event.port) for event in events]
 
 
+def limit_threads(monkeypatch, name, is_limited):
+    """While `is_limited` returns True, starting a thread with this name fails as at a limit of the system."""
+    start = threading.Thread.start
+
+    def start_within_limit(thread):
+        if thread.name == name and is_limited():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_within_limit)
+
+
 def test_open_ports_come_first_then_every_change_in_order(engine):
     engine.open_sockets = [open_socket(1, 80)]
     events = []
@@ -405,15 +417,9 @@ def test_a_later_watcher_does_not_share_an_engine_that_failed(engine):
 def test_if_no_thread_can_be_started_start_says_so_and_leaves_nothing_behind(
     engine, monkeypatch, started_before_the_limit
 ):
-    start, left = threading.Thread.start, iter(range(started_before_the_limit))
-
-    def start_within_limit(thread):
-        if thread.name == "portwatch" and next(left, None) is None:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
+    left = iter(range(started_before_the_limit))
     with monkeypatch.context() as limited:
-        limited.setattr(threading.Thread, "start", start_within_limit)
+        limit_threads(limited, "portwatch", lambda: next(left, None) is None)
         with pytest.raises(PortwatchError, match="raise the limit"):
             fake_watcher(print).start()
     assert engine.detached == engine.attached
@@ -440,14 +446,8 @@ def test_a_check_that_fails_is_logged_and_repeated(engine, monkeypatch, caplog):
 
 def test_a_check_for_which_no_thread_can_be_started_is_repeated(engine, monkeypatch, caplog):
     monkeypatch.setattr(portwatch.watch.checks, "_RETRY_AFTER", 0.01)
-    start, is_limited = threading.Thread.start, threading.Event()
-
-    def start_within_limit(thread):
-        if thread.name == "portwatch-look" and is_limited.is_set():
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_within_limit)
+    is_limited = threading.Event()
+    limit_threads(monkeypatch, "portwatch-look", is_limited.is_set)
     with fake_watcher(reconcile_interval=0.01) as watcher:
         is_limited.set()
         wait_until(lambda: "can't start new thread" in caplog.text, "a failed check")
