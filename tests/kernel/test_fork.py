@@ -127,6 +127,7 @@ def test_s37_a_child_that_stops_the_watcher_does_not_stop_the_parents_watcher(en
 def test_s37_a_child_that_outlives_the_parents_watcher_keeps_no_program_attached(engine, forked):
     watcher = PortWatcher(engine=engine, **OPTIONS)
     watcher.start()
+    watcher.listeners()  # a program that is being attached at the fork is not closed in the child
     pid, answer = forked(lambda: "alive")
     assert answer() == "alive"
     watcher.stop()
